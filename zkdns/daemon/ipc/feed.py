@@ -3,10 +3,10 @@
     worker connects ──▶ Begin, Changes…, End, SourceHealth    a copy of the table
                         Changes, SourceHealth, Changes, …     then each change, in order
 
-A publisher that is still reading its source sends the part it has read so far, and `End` when it is ready, so
-the workers become ready at the same time. A worker keeps its table until a complete copy has arrived. Thus
-restarts of either side do not show in responses. A subscriber that falls too far behind is disconnected. It
-connects again and gets a new copy.
+A publisher that is still reading its source sends the part that it has read, and `End` when it is ready. So
+the workers become ready together with it. A worker drops nothing from its table until a complete copy has
+arrived, so responses do not change when either side restarts. A subscriber that falls too far behind is
+disconnected; it connects again and gets a new copy.
 
 A `Flush` of the forward caches uses the same stream. It reaches the workers that are connected at that time.
 
@@ -75,7 +75,7 @@ class Flush(msgspec.Struct, frozen=True, tag="flush"):
     """Only entries of this name and of names below it, in wire format and lower case. None: all entries."""
 
 
-class Barrier(msgspec.Struct, frozen=True, tag="mark"):
+class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
     """The subscriber sends this back when it has processed everything before it."""
 
     number: int
