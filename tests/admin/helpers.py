@@ -25,11 +25,14 @@ from zkdns.admin.status import (
     WorkerStatus,
     ZooKeeperStatus,
 )
+from zkdns.admin.timing import Timing
 from zkdns.daemon.ipc.control_messages import Explanation, HistoryEntry, HistoryPage, ServiceLine
 from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats
 
 SECONDS = 4.0  # less than the server's idle timeout
 _STREAM_SECONDS = 20.0  # a real server loads aiohttp first
+QUICK = Timing(check=0.02, status=0.2, changes=0.05, restart=0.1)
+"""Short intervals, with the usual time limits for clients."""
 LOOPBACK = HostPort("127.0.0.1", 0)
 
 STATUS = Status(
@@ -135,9 +138,11 @@ class FakeBackend:
 
 
 @contextlib.contextmanager
-def serving(backend: FakeBackend | None = None, address: HostPort = LOOPBACK) -> Iterator[HostPort]:
+def serving(
+    backend: FakeBackend | None = None, address: HostPort = LOOPBACK, timing: Timing = QUICK
+) -> Iterator[HostPort]:
     """Serve a backend at this address."""
-    server = AdminServer(address)
+    server = AdminServer(address, timing=timing)
     begun: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
 
     async def run() -> None:

@@ -15,6 +15,7 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.admin.status import Backend
+from zkdns.admin.timing import DEFAULT, Timing
 from zkdns.errors import ListenError
 from zkdns.transport.sockets import socket_address
 
@@ -29,12 +30,14 @@ class AdminServer:
 
     Args:
         address: to bind; port 0 means any free port.
+        timing: intervals and time limits of the HTTP server.
 
     Raises:
         ListenError: it cannot be bound.
     """
 
-    def __init__(self, address: HostPort) -> None:
+    def __init__(self, address: HostPort, *, timing: Timing = DEFAULT) -> None:
+        self._timing = timing
         try:
             self._sock = _listen(address)
         except OSError as error:
@@ -84,7 +87,7 @@ class AdminServer:
                 async with asyncio.timeout(_MAX_WAIT):
                     await ready.wait()
             serve, backend = await asyncio.to_thread(lambda: (_load(), make_backend()))
-            await serve(self._sock, backend, self._closed)
+            await serve(self._sock, backend, self._closed, self._timing)
         except Exception:
             log.exception("admin_server_failed")
 
@@ -103,7 +106,7 @@ def _listen(address: HostPort) -> socket.socket:
     return sock
 
 
-def _load() -> Callable[[socket.socket, Backend, asyncio.Event], Awaitable[None]]:
+def _load() -> Callable[[socket.socket, Backend, asyncio.Event, Timing], Awaitable[None]]:
     from zkdns.admin.http import serve  # noqa: PLC0415 - aiohttp takes as long to load as the server to start
 
     return serve
