@@ -57,8 +57,9 @@ def started_after(server: ZkdnsServer, command: str) -> ZkdnsServer:
 # -- shutdown -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("workers", ["1", "3"])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, "3"), (signal.SIGINT, "1")], ids=["SIGTERM", "SIGINT"]
+)
 def test_a_signal_ends_all_processes_within_5_seconds(
     number: signal.Signals, workers: str, short_path: Path
 ) -> None:
