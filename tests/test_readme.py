@@ -28,6 +28,7 @@ from tests.support.zookeeper import ZooKeeperServer
 from zkdns.admin.api import Api
 from zkdns.admin.sse import Events
 from zkdns.admin.status import Backend
+from zkdns.admin.timing import Timing
 from zkdns.admin.token import Tokens
 from zkdns.balance.ring import Ring
 from zkdns.cli.help import pages as topics
@@ -178,7 +179,7 @@ def test_typed_commands_and_their_options_exist(name: str) -> None:
 
 
 def test_the_http_page_has_every_path() -> None:
-    api = Api(*cast("tuple[Backend, Events, LastHour, Tokens]", (None, None, None, None)))
+    api = Api(*cast("tuple[Backend, Events, LastHour, Tokens, Timing]", (None,) * 5))
     page = PAGES["zkdns/docs/http-api.md"]
     written = set(re.findall(r"^\| (POST )?`(/[a-z/-]*)", page, re.MULTILINE))
     served = {("POST " if route.method == "POST" else "", route.path) for route in api.routes()}

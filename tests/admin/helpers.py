@@ -25,11 +25,14 @@ from zkdns.admin.status import (
     WorkerStatus,
     ZooKeeperStatus,
 )
+from zkdns.admin.timing import Timing
 from zkdns.daemon.ipc.control_messages import Explanation, HistoryEntry, HistoryPage, ServiceLine
 from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats
 
 SECONDS = 4.0  # less than the server's idle timeout
 _STREAM_SECONDS = 20.0  # a real server loads aiohttp first
+QUICK = Timing(check=0.02, status=0.2, changes=0.05, restart=0.1)
+"""Short intervals, with the usual time limits for clients."""
 LOOPBACK = HostPort("127.0.0.1", 0)
 
 STATUS = Status(
@@ -108,12 +111,12 @@ class FakeBackend:
         assert self.explanation is not None
         return self.explanation
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
+    async def history(self, service: str | None, after: int, limit: int) -> HistoryPage:
         self._check()
         known = [one for one in self.entries if service in (None, one.service)]
-        found = [one for one in known if one.number > after][:most] if after else known[-most:]
+        found = [one for one in known if one.number > after][:limit] if after else known[-limit:]
         last = (
-            found[-1].number if len(found) == most else max((one.number for one in self.entries), default=0)
+            found[-1].number if len(found) == limit else max((one.number for one in self.entries), default=0)
         )
         return HistoryPage(tuple(found), last)
 
@@ -135,9 +138,11 @@ class FakeBackend:
 
 
 @contextlib.contextmanager
-def serving(backend: FakeBackend | None = None, address: HostPort = LOOPBACK) -> Iterator[HostPort]:
+def serving(
+    backend: FakeBackend | None = None, address: HostPort = LOOPBACK, timing: Timing = QUICK
+) -> Iterator[HostPort]:
     """Serve a backend at this address."""
-    server = AdminServer(address)
+    server = AdminServer(address, timing=timing)
     begun: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
 
     async def run() -> None:

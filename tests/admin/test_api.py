@@ -113,7 +113,7 @@ def test_history_is_selected_by_service_and_number(backend: FakeBackend, at: Hos
     assert numbers == [1, 2, 3]
     answer = ask(at, "/api/history?service=web.staging&after=1").json
     assert ([one["number"] for one in answer["entries"]], answer["last"]) == ([3], 3)
-    answer = ask(at, "/api/history?after=1&most=1").json
+    answer = ask(at, "/api/history?after=1&limit=1").json
     assert ([one["number"] for one in answer["entries"]], answer["last"]) == ([2], 2)
     assert answer["entries"][0] == {
         "number": 2,
@@ -212,7 +212,7 @@ def test_last_hour_has_all_series(at: HostPort) -> None:
         ("/api/status?x=1", "the parameter 'x' is unknown; there are none"),
         (
             "/api/history?servise=web",
-            "the parameter 'servise' is unknown; known parameters: service, after, most",
+            "the parameter 'servise' is unknown; known parameters: service, after, limit",
         ),
         ("/api/history?after=1&after=2", "the parameter after occurs twice"),
         ("/api/history?after=-1", "after is '-1'; write a number from 0 to 9223372036854775807"),
@@ -220,9 +220,9 @@ def test_last_hour_has_all_series(at: HostPort) -> None:
             "/api/history?after=9223372036854775808",
             "after is '9223372036854775808'; write a number from 0 to",
         ),
-        ("/api/history?most=0", "most is '0'; write a number from 1 to 10000"),
-        ("/api/history?most=10001", "most is '10001'; write a number from 1 to 10000"),
-        ("/api/history?most=%D9%A1", "most is '\u0661'; write a number from 1 to 10000"),
+        ("/api/history?limit=0", "limit is '0'; write a number from 1 to 10000"),
+        ("/api/history?limit=10001", "limit is '10001'; write a number from 1 to 10000"),
+        ("/api/history?limit=%D9%A1", "limit is '\u0661'; write a number from 1 to 10000"),
         ("/api/explain", "the parameter name is missing; write ?name=web.staging"),
         ("/api/explain?name=", "the parameter name is missing; write ?name=web.staging"),
     ],

@@ -16,6 +16,7 @@ from zkdns.cli.options import DONE, EX_USAGE, default_text
 from zkdns.config import SETTINGS
 
 DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
+SECTIONS = ("zookeeper", "forward", "cache", "access", "admin", "snapshot", "log")
 COMMANDS = main.list_commands(main.make_context("zkdns", ["x"]))
 
 
@@ -34,6 +35,11 @@ def test_every_page_is_listed_with_its_summary() -> None:
     files = {path.stem.lower(): path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
     assert len(files) >= 15
     assert listed == {topic: summary(page) for topic, page in files.items()}
+
+
+def test_related_pages_stand_together() -> None:
+    topics = list(pages())
+    assert topics[topics.index("host-setup") + 1] == "host-setup-other"
 
 
 @pytest.mark.parametrize("topic", pages())
@@ -144,6 +150,25 @@ def test_the_help_of_an_option_has_the_variable_and_the_default_of_its_setting()
         assert extra[1] == setting.variable
         if "Default: " not in setting.help:
             assert (extra[2] or "") == default_text(setting)
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "doctor"])
+def test_the_help_lists_the_settings_by_sections(command: str) -> None:
+    titles: list[str] = []
+    options: dict[str, list[str]] = {}
+    for line in help_at_80_columns(command):
+        if title := re.fullmatch(r"(Options|Top level|\[\w+\]):", line):
+            titles.append(title[1])
+        elif option := re.match(r"  (?:-h, )?(--[\w-]+)", line):
+            options.setdefault(titles[-1], []).append(option[1])
+    assert titles == ["Options", "Top level", *(f"[{section}]" for section in SECTIONS)]
+    assert {"--config", "--help"} <= set(options.pop("Options"))
+    flags: dict[str, list[str]] = {}
+    for setting in SETTINGS:
+        if setting.in_flags:
+            section = setting.key.rpartition(".")[0]
+            flags.setdefault(f"[{section}]" if section else "Top level", []).append(setting.flag)
+    assert options == flags
 
 
 # -- the shell and other commands ---------------------------------------------------------------------------

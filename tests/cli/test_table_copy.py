@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from zkdns.cli import table_copy
 from zkdns.cli.table_copy import copy_from_sources
 from zkdns.config import Config, load_config
 from zkdns.errors import ZkdnsError
@@ -27,26 +26,21 @@ def test_a_copy_waits_for_the_addresses_of_host_names(tmp_path: Path) -> None:
     assert list(copy.table.services) == [(b"db", b"prod", b"discovery")]
 
 
-def test_the_wait_for_addresses_has_a_time_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_copy, "_RESOLVE_SECONDS", 0.1)
+def test_the_wait_for_addresses_has_a_time_out(tmp_path: Path) -> None:
     file = tmp_path / "services.toml"
     file.write_text('[services."db.prod"]\nmembers = ["nowhere.invalid:1"]\n')
-    copy = asyncio.run(copy_from_sources(configured(static=str(file))))
+    copy = asyncio.run(copy_from_sources(configured(static=str(file)), resolve_seconds=0.1))
     assert copy.table.hosts == {"nowhere.invalid"}
     assert not copy.table.addresses_of("nowhere.invalid")
 
 
-def test_an_unreadable_source_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_copy, "_READ_SECONDS", 0.3)
+def test_an_unreadable_source_is_an_error() -> None:
     with pytest.raises(ZkdnsError, match=r"^ZooKeeper at 127\.0\.0\.1:1 could not be read within 0\.3 s$"):
-        asyncio.run(copy_from_sources(configured(zookeeper="127.0.0.1:1")))
+        asyncio.run(copy_from_sources(configured(zookeeper="127.0.0.1:1"), read_seconds=0.3))
 
 
-def test_a_configured_snapshot_is_neither_read_nor_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table_copy, "_READ_SECONDS", 0.3)
-    snapshot = tmp_path / "snapshot"
+def test_a_configured_snapshot_is_neither_read_nor_written(tmp_path: Path) -> None:
+    config = configured(zookeeper="127.0.0.1:1", snapshot=str(tmp_path / "snapshot"))
     with pytest.raises(ZkdnsError):
-        asyncio.run(copy_from_sources(configured(zookeeper="127.0.0.1:1", snapshot=str(snapshot))))
+        asyncio.run(copy_from_sources(config, read_seconds=0.3))
     assert list(tmp_path.iterdir()) == []

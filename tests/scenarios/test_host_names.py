@@ -25,13 +25,12 @@ SECONDS = 30.0  # failing look-ups have no guaranteed duration
 # Resolves a name repeatedly without a delay, and prints its addresses after each change.
 _LOOK_UP = """
 import asyncio
-from zkdns.daemon.watcher import host_resolver
+from zkdns.daemon.watcher.host_resolver import HostResolver
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetPut
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
 
-host_resolver.REFRESH_SECONDS = host_resolver.RETRY_SECONDS = 0.0
 table = Table()
 table.apply(SetPut("static:web", ServiceName("web"), (Member("m0", Endpoint("db.example", 80)),)))
 
@@ -41,7 +40,7 @@ def publish(changes):
             print("addresses:", *change.addresses, flush=True)
     resolver.after_batch()
 
-resolver = host_resolver.HostResolver(table, publish)
+resolver = HostResolver(table, publish, refresh_seconds=0.0, retry_seconds=0.0)
 asyncio.run(resolver.run())
 """
 

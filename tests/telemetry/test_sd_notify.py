@@ -79,7 +79,7 @@ def test_the_variables_are_removed_from_the_environment() -> None:
         "WATCHDOG_PID": str(os.getpid()),
         "PATH": "/bin",
     }
-    notifier = Notifier.taken_from(environment)
+    notifier = Notifier.from_environment(environment)
     assert environment == {"PATH": "/bin"}
     assert notifier.is_connected
     assert notifier.watchdog_seconds == 30.0
@@ -97,12 +97,12 @@ def test_the_variables_are_removed_from_the_environment() -> None:
     ],
 )
 def test_there_is_no_watchdog_unless_it_is_for_this_process(variables: dict[str, str]) -> None:
-    assert Notifier.taken_from(dict(variables)).watchdog_seconds is None
+    assert Notifier.from_environment(dict(variables)).watchdog_seconds is None
 
 
 @pytest.mark.parametrize("where", [None, "", "/nowhere/n", "@zkdns-missing", "/" + "n" * 200])
 def test_without_a_service_manager_nothing_happens(where: str | None) -> None:
-    notifier = Notifier.taken_from({"NOTIFY_SOCKET": where} if where is not None else {})
+    notifier = Notifier.from_environment({"NOTIFY_SOCKET": where} if where is not None else {})
     assert notifier.is_connected == bool(where)
     notifier.ready()
     notifier.status("live")

@@ -1,1 +1,1 @@
-"""The admin address: health checks, HTTP API, events and status page. Decisions belong to the daemon."""
+"""The admin address: health checks, HTTP API, events and status page. The supervisor provides the data."""

@@ -13,13 +13,13 @@ from aiohttp import web
 from zkdns.admin.connections import Connection, cut_off
 from zkdns.admin.sse import Events
 from zkdns.admin.status import Backend, RequestError
+from zkdns.admin.timing import Timing
 from zkdns.admin.token import Tokens
 from zkdns.telemetry.last_hour import LastHour
 
-_MAX_ENTRIES: Final = 10_000
-_ENTRIES: Final = 1_000
+_DEFAULT_LIMIT: Final = 1_000  # history entries in a response
+_MAX_LIMIT: Final = 10_000
 _MAX_NUMBER = (1 << 63) - 1
-_WRITE_SECONDS = 10.0  # time limit to write a piece of a stream
 # Browsers mark requests of pages of other sites (Fetch Metadata). Other clients do not send the header.
 _OWN_SITE = (None, "same-origin", "none")
 
@@ -32,9 +32,13 @@ class Api:
         events: creates event streams.
         hour: the series of the last hour.
         tokens: checks bearer tokens.
+        timing: time limits.
     """
 
-    def __init__(self, backend: Backend, events: Events, hour: LastHour, tokens: Tokens) -> None:
+    def __init__(
+        self, backend: Backend, events: Events, hour: LastHour, tokens: Tokens, timing: Timing
+    ) -> None:
+        self._timing = timing
         self._tokens = tokens
         self._backend = backend
         self._events = events
@@ -86,10 +90,10 @@ class Api:
         return _json(body, status=HTTPStatus.NOT_FOUND)
 
     async def _history(self, request: web.Request) -> web.StreamResponse:
-        given = _parameters(request, "service", "after", "most")
+        given = _parameters(request, "service", "after", "limit")
         after = _integer(given, "after", 0, 0, _MAX_NUMBER)
-        most = _integer(given, "most", _ENTRIES, 1, _MAX_ENTRIES)
-        history = await self._backend.history(given.get("service"), after, most)
+        limit = _integer(given, "limit", _DEFAULT_LIMIT, 1, _MAX_LIMIT)
+        history = await self._backend.history(given.get("service"), after, limit)
         return _json({"entries": history.entries, "last": history.last})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
@@ -107,7 +111,7 @@ class Api:
             await response.prepare(request)
             try:
                 async for piece in stream:
-                    async with asyncio.timeout(_WRITE_SECONDS):
+                    async with asyncio.timeout(self._timing.write):
                         await response.write(piece)
             except TimeoutError:
                 stream.is_dropped = True

@@ -15,8 +15,6 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 MAX_CONNECTIONS: Final = 100
-IDLE_SECONDS: Final = 5
-"""Maximum time for a request to arrive, also for the first one of a connection."""
 
 _FULL_TEXT = b"too many connections are open\n"
 _FULL = (
@@ -26,8 +24,13 @@ _FULL = (
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0
 
 
-def connection(server: web.Server | None) -> asyncio.Protocol:
-    """Return the protocol for a new connection."""
+def connection(server: web.Server | None, idle_seconds: float) -> asyncio.Protocol:
+    """Return the protocol for a new connection.
+
+    Args:
+        server: aiohttp's server. None: it has stopped.
+        idle_seconds: maximum time for a request to arrive, also for the first one.
+    """
     if server is None or len(server.connections) >= MAX_CONNECTIONS:
         return _Rejected()
     return Connection(
@@ -35,7 +38,7 @@ def connection(server: web.Server | None) -> asyncio.Protocol:
         loop=asyncio.get_running_loop(),
         access_log=None,  # type: ignore[arg-type]  # aiohttp's documentation allows it
         logger=_logger(),
-        keepalive_timeout=IDLE_SECONDS,
+        keepalive_timeout=idle_seconds,
         lingering_time=0,
         auto_decompress=False,
     )

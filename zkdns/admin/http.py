@@ -25,15 +25,12 @@ from zkdns.admin.connections import connection, cut_off
 from zkdns.admin.page import page
 from zkdns.admin.sse import Events
 from zkdns.admin.status import Backend, RequestError
+from zkdns.admin.timing import Timing
 from zkdns.admin.token import Tokens
 from zkdns.telemetry.last_hour import STEP, LastHour
 
 log = structlog.get_logger("zkdns.admin")
 
-_WRITE_SECONDS = 10.0  # time limit to write a response
-_STOP_SECONDS = 0.5
-_RETRY_SECONDS = 2.0
-_HEALTH_SECONDS = 0.5  # for which a result of the health check is reused
 _MAX_BODY = 1 << 16  # bytes; no request needs a body
 _BACKLOG = 128
 
@@ -54,26 +51,28 @@ _ANY_HOST = ("/healthz", "/readyz", "/metrics")
 _API = "/api/"
 
 
-async def serve(sock: socket.socket, backend: Backend, closed: asyncio.Event) -> None:
+async def serve(sock: socket.socket, backend: Backend, closed: asyncio.Event, timing: Timing) -> None:
     """Serve on a listening socket until cancelled.
 
     Args:
         sock: the socket, which is closed at the end.
         backend: the server behind the address.
         closed: set when the socket is closed; requests in progress may still finish.
+        timing: intervals and time limits.
     """
     loop = asyncio.get_running_loop()
-    events, hour = Events(backend), LastHour(loop.time(), backend.worker_stats())
+    events, hour = Events(backend, timing), LastHour(loop.time(), backend.worker_stats())
     tokens = Tokens()
     runner = web.AppRunner(
-        _application(backend, Api(backend, events, hour, tokens)),
+        _application(backend, Api(backend, events, hour, tokens, timing), timing),
         handler_cancellation=True,
-        shutdown_timeout=_STOP_SECONDS,
+        shutdown_timeout=timing.stop,
     )
     await runner.setup()
     # Log an unusable token file now instead of at the first request.
     await asyncio.to_thread(tokens.read, backend.token_file)
-    listener = await loop.create_server(partial(connection, runner.server), sock=sock, backlog=_BACKLOG)
+    new_connection = partial(connection, runner.server, timing.idle)
+    listener = await loop.create_server(new_connection, sock=sock, backlog=_BACKLOG)
     try:
         async with asyncio.TaskGroup() as tasks:
             for work in (
@@ -81,7 +80,7 @@ async def serve(sock: socket.socket, backend: Backend, closed: asyncio.Event) ->
                 events.watch_changes,
                 partial(_add_points, backend, events, hour),
             ):
-                tasks.create_task(_restarted(work))
+                tasks.create_task(_restarted(work, timing.restart))
     finally:
         events.close()
         listener.close()
@@ -97,27 +96,29 @@ async def _add_points(backend: Backend, events: Events, hour: LastHour) -> None:
         events.send_point(time.time(), point)
 
 
-async def _restarted(work: Callable[[], Awaitable[None]]) -> None:
-    """Run an endless task, and restart it after an internal error."""
+async def _restarted(work: Callable[[], Awaitable[None]], pause: float) -> None:
+    """Run an endless task, and restart it after an internal error and a pause in seconds."""
     while True:
         try:
             await work()
         except Exception:
             log.exception("event_stream_failed")
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(pause)
 
 
 # -- health -------------------------------------------------------------------------------------------------
 
 
 class HealthCheck:
-    """Checks whether the server answers DNS queries, at most twice a second for any number of requests.
+    """Checks whether the server answers DNS queries, once for any number of requests at a time.
 
     Args:
         check: returns the addresses that do not respond.
+        seconds: time for which a result is reused.
     """
 
-    def __init__(self, check: Callable[[], Awaitable[Sequence[HostPort]]]) -> None:
+    def __init__(self, check: Callable[[], Awaitable[Sequence[HostPort]]], seconds: float) -> None:
+        self._seconds = seconds
         self._check = check
         self._checking: asyncio.Task[Sequence[HostPort]] | None = None
         self._valid_until = 0.0
@@ -135,15 +136,15 @@ class HealthCheck:
 
     async def _check_now(self) -> Sequence[HostPort]:
         silent = await self._check()
-        self._valid_until = asyncio.get_running_loop().time() + _HEALTH_SECONDS
+        self._valid_until = asyncio.get_running_loop().time() + self._seconds
         return silent
 
 
 # -- requests -----------------------------------------------------------------------------------------------
 
 
-def _application(backend: Backend, api: Api) -> web.Application:
-    health = HealthCheck(backend.unresponsive_addresses)
+def _application(backend: Backend, api: Api, timing: Timing) -> web.Application:
+    health = HealthCheck(backend.unresponsive_addresses, timing.health)
 
     async def status_page(_request: web.Request) -> web.StreamResponse:
         document = await asyncio.to_thread(page)
@@ -176,7 +177,8 @@ def _application(backend: Backend, api: Api) -> web.Application:
         web.get("/", status_page),
     ]
     paths = [route.path for route in routes]
-    application = web.Application(middlewares=[_middleware(backend, paths)], client_max_size=_MAX_BODY)
+    middleware = _middleware(backend, paths, timing.write)
+    application = web.Application(middlewares=[middleware], client_max_size=_MAX_BODY)
     application.on_response_prepare.append(_add_headers)
     application.add_routes(routes)
     return application
@@ -188,8 +190,8 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
     response.headers.setdefault("Content-Security-Policy", _POLICY)  # the page has its own policy
 
 
-def _middleware(backend: Backend, paths: Sequence[str]) -> Middleware:
-    """Return a middleware that checks each request and writes its response."""
+def _middleware(backend: Backend, paths: Sequence[str], write_seconds: float) -> Middleware:
+    """Return a middleware that checks each request, and writes its response within a time limit."""
 
     @web.middleware
     async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -200,7 +202,7 @@ def _middleware(backend: Backend, paths: Sequence[str]) -> Middleware:
         response = await _respond(request, handler, backend, paths)
         with contextlib.suppress(ConnectionError):  # the client has disconnected
             try:
-                async with asyncio.timeout(_WRITE_SECONDS):
+                async with asyncio.timeout(write_seconds):
                     await response.prepare(request)
                     await response.write_eof()
             except TimeoutError:

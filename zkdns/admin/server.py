@@ -15,6 +15,7 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.admin.status import Backend
+from zkdns.admin.timing import DEFAULT, Timing
 from zkdns.errors import ListenError
 from zkdns.transport.sockets import socket_address
 
@@ -29,12 +30,14 @@ class AdminServer:
 
     Args:
         address: to bind; port 0 means any free port.
+        timing: intervals and time limits of the HTTP server.
 
     Raises:
         ListenError: it cannot be bound.
     """
 
-    def __init__(self, address: HostPort) -> None:
+    def __init__(self, address: HostPort, *, timing: Timing = DEFAULT) -> None:
+        self._timing = timing
         try:
             self._sock = _listen(address)
         except OSError as error:
@@ -57,8 +60,8 @@ class AdminServer:
         self._serving = asyncio.create_task(self._serve(make_backend, ready))
         self._serving.add_done_callback(lambda _: self.close())
 
-    async def leave(self) -> None:
-        """Close the socket. Requests in progress may finish within a moment."""
+    async def stop_listening(self) -> None:
+        """Close the socket, and return. Requests in progress may finish within a moment."""
         if self._serving is None:
             self.close()
             return
@@ -68,7 +71,7 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Close the socket, and wait for the requests in progress."""
-        await self.leave()
+        await self.stop_listening()
         if self._serving is not None:
             await asyncio.wait([self._serving])
 
@@ -84,7 +87,7 @@ class AdminServer:
                 async with asyncio.timeout(_MAX_WAIT):
                     await ready.wait()
             serve, backend = await asyncio.to_thread(lambda: (_load(), make_backend()))
-            await serve(self._sock, backend, self._closed)
+            await serve(self._sock, backend, self._closed, self._timing)
         except Exception:
             log.exception("admin_server_failed")
 
@@ -103,7 +106,7 @@ def _listen(address: HostPort) -> socket.socket:
     return sock
 
 
-def _load() -> Callable[[socket.socket, Backend, asyncio.Event], Awaitable[None]]:
+def _load() -> Callable[[socket.socket, Backend, asyncio.Event, Timing], Awaitable[None]]:
     from zkdns.admin.http import serve  # noqa: PLC0415 - aiohttp takes as long to load as the server to start
 
     return serve

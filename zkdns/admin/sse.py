@@ -20,13 +20,10 @@ from typing import Final
 import msgspec
 
 from zkdns.admin.status import Backend, Entry, RequestError, Status
+from zkdns.admin.timing import Timing
 from zkdns.telemetry.last_hour import STEP, Point
 
 MAX_STREAMS: Final = 16
-_CHECK_SECONDS = 0.5
-_STATUS_SECONDS = 2.0
-_CHANGES_SECONDS = 1.0
-_COMMENT_SECONDS = 15.0  # proxies close idle connections, some after 30 s
 _MAX_ENTRIES = 1000  # in one request to the watcher
 _BACKLOG = 64  # pieces that a stream may lag behind
 _COMMENT = b": still here\n\n"
@@ -74,9 +71,15 @@ class Stream:
 
 
 class Events:
-    """Polls the server for changes while at least one stream is open."""
+    """Polls the server for changes while at least one stream is open.
 
-    def __init__(self, backend: Backend) -> None:
+    Args:
+        backend: the server.
+        timing: the intervals.
+    """
+
+    def __init__(self, backend: Backend, timing: Timing) -> None:
+        self._timing = timing
         self._backend = backend
         self._streams: set[Stream] = set()
         self._behind: set[Stream] = set()  # streams that _catch_up serves
@@ -136,12 +139,12 @@ class Events:
             await self._wanted.wait()
             now, status = clock(), self._backend.status()
             if now >= status_due or sent is None or _lasting(status) != _lasting(sent):
-                sent, status_due = status, now + _STATUS_SECONDS
+                sent, status_due = status, now + self._timing.status
                 self._send(_event("status", status))
             if now >= comment_due:
-                comment_due = now + _COMMENT_SECONDS
+                comment_due = now + self._timing.comment
                 self._send(_COMMENT)
-            await asyncio.sleep(_CHECK_SECONDS)
+            await asyncio.sleep(self._timing.check)
 
     async def watch_changes(self) -> None:
         """Send new entries, without end. A request to the watcher may take seconds."""
@@ -152,7 +155,7 @@ class Events:
                 self._after = max(self._after, history.last)
                 for stream in self._streams - self._behind:
                     stream.send_entries(history.entries)
-            await asyncio.sleep(_CHANGES_SECONDS)
+            await asyncio.sleep(self._timing.changes)
 
     def _send(self, piece: bytes) -> None:
         for stream in self._streams:
@@ -165,7 +168,7 @@ class Events:
             try:
                 history = await self._backend.history(None, stream.after, _MAX_ENTRIES)
             except RequestError:  # the watcher is not running
-                await asyncio.sleep(_CHANGES_SECONDS)
+                await asyncio.sleep(self._timing.changes)
                 continue
             stream.send_entries(history.entries)
             if len(history.entries) < _MAX_ENTRIES:

@@ -191,8 +191,14 @@ class Backend(Protocol):
     async def explain(self, name: str) -> Explanation:
         """Explain a name and its responses."""
 
-    async def history(self, service: str | None, after: int, most: int) -> History:
-        """Return members that joined and left after entry `after`, of one service or of all."""
+    async def history(self, service: str | None, after: int, limit: int) -> History:
+        """Return changes of members, of one service or of all.
+
+        Args:
+            service: name or znode's path of the service. None: all services.
+            after: only entries with a greater number, the oldest of them. 0: the newest entries.
+            limit: maximum number of entries.
+        """
 
     async def accept(self, service: str | None) -> object:
         """Drop held members of one service or of all."""

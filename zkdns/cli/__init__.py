@@ -1,4 +1,4 @@
-"""The `zkdns` command: one module per subcommand, without logic of the server."""
+"""The `zkdns` command. Each subcommand is in the module with its name; the others are helpers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 
 import zkdns
 
-# In the order of the help. A command is imported when it is used: loading the libraries of all commands would
-# take longer than starting the server.
+# In the order of the help. Commands are not imported here: loading the libraries of all commands would take
+# longer than starting the server.
 _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
     *("accept", "flush", "dump", "top", "setup", "doctor", "completion", "help"),
@@ -23,7 +23,7 @@ _COMMANDS = (
 
 @contextlib.contextmanager
 def _hidden(package: str) -> Iterator[None]:
-    """Make imports of a package fail, unless it is already imported.
+    """Make imports of a package fail within the context, unless it is already imported.
 
     structlog imports rich if it can, only to format tracebacks. That takes a tenth of the start-up time.
     """
@@ -38,7 +38,7 @@ def _hidden(package: str) -> Iterator[None]:
 
 
 class _Commands(click.Group):
-    """The commands by name. Each is in the module with its name."""
+    """The commands by name. A command is imported when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands."""

@@ -7,7 +7,15 @@ import sys
 import click
 import msgspec
 
-from zkdns.cli.options import DONE, EX_USAGE, config_option, load, load_or_exit, setting_options
+from zkdns.cli.options import (
+    DONE,
+    EX_USAGE,
+    SettingsCommand,
+    config_option,
+    load,
+    load_or_exit,
+    setting_options,
+)
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.names import to_text
@@ -28,7 +36,7 @@ class Report(msgspec.Struct, frozen=True):
     listen: tuple[str, ...] = ()
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @config_option
 @setting_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, also for errors.")

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.options import FAILED, check_static, config_option, setting_options
+from zkdns.cli.options import FAILED, SettingsCommand, check_static, config_option, setting_options
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
 from zkdns.host.doctor.checks import Finding, ok, wrong
@@ -23,7 +23,7 @@ from zkdns.telemetry.log_setup import configure_logging
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print each finding as a JSON object on a line.")
 @config_option
 @setting_options

@@ -16,12 +16,12 @@ from click.shell_completion import CompletionItem
 from zkdns.cli.options import is_terminal
 
 _SUFFIX = ".md"
-_WIDEST = 100  # columns; longer lines are hard to read
-# The order of the list; pages that are not named here follow in alphabetical order.
+_MAX_WIDTH = 100  # columns; longer lines are hard to read
+# The order of the list. Other pages follow in alphabetical order.
 _ORDER = (
-    *("architecture", "names", "configuration", "forwarding", "operations", "host-setup", "containers"),
-    *("registration", "cli", "settings", "metrics", "log-events", "http-api", "library", "clients"),
-    *("dns-compliance", "migration", "changelog", "contributing"),
+    *("architecture", "names", "configuration", "forwarding", "operations", "host-setup"),
+    *("host-setup-other", "containers", "registration", "cli", "settings", "metrics", "log-events"),
+    *("http-api", "library", "clients", "dns-compliance", "migration", "changelog", "contributing"),
 )
 _SENTENCE = re.compile(r".*?\.(?=\s|$)", re.DOTALL)
 
@@ -116,7 +116,7 @@ def _rendered(page: str) -> str:
     from rich.console import Console  # noqa: PLC0415 - only a terminal needs it, and it is slow to load
     from rich.markdown import Markdown  # noqa: PLC0415
 
-    width = min(Console().width, _WIDEST)
+    width = min(Console().width, _MAX_WIDTH)
     text = io.StringIO()
     Console(file=text, force_terminal=True, width=width).print(Markdown(page, hyperlinks=False))
     return text.getvalue()

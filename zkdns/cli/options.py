@@ -55,6 +55,7 @@ The help of each command lists its own statuses, in a sentence that begins with 
 """
 
 _DUMB_TERMINALS = frozenset({"dumb", "unknown"})  # the same names as in rich
+_TOP_LEVEL = "Top level"  # of the configuration file
 _WITHOUT_DEFAULT = frozenset({"zookeeper.hosts", "control"})  # depends on other settings or the user
 
 
@@ -80,6 +81,14 @@ class SettingOption(click.Option):
         self._setting = setting
 
     @property
+    def section(self) -> str | None:
+        """The section of its setting, as help texts write it. None: the option belongs to no setting."""
+        if self._setting is None:
+            return None
+        section = self._setting.key.rpartition(".")[0]
+        return f"[{section}]" if section else _TOP_LEVEL
+
+    @property
     def default_text(self) -> str:
         """The default of the setting; empty if there is none."""
         return default_text(self._setting) if self._setting is not None else ""
@@ -94,6 +103,22 @@ class SettingOption(click.Option):
         if self.default_text and "Default: " not in text:
             extra.append(f"default: {self.default_text}")
         return forms, f"{text}  [{'; '.join(extra)}]" if extra else text
+
+
+class SettingsCommand(click.Command):
+    """A command with an option for each setting. Its help lists them by the sections of the configuration."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a list for each section: the other options first, then the settings of the top level."""
+        lists: dict[str, list[tuple[str, str]]] = {"Options": [], _TOP_LEVEL: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            section = parameter.section if isinstance(parameter, SettingOption) else None
+            if record is not None:
+                lists.setdefault(section or "Options", []).append(record)
+        for title, records in lists.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def default_text(setting: Setting) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 import click
 
 from zkdns.address import HostPort, connectable
-from zkdns.cli.options import config_option, fail, load, load_or_exit, setting_options
+from zkdns.cli.options import SettingsCommand, config_option, fail, load, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor.supervisor import Supervisor
 from zkdns.errors import ListenError
@@ -34,7 +34,7 @@ _EXAMPLES = (
 )
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @config_option
 @setting_options
 def serve(config_file: str | None, **flags: object) -> None:
@@ -44,7 +44,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     status is 1 if an address cannot be bound, 2 for usage errors.
     """
     _open_standard_streams()
-    notifier = Notifier.taken_from(os.environ)
+    notifier = Notifier.from_environment(os.environ)
     try:
         passed = take_inherited_sockets(os.environ)
     except ListenError as error:

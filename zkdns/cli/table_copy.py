@@ -17,8 +17,10 @@ from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped, Refused
 from zkdns.errors import ZkdnsError
 from zkdns.table import Table
 
-_READ_SECONDS = 30.0  # ten times as long as 100,000 members take
-_RESOLVE_SECONDS = 3.0  # for the addresses of host names; the user waits
+READ_SECONDS = 30.0
+"""Time-out of the first read: ten times as long as 100,000 members take."""
+RESOLVE_SECONDS = 3.0
+"""Maximum time in which the user waits for the addresses of host names."""
 _POLL_SECONDS = 0.02
 
 
@@ -55,10 +57,17 @@ async def copy_from_server(path: str) -> TableCopy | Refused:
         return TableCopy(table, head.config, head.is_stale)
 
 
-async def copy_from_sources(config: Config) -> TableCopy:
+async def copy_from_sources(
+    config: Config, *, read_seconds: float = READ_SECONDS, resolve_seconds: float = RESOLVE_SECONDS
+) -> TableCopy:
     """Read the table that a server with this configuration would start with.
 
     A watcher in this process reads it, so that it equals the table of a server.
+
+    Args:
+        config: the configuration.
+        read_seconds: as `READ_SECONDS`.
+        resolve_seconds: as `RESOLVE_SECONDS`.
 
     Raises:
         ZkdnsError: it cannot be read in time.
@@ -74,21 +83,24 @@ async def copy_from_sources(config: Config) -> TableCopy:
             run_watcher(Task("watcher", config, feed), lambda _: None, asyncio.Queue())
         )
         try:
-            return await _first_copy(private_control_path(feed), watcher)
+            control = private_control_path(feed)
+            async with asyncio.timeout(read_seconds):
+                copy = await _next_copy(control, watcher)
+            return await _with_addresses(copy, control, watcher, resolve_seconds)
         except TimeoutError:
             source = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else "the source"
-            raise ZkdnsError(f"{source} could not be read within {_READ_SECONDS:g} s") from None
+            raise ZkdnsError(f"{source} could not be read within {read_seconds:g} s") from None
         finally:
             watcher.cancel()
             await asyncio.wait([watcher])
 
 
-async def _first_copy(control: str, watcher: asyncio.Task[None]) -> TableCopy:
-    """Copy the watcher's table when all its host names have addresses, or after a time-out."""
+async def _with_addresses(
+    copy: TableCopy, control: str, watcher: asyncio.Task[None], seconds: float
+) -> TableCopy:
+    """Copy the watcher's table again until all its host names have addresses, at most for `seconds`."""
     now = asyncio.get_running_loop().time
-    async with asyncio.timeout(_READ_SECONDS):
-        copy = await _next_copy(control, watcher)
-    deadline = now() + _RESOLVE_SECONDS
+    deadline = now() + seconds
     while now() < deadline and not all(map(copy.table.addresses_of, copy.table.hosts)):
         await asyncio.sleep(_POLL_SECONDS)
         copy = await _next_copy(control, watcher)

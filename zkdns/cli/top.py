@@ -35,9 +35,8 @@ from zkdns.cli.top_view import view
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.log_setup import silence
 
-_SECONDS = 1.0
-# Workers report once a second too. Over several seconds the phase of their reports does not matter.
-_WINDOW = 4
+_SECONDS = 1.0  # between two readings
+_WINDOW = 4  # readings: workers report once a second too, so the rates of a single second would jump
 _QUIT = frozenset(b"qQ")
 
 Wait = Callable[[float], bool]
@@ -58,10 +57,9 @@ Wait = Callable[[float], bool]
 def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -> None:
     """Show rates, latencies and state of the running server.
 
-    Queries, responses, caches, members and upstreams. In a terminal, the display is live until q or Ctrl-C.
-    Otherwise, and with --once, it covers one second.
-    The exit status is 1 if the server has no admin address, 2 for usage errors, 3 if no
-    server responds to --once.
+    Shows queries, responses, caches, members and upstreams. In a terminal, the display is live until q or
+    Ctrl-C. Otherwise, and with --once, it covers one second. The exit status is 1 if the server has no admin
+    address, 2 for usage errors, 3 if no server responds to --once.
     """
     configured = load_or_exit({"admin": admin}, config_file, with_static=False).admin.listen
     if configured is None:

@@ -34,16 +34,16 @@ _MIN_REQUEST_SECONDS = 1.5
 _DEFAULT_TIMEOUT = 60.0
 _MAX_TIMEOUT = 86_400.0
 
-_count = click.IntRange(0, _MAX_MEMBERS)
+_member_count = click.IntRange(0, _MAX_MEMBERS)
 
 
 @click.command()
 @click.argument("service", shell_complete=complete_names)
-@click.option("--min", "minimum", type=_count, metavar="N", help="N members or more. Default: 1.")
+@click.option("--min", "minimum", type=_member_count, metavar="N", help="N members or more. Default: 1.")
 @click.option(
-    "--max", "maximum", type=_count, metavar="N", help="N members or fewer; without --min also none."
+    "--max", "maximum", type=_member_count, metavar="N", help="N members or fewer; without --min also none."
 )
-@click.option("--exactly", type=_count, metavar="N", help="Exactly N members.")
+@click.option("--exactly", type=_member_count, metavar="N", help="Exactly N members.")
 @click.option("--gone", is_flag=True, help="No members, as with --max 0.")
 @duration_option("--timeout", 0, _MAX_TIMEOUT, help="Time-out, such as 500ms, 90s or 5m. Default: 60s.")
 @control_option

@@ -5,5 +5,5 @@
        ▼                                          ▼
     watcher ── sync, static file, snapshot ══feed══▶ worker (1..N) ── UDP, TCP
 
-No rules of DNS or ZooKeeper here.
+This package connects the parts: the rules of DNS are in `zkdns.dns`, those of ZooKeeper in `zkdns.serverset`.
 """

@@ -1,12 +1,12 @@
 """Entry point of child processes: `python -m zkdns.daemon ROLE FD`. The supervisor runs it.
 
-Each role imports only its own modules: a new worker starts faster without kazoo.
+Each role imports only its own modules: a worker starts faster without kazoo.
 """
 
 import sys
 
 # structlog imports rich, if it is installed, for a traceback format that is not used here. That would take a
-# quarter of a process's start-up time.
+# quarter of a process's start-up time. None makes the import fail.
 sys.modules["rich"] = None  # type: ignore[assignment]
 
 from zkdns.daemon.ipc.child import main  # noqa: E402

@@ -11,8 +11,8 @@ import gc
 from collections.abc import Iterator
 from typing import Final
 
-# Generation 0 is collected after 2,000 new objects, generation 1 after two of those collections: about 6,000
-# objects in a millisecond. The third threshold is out of reach, which turns full collections off.
+# Generation 0 is collected after 2,000 new objects, and generation 1 after two of those collections: about
+# 6,000 objects, which takes a millisecond. The third threshold is never reached: there is no full collection.
 _YOUNG_ONLY: Final = (2000, 2, 0x7FFFFFFF)
 
 

@@ -36,10 +36,10 @@ class Notifier:
         self._is_ready = False
 
     @classmethod
-    def taken_from(cls, environment: MutableMapping[str, str]) -> Self:
-        """Create from systemd's variables (sd_notify(3), sd_watchdog_enabled(3)), and remove them.
+    def from_environment(cls, environment: MutableMapping[str, str]) -> Self:
+        """Create from systemd's variables (sd_notify(3), sd_watchdog_enabled(3)), and remove these.
 
-        Child processes therefore cannot send notices in the server's name.
+        Without them, child processes cannot send notices in the server's name.
         """
         path = environment.pop("NOTIFY_SOCKET", None)
         microseconds = environment.pop("WATCHDOG_USEC", "")

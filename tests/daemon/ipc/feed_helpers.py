@@ -30,9 +30,14 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 class Worker:
-    """A subscriber with its own table, which records the calls of its callbacks."""
+    """A subscriber with its own table, which records the calls of its callbacks.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: the feed.
+        on_flush: called instead of recording a flush.
+    """
+
+    def __init__(self, path: str, on_flush: Callable[[bytes | None], None] | None = None) -> None:
         self.table = Table(departed_seconds=0)  # departed members are dropped at once, as in the publisher
         self.changed: list[set[Labels]] = []
         self.healths: list[SourceHealth] = []
@@ -40,7 +45,12 @@ class Worker:
         self.sizes: list[int] = []
         """Number of services in the table at each change of health."""
         self.subscriber = Subscriber(
-            path, self.table, self.changed.append, self._on_health, self.flushed.append
+            path,
+            self.table,
+            self.changed.append,
+            self._on_health,
+            on_flush or self.flushed.append,
+            reconnect_seconds=0.005,
         )
         self._task = asyncio.create_task(self.subscriber.run())
 
@@ -60,9 +70,11 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def running_worker(path: str) -> AsyncIterator[Worker]:
-    """A worker that follows the publisher at a path."""
-    worker = Worker(path)
+async def running_worker(
+    path: str, on_flush: Callable[[bytes | None], None] | None = None
+) -> AsyncIterator[Worker]:
+    """A worker that follows the publisher at a path. Arguments as for `Worker`."""
+    worker = Worker(path, on_flush)
     try:
         yield worker
     finally:
@@ -70,9 +82,9 @@ async def running_worker(path: str) -> AsyncIterator[Worker]:
 
 
 @contextlib.asynccontextmanager
-async def running_publisher(path: str) -> AsyncIterator[Publisher]:
-    """A publisher that serves at a path."""
-    publisher = Publisher()
+async def running_publisher(path: str, publisher: Publisher | None = None) -> AsyncIterator[Publisher]:
+    """Let a publisher serve at a path. Default: a new one."""
+    publisher = publisher or Publisher()
     await publisher.serve(path)
     try:
         yield publisher

@@ -12,7 +12,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import until
-from zkdns.daemon.ipc import control
 from zkdns.daemon.ipc.control import REQUESTS, ControlError, ControlServer, send_request, stream_responses
 from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
@@ -105,8 +104,7 @@ async def limited(stream: AsyncIterator[Response], count: int) -> AsyncIterator[
         yield await anext(stream)
 
 
-def test_a_client_that_does_not_read_is_disconnected(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_SECONDS", 0.2)
+def test_a_client_that_does_not_read_is_disconnected(path: str) -> None:
     ended: list[bool] = []
 
     def parts() -> Iterator[Response]:
@@ -117,7 +115,7 @@ def test_a_client_that_does_not_read_is_disconnected(path: str, monkeypatch: pyt
             ended.append(True)
 
     async def scenario() -> None:
-        server = ControlServer(path, lambda _: parts())
+        server = ControlServer(path, lambda _: parts(), timeout=0.2)
         await server.start()
         _, writer = await asyncio.open_unix_connection(path, limit=1)
         writer.write(REQUESTS.encode(Dump()))

@@ -19,7 +19,6 @@ from tests.daemon.ipc.feed_helpers import (
     running_worker,
     until,
 )
-from zkdns.daemon.ipc import feed
 from zkdns.daemon.ipc.feed import (
     FRAMES,
     Begin,
@@ -47,14 +46,10 @@ def path(short_path: Path) -> str:
     return str(short_path / "feed")
 
 
-@pytest.fixture(autouse=True)
-def fast_reconnection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "_RECONNECT_SECONDS", 0.005)
-
-
 async def until_equal(worker: Worker, publisher: Publisher) -> None:
     """Wait until the worker has applied all changes, and compare the tables."""
-    await until(lambda: not publisher._pending and worker.table.serial == publisher.table.serial)
+    await asyncio.sleep(0)  # the publisher sends the changes of this round of the event loop
+    await until(lambda: worker.table.serial == publisher.table.serial)
     assert contents(worker.table) == contents(publisher.table)
 
 
@@ -275,8 +270,7 @@ def test_a_failed_flush_is_logged_and_loses_no_change(path: str) -> None:
         raise ValueError
 
     async def scenario() -> None:
-        async with running_publisher(path) as publisher, running_worker(path) as worker:
-            worker.subscriber._on_flush = fail
+        async with running_publisher(path) as publisher, running_worker(path, on_flush=fail) as worker:
             await until(lambda: publisher.subscriber_count)
             with capture_logs() as logs:
                 assert publisher.flush_caches(None) == 1
@@ -403,13 +397,12 @@ def test_a_change_without_effect_is_not_sent_and_keeps_the_serial(path: str, cha
 # -- slow subscribers --------------------------------------------------------------------------------------
 
 
-def test_a_subscriber_that_does_not_read_is_disconnected_alone(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed, "_MAX_BACKLOG", 20_000)
-
+def test_a_subscriber_that_does_not_read_is_disconnected_alone(path: str) -> None:
     async def scenario() -> None:
-        async with running_publisher(path) as publisher, running_worker(path) as worker:
+        async with (
+            running_publisher(path, Publisher(max_backlog=20_000)) as publisher,
+            running_worker(path) as worker,
+        ):
             publisher.publish([put("big", *map(member, range(5_000)))])
             publisher.set_health(ready=True, stale=False)
             await until_equal(worker, publisher)
@@ -433,13 +426,12 @@ def test_a_subscriber_that_does_not_read_is_disconnected_alone(
     assert [entry["event"] for entry in logs] == ["worker_feed_lagging"]
 
 
-def test_a_disconnected_subscriber_reconnects_and_gets_every_change(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed, "_MAX_BACKLOG", 1000)
-
+def test_a_disconnected_subscriber_reconnects_and_gets_every_change(path: str) -> None:
     async def scenario() -> None:
-        async with running_publisher(path) as publisher, running_worker(path) as worker:
+        async with (
+            running_publisher(path, Publisher(max_backlog=1000)) as publisher,
+            running_worker(path) as worker,
+        ):
             publisher.set_health(ready=True, stale=False)
             await until(lambda: worker.health == READY)
             publisher.publish([put("big", *map(member, range(20_000)))])  # one frame exceeds the backlog

@@ -16,6 +16,7 @@ import dns.query
 import pytest
 
 from tests.daemon.processes import children, links_to_files
+from tests.daemon.supervisor.service_manager import Manager
 from tests.support.loopback import paired_sockets
 from tests.support.network import ip, new_network
 from tests.support.process_guard import running
@@ -40,30 +41,6 @@ def pair() -> Iterator[SocketPair]:
     (pair,) = bind(HostPort("127.0.0.1", 0), 1)
     yield pair
     pair.close()
-
-
-class Manager:
-    """A service manager that receives notices (sd_notify(3))."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = str(directory / "notify")
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._sock.bind(self.path)
-        self._notices: list[str] = []
-
-    @property
-    def notices(self) -> list[str]:
-        """All notices since the start, or since `clear`."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._notices.append(self._sock.recv(5000, socket.MSG_DONTWAIT).decode())
-        return self._notices
-
-    def clear(self) -> None:
-        self.notices.clear()
-
-    def close(self) -> None:
-        self._sock.close()
 
 
 @pytest.fixture
@@ -215,7 +192,7 @@ def test_a_server_started_by_systemd_socket_activate_responds(tmp_path: Path) ->
 
         def responds() -> bool:  # the first query starts the server
             query = dns.message.make_query(NAME, "A")
-            return bool(dns.query.udp(query, "127.0.0.1", port=port, timeout=5.0).answer)
+            return bool(dns.query.udp(query, "127.0.0.1", port=port, timeout=1.0).answer)
 
         eventually(responds)
 
@@ -232,17 +209,6 @@ def test_it_reports_readiness_its_status_and_its_end(pair: SocketPair, manager: 
         assert "WATCHDOG=1" not in manager.notices
 
 
-def test_a_server_becomes_ready_without_zookeeper_after_a_while(pair: SocketPair, manager: Manager) -> None:
-    udp, tcp = paired_sockets()  # TCP port without a listener
-    unreachable = f"127.0.0.1:{tcp.getsockname()[1]}"
-    with udp, tcp, activated(pair, "--zookeeper", unreachable, NOTIFY_SOCKET=manager.path) as server:
-        eventually(lambda: manager.notices)
-        assert server.rcode(NAME) == "SERVFAIL"
-        assert "READY=1" not in manager.notices
-        eventually(lambda: "READY=1" in manager.notices, timeout=20.0)
-        assert manager.notices[0] == "STATUS=loading the table; names in the zones get SERVFAIL until then"
-
-
 def test_a_hanging_worker_stops_the_watchdog_notices(pair: SocketPair, manager: Manager) -> None:
     with activated(pair, NOTIFY_SOCKET=manager.path, WATCHDOG_USEC="2000000") as server:
         eventually(lambda: manager.notices.count("WATCHDOG=1") > 2)
@@ -251,9 +217,6 @@ def test_a_hanging_worker_stops_the_watchdog_notices(pair: SocketPair, manager: 
         os.kill(worker, signal.SIGSTOP)
         eventually(lambda: f"STATUS=no response at {host}:{port}" in manager.notices)
         manager.clear()
-        pause = time.monotonic() + 3.0
-        eventually(lambda: time.monotonic() > pause)
-        assert "WATCHDOG=1" not in manager.notices
         os.kill(worker, signal.SIGCONT)
         eventually(lambda: "WATCHDOG=1" in manager.notices)
         eventually(lambda: "STATUS=live: 6 services, 13 members" in manager.notices)

@@ -17,8 +17,8 @@ from tests.daemon.processes import children, command_line, is_running, open_file
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.config import load_config
-from zkdns.daemon.ipc.child import TASKS
-from zkdns.daemon.supervisor.handover import worker_task
+from zkdns.daemon.ipc.child import TASKS, Task
+from zkdns.daemon.supervisor.config_diff import config_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
@@ -57,8 +57,9 @@ def started_after(server: ZkdnsServer, command: str) -> ZkdnsServer:
 # -- shutdown -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("workers", ["1", "3"])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, "3"), (signal.SIGINT, "1")], ids=["SIGTERM", "SIGINT"]
+)
 def test_a_signal_ends_all_processes_within_5_seconds(
     number: signal.Signals, workers: str, short_path: Path
 ) -> None:
@@ -324,7 +325,7 @@ def test_a_worker_gets_no_settings_or_secrets_of_zookeeper(tmp_path: Path) -> No
     variables |= {"ZKDNS_ZOOKEEPER_TLS": "true", **dict.fromkeys(files, "/of-ours")}
     config = load_config(flags={}, environment=variables, file=None)
     assert config.zookeeper.key == "/of-ours"
-    task = worker_task(config, "/feed", (), (), b"")
+    task = Task("worker", config_for("worker", config), "/feed")
     assert b"of-ours" not in TASKS.encode(task)
 
 

@@ -18,7 +18,6 @@ from tests.daemon.ipc.feed_helpers import (
     watcher_context,
 )
 from zkdns.config import load_config
-from zkdns.daemon.ipc import feed as feed_module
 from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Contents,
@@ -236,32 +235,32 @@ def test_a_response_is_sent_after_the_workers_have_applied_the_changes(short_pat
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("behaviour", "barrier_seconds"), [("slow", 20.0), ("exits", 20.0), ("hangs", 0.05)])
 def test_a_response_waits_for_a_slow_worker_but_not_for_one_that_exits_or_hangs(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, behaviour: str, barrier_seconds: float
 ) -> None:
     config = load_config(flags={"workers": "2"}, environment={}, file=None)
     feed = str(short_path / "feed")
 
     async def scenario() -> None:
-        async with running_publisher(feed) as publisher, running_worker(feed) as prompt:
+        async with (
+            running_publisher(feed, Publisher(barrier_seconds=barrier_seconds)) as publisher,
+            running_worker(feed) as prompt,
+        ):
+            reader, writer = await asyncio.open_unix_connection(feed)
+            await until(lambda: publisher.subscriber_count == 2)
             context = watcher_context(config, publisher)
-            monkeypatch.setattr(feed_module, "_BARRIER_SECONDS", 20.0)
-            for count, behaviour in enumerate(("slow", "exits", "hangs"), 1):
-                reader, writer = await asyncio.open_unix_connection(feed)
-                await until(lambda: publisher.subscriber_count == 2)
-                if behaviour == "hangs":
-                    monkeypatch.setattr(feed_module, "_BARRIER_SECONDS", 0.05)
-                flushing = asyncio.create_task(respond_when_applied(FlushCaches(None), context))
-                barrier = await asyncio.wait_for(read_barrier(reader), 10.0)
-                await until(lambda: len(prompt.flushed) == count)  # noqa: B023 - used at once
-                if behaviour == "slow":
-                    await asyncio.sleep(0.05)
-                    assert not flushing.done()
-                    writer.write(BARRIERS.encode(barrier))
-                elif behaviour == "exits":
-                    writer.close()
-                assert await asyncio.wait_for(flushing, 10.0) == Flushed(2, 2)
+            flushing = asyncio.create_task(respond_when_applied(FlushCaches(None), context))
+            barrier = await asyncio.wait_for(read_barrier(reader), 10.0)
+            await until(lambda: prompt.flushed)
+            if behaviour == "slow":
+                await asyncio.sleep(0.05)
+                assert not flushing.done()
+                writer.write(BARRIERS.encode(barrier))
+            elif behaviour == "exits":
                 writer.close()
-                await until(lambda: publisher.subscriber_count == 1)
+            assert await asyncio.wait_for(flushing, 10.0) == Flushed(2, 2)
+            writer.close()
+            await until(lambda: publisher.subscriber_count == 1)
 
     asyncio.run(scenario())

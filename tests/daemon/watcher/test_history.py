@@ -213,18 +213,24 @@ def test_services_without_entries_that_are_not_in_the_table_are_dropped() -> Non
         recorder = Recorder(max_entries=20)
         for number in range(100):
             recorder.record(put(f"s{number}"), SetDropped(origin_of(f"s{number}")))
-        assert len(recorder.history._services) <= 21
+        keys = [(b"s%d" % number, b"staging", *ZONE) for number in range(100)]
+        assert sum(recorder.history.changed_at(key) is not None for key in keys) <= 21
 
     run_in_loop(scenario)
 
 
 def test_an_internal_error_is_logged_and_the_change_is_applied() -> None:
+    def broken_clock() -> float:
+        raise ValueError
+
     def scenario() -> None:
-        recorder = Recorder(put("web"))
-        recorder.history._add = None  # type: ignore[assignment,method-assign]
+        publisher = Publisher()
+        publisher.add_listener(History(publisher, ZONE, clock=broken_clock))
+        publisher.publish([put("web")])
+        publisher.set_health(ready=True, stale=False)
         with capture_logs() as logs:
-            recorder.publisher.publish([changed([1])])
+            publisher.publish([changed([1])])
         assert [entry["event"] for entry in logs] == ["history_update_failed"]
-        assert recorder.publisher.table.services[(b"web", b"staging", *ZONE)].first.members
+        assert publisher.table.services[(b"web", b"staging", *ZONE)].first.members
 
     run_in_loop(scenario)

@@ -5,9 +5,11 @@
 
 import asyncio
 import random
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import dns.rcode
 import pytest
@@ -17,9 +19,7 @@ from tests.daemon.ipc.feed_helpers import until
 from tests.forward.resolution_helpers import run
 from tests.forward.test_host_lookup import HOST, by_type, looking_up
 from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, returns_rcode
-from zkdns.daemon.watcher import host_resolver
 from zkdns.daemon.watcher.host_resolver import HostResolver
-from zkdns.forward import host_lookup
 from zkdns.forward.host_lookup import HostAddresses
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetDropped, SetPut
@@ -29,24 +29,46 @@ from zkdns.table import Table
 ABSENT = "nothing.invalid"
 NOT_RESOLVED = "host_resolution_failed"
 LOOPBACK = {"127.0.0.1", "::1"}
+Find: TypeAlias = Callable[[str], Awaitable[HostAddresses | None]]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make retries and the system resolver fast."""
+    """Make the system resolver fast."""
     monkeypatch.setenv("RES_OPTIONS", "timeout:1 attempts:1")
-    monkeypatch.setattr(host_resolver, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(host_resolver, "REFRESH_SECONDS", 0.0)
-    monkeypatch.setattr(host_resolver, "_ROUND_SECONDS", 0.001)
 
 
 class ResolverHarness:
-    """A host resolver and its table."""
+    """A host resolver without pauses between the lookups of a name, and its table.
 
-    def __init__(self, find: Callable[[str], Awaitable[HostAddresses | None]] | None = None) -> None:
+    Attributes:
+        lookups: number of started lookups by name.
+    """
+
+    def __init__(
+        self,
+        find: Find | None = None,
+        *,
+        refresh_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.table = Table(departed_seconds=0)
         self.found: list[HostResolved] = []
-        self.resolver = HostResolver(self.table, self._publish, find)
+        self.lookups: Counter[str] = Counter()
+        self._inner_find = find
+        self.resolver = HostResolver(
+            self.table,
+            self._publish,
+            self._find,
+            refresh_seconds=refresh_seconds,
+            retry_seconds=0.0,
+            round_seconds=0.001,
+            clock=clock,
+        )
+
+    async def _find(self, host: str) -> HostAddresses | None:
+        self.lookups[host] += 1
+        return await self._inner_find(host) if self._inner_find is not None else None
 
     def _publish(self, changes: list[HostResolved]) -> None:
         self.found += changes
@@ -60,12 +82,14 @@ class ResolverHarness:
         self.resolver.after_batch()
 
     async def rounds(self, host: str, count: int) -> None:
-        """Wait for `count` lookups of a name."""
-        due = self.resolver._due
-        for _ in range(count):
-            before = due.get(host) or 0.0  # 0: due at once
+        """Wait until `count` lookups of a name have ended. The next one starts when the previous one has."""
+        before = self.lookups[host]
+
+        def is_done() -> bool:
             self.resolver.after_batch()
-            await until(lambda: due.get(host, 0.0) > before)  # noqa: B023 - used at once
+            return self.lookups[host] > before + count
+
+        await until(is_done)
 
     async def look_ups(self, asked: Sequence[ReceivedQuery], count: int) -> None:
         """Wait for `count` more lookups that query an upstream for both types."""
@@ -80,16 +104,18 @@ class ResolverHarness:
 
 @asynccontextmanager
 async def resolving(
-    find: Callable[[str], Awaitable[HostAddresses | None]] | None = None,
+    find: Find | None = None,
+    *,
+    refresh_seconds: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[ResolverHarness]:
-    harness = ResolverHarness(find)
+    harness = ResolverHarness(find, refresh_seconds=refresh_seconds, clock=clock)
     task = asyncio.create_task(harness.resolver.run())
     try:
         yield harness
     finally:
         task.cancel()
-        for running in [*harness.resolver._running.values()]:
-            running.cancel()
+        await asyncio.wait([task])
 
 
 def test_a_host_name_of_a_member_is_looked_up_repeatedly() -> None:
@@ -127,9 +153,13 @@ def test_host_names_that_no_member_has_are_dropped() -> None:
             await until(lambda: harness.table.addresses_of("localhost"))
             harness.table.apply(SetDropped("static:web"))
             harness.resolver.after_batch()
-            resolver = harness.resolver
-            await until(lambda: not resolver._due and not resolver._running and not resolver.failures)
+            await until(lambda: not harness.resolver.failures and not harness.resolver.resolved)
             assert harness.table.addresses_of("localhost") == ()
+            before = harness.lookups.copy()
+            for _ in range(10):
+                harness.resolver.after_batch()
+                await asyncio.sleep(0.002)  # a round
+            assert harness.lookups == before
             harness.set_hosts("localhost")
             await until(lambda: harness.table.addresses_of("localhost"))
 
@@ -143,18 +173,14 @@ def test_a_failure_is_logged_again_after_the_host_name_was_dropped() -> None:
                 harness.set_hosts(ABSENT)
                 await harness.rounds(ABSENT, 2)
                 harness.set_hosts()
-                await until(lambda: not harness.resolver._due and not harness.resolver._running)
+                await until(lambda: not harness.resolver.failures)
 
     assert failures(scenario) == [ABSENT, ABSENT]
 
 
-def test_a_host_name_that_returns_after_its_last_member_left_is_looked_up_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(host_resolver, "REFRESH_SECONDS", 3600.0)
-
+def test_a_host_name_that_returns_after_its_last_member_left_is_looked_up_at_once() -> None:
     async def scenario() -> None:
-        async with resolving() as harness:
+        async with resolving(refresh_seconds=3600.0) as harness:
             harness.set_hosts("localhost")
             await until(lambda: harness.table.addresses_of("localhost"))
             harness.set_hosts()
@@ -178,6 +204,16 @@ def test_more_host_names_than_concurrent_lookups_are_all_looked_up() -> None:
 
 
 # -- with upstreams -----------------------------------------------------------------------------------------
+
+
+def without_ttl(find: Find) -> Find:
+    """Return a `find` function whose results are valid for no time, so that the next lookup follows."""
+
+    async def find_without_ttl(host: str) -> HostAddresses | None:
+        found = await find(host)
+        return found._replace(seconds=0.0) if found is not None else None
+
+    return find_without_ttl
 
 
 class FakeUpstreams:
@@ -204,16 +240,18 @@ class FakeUpstreams:
 def test_addresses_from_upstreams_are_kept_for_their_ttl() -> None:
     async def scenario() -> None:
         upstreams = FakeUpstreams(database=HostAddresses(("192.0.2.1", "192.0.2.2"), 100))
-        async with resolving(upstreams.find) as harness:
-            started_at = asyncio.get_running_loop().time()
+        now = 7.0
+        async with resolving(upstreams.find, clock=lambda: now) as harness:
             harness.set_hosts("database")
-            await until(lambda: harness.resolver._due.get("database"))
-            assert harness.table.addresses_of("database") == ("192.0.2.1", "192.0.2.2")
-            ended_at = asyncio.get_running_loop().time()
-            assert started_at + 100 <= harness.resolver._due["database"] <= ended_at + 100
-            harness.resolver.after_batch()
-            await asyncio.sleep(0.05)  # some rounds
+            await until(lambda: harness.table.addresses_of("database") == ("192.0.2.1", "192.0.2.2"))
+            now += 99.9
+            for _ in range(10):
+                harness.resolver.after_batch()
+                await asyncio.sleep(0.002)  # a round
             assert upstreams.lookups == ["database"]
+            now += 0.2
+            harness.resolver.after_batch()
+            await until(lambda: upstreams.lookups == ["database"] * 2)
 
     assert failures(scenario) == []
 
@@ -266,12 +304,8 @@ def test_the_system_resolver_is_not_used_if_upstreams_do_not_answer() -> None:
     assert failures(scenario) == ["localhost"]
 
 
-def test_if_one_type_fails_its_previous_addresses_stay_and_the_other_is_updated(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_if_one_type_fails_its_previous_addresses_stay_and_the_other_is_updated() -> None:
     """Each failure is logged once. Any response ends it, even one without addresses."""
-    monkeypatch.setattr(host_lookup, "MIN_SECONDS", 0)
-    monkeypatch.setattr(host_lookup, "MAX_SECONDS", 0)
     old = {"A": "60 10.0.0.1", "AAAA": "60 2001:db8::1"}
 
     def all_but(failing: str, **records: str) -> Behaviour:
@@ -284,7 +318,7 @@ def test_if_one_type_fails_its_previous_addresses_stay_and_the_other_is_updated(
 
     async def scenario() -> None:
         with UpstreamServer(by_type(**old)) as upstream:
-            async with looking_up(upstream) as looking, resolving(looking.find) as harness:
+            async with looking_up(upstream) as lookup, resolving(without_ttl(lookup.find)) as harness:
                 harness.set_hosts(HOST)
                 for act, expected in (
                     (by_type(**old), ("10.0.0.1", "2001:db8::1")),

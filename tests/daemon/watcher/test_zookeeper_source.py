@@ -2,16 +2,17 @@
 
 import asyncio
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import until
 from tests.serverset.sync_helpers import Locked, join
 from tests.support.fault_proxy import FaultProxy
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.config import Config, ZooKeeperSettings
-from zkdns.daemon.watcher import zookeeper_source
 from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change, SetDropped
@@ -20,16 +21,15 @@ from zkdns.serverset.sync import SyncState
 pytestmark = pytest.mark.zookeeper
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check often."""
-    monkeypatch.setattr(zookeeper_source, "_CHECK_SECONDS", 0.02)
-
-
 def source_of(hosts: str, zk_root: str, changes: list[Change]) -> ZooKeeperSource:
     namespace = parse_namespace(f"{zk_root}/{{environment}}/{{service}}")
     config = Config(listen=(), namespaces=(namespace,), zookeeper=ZooKeeperSettings(hosts=hosts))
-    return ZooKeeperSource(config, namespace, changes.extend, lambda *_: None)
+    return ZooKeeperSource(config, namespace, changes.extend, lambda *_: None, check_seconds=0.02)
+
+
+def replaced(logs: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of replaced clients."""
+    return sum(entry["event"] == "zookeeper_client_replaced" for entry in logs)
 
 
 @pytest.mark.filterwarnings(
@@ -40,21 +40,20 @@ def test_clients_that_end_are_replaced_and_leave_no_threads(
 ) -> None:
     join(zk, f"{zk_root}/staging/web")
 
-    async def scenario(proxy: FaultProxy) -> None:
+    async def scenario(proxy: FaultProxy, logs: Sequence[Mapping[str, Any]]) -> None:
         source = source_of(proxy.address, zk_root, [])
         source.start()
         await until(lambda: source.sync.state is SyncState.LIVE)
         threads = threading.active_count()
-        for _ in range(5):
-            client = source._client
+        for count in range(1, 6):
             proxy.send_reply(-4, -115)  # no request has this xid
-            await until(lambda: source._client is not client)  # noqa: B023 - used at once
+            await until(lambda: replaced(logs) == count)  # noqa: B023 - used at once
             await until(lambda: source.sync.state is SyncState.LIVE)
         await until(lambda: threading.active_count() <= threads)
         await source.stop()
 
-    with FaultProxy(zookeeper.port) as proxy:
-        asyncio.run(scenario(proxy))
+    with FaultProxy(zookeeper.port) as proxy, capture_logs() as logs:
+        asyncio.run(scenario(proxy, logs))
 
 
 def test_a_restored_set_is_dropped_when_its_environment_can_be_listed_without_it(

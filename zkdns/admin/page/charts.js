@@ -193,10 +193,10 @@ function stack(rows) {
 
 /** Ticks at zero, half and all of a round number above all values. */
 function rounds(rows) {
-  const most = Math.max(0, ...rows.flatMap(({ values }) => values));
-  if (!most) return [0, 1];
-  const decade = 10 ** Math.floor(Math.log10(most));
-  const top = [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10].find((factor) => most <= factor * decade * (1 + 1e-9)) * decade;
+  const highest = Math.max(0, ...rows.flatMap(({ values }) => values));
+  if (!highest) return [0, 1];
+  const decade = 10 ** Math.floor(Math.log10(highest));
+  const top = [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10].find((factor) => highest <= factor * decade * (1 + 1e-9)) * decade;
   return [0, top / 2, top];
 }
 

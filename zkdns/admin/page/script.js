@@ -114,7 +114,7 @@ function showEntries(entries) {
 
 async function readHistory() {
   const after = lastNumber ? `&after=${lastNumber}` : "";
-  showEntries((await ask(`api/history?most=${CHANGES_SHOWN}${after}`)).entries);
+  showEntries((await ask(`api/history?limit=${CHANGES_SHOWN}${after}`)).entries);
 }
 
 // -- the last hour -------------------------------------------------------------------------------------------

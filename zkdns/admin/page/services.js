@@ -2,7 +2,7 @@
 
 const LIST_STEP = 100; // services shown at first, and added by the button
 const MEMBER_STEP = 100;
-const HISTORY_MOST = 50;
+const HISTORY_LIMIT = 50;
 const LIST_PAUSE = 1_000; // minimum milliseconds between two reads of the list
 const LIST_EVERY = 30_000; // bad members change without an event,
 const OPENED_PAUSE = 200;
@@ -30,7 +30,7 @@ const small = (text) => element("small", {}, text);
 const services = {
   all: [], // most urgent first
   found: [],
-  most: LIST_STEP,
+  limit: LIST_STEP,
   isRead: false,
 };
 
@@ -69,8 +69,8 @@ function findServices() {
 }
 
 function showServices() {
-  const { all, found, most } = services;
-  const visible = found.slice(0, most);
+  const { all, found, limit } = services;
+  const visible = found.slice(0, limit);
   const rows = byId("service-rows");
   const focused = document.activeElement?.closest("#service-rows a")?.getAttribute("href");
   rows.replaceChildren(...visible.map(serviceRow));
@@ -118,11 +118,11 @@ function listenToServices() {
   const filter = byId("filter");
   setInterval(readServices, LIST_EVERY);
   filter.addEventListener("input", () => {
-    services.most = LIST_STEP;
+    services.limit = LIST_STEP;
     findServices();
   });
   byId("services-more").addEventListener("click", () => {
-    services.most += LIST_STEP;
+    services.limit += LIST_STEP;
     showServices();
   });
   filter.addEventListener("keydown", (event) => {
@@ -159,7 +159,7 @@ function listenToServices() {
 
 // -- one service ---------------------------------------------------------------------------------------------
 
-const opened = { name: null, most: MEMBER_STEP };
+const opened = { name: null, limit: MEMBER_STEP };
 
 /** Open the service named in the fragment of the address. */
 function openLinked() {
@@ -171,7 +171,7 @@ function openLinked() {
     name = location.hash.slice(1); // not percent-encoded
   }
   opened.name = name || null;
-  opened.most = MEMBER_STEP;
+  opened.limit = MEMBER_STEP;
   byId("opened").hidden = !name;
   if (name && name !== before) {
     setText(byId("opened-title"), name);
@@ -199,7 +199,7 @@ const readOpened = gathered(async () => {
   try {
     const explained = await ask(`api/explain?name=${encodeURIComponent(name)}`, [404]);
     const past = explained.service
-      ? await ask(`api/history?service=${encodeURIComponent(explained.service)}&most=${HISTORY_MOST}`, [404])
+      ? await ask(`api/history?service=${encodeURIComponent(explained.service)}&limit=${HISTORY_LIMIT}`, [404])
       : {};
     if (opened.name !== name) {
       readOpened(); // another service was opened meanwhile
@@ -245,13 +245,13 @@ function showOpened() {
     ["From", explained.origins.join(", ")],
   ].filter(([, text]) => text);
   if (facts.length) parts.push(element("dl", { class: "facts" }, ...facts.map(([term, text]) => fact(term, text))));
-  if (members.length) parts.push(memberTable(members.slice(0, opened.most), explained.origins.length > 1));
-  if (members.length > opened.most) {
-    const rest = members.length - opened.most;
+  if (members.length) parts.push(memberTable(members.slice(0, opened.limit), explained.origins.length > 1));
+  if (members.length > opened.limit) {
+    const rest = members.length - opened.limit;
     const more = element("button", { type: "button" },
       `Show ${count(Math.min(MEMBER_STEP, rest))} of ${count(rest)} more members`);
     more.addEventListener("click", () => {
-      opened.most += MEMBER_STEP;
+      opened.limit += MEMBER_STEP;
       showOpened();
     });
     parts.push(more);

@@ -156,9 +156,9 @@ class NameClassifier:
 
     def _classify_member(self, key: Labels, origin: str, name: str) -> NameClass:
         """Classify the own name of a member, given by its znode. It has none if it is not answered."""
-        for seat in self._zone.view(key).served_members():
-            if (seat.origin, seat.member.name) == (origin, name):
-                return self._classify_in_zone((seat.label, *key))
+        for served in self._zone.view(key).served_members():
+            if (served.origin, served.member.name) == (origin, name):
+                return self._classify_in_zone((served.label, *key))
         service = to_text(key)
         return NameClass(
             name=f"{origin}/{name}",

@@ -1,7 +1,6 @@
 """Explains how this server answers a name, and why: the work behind `zkdns explain`.
 
-    name ──▶ classify_name.py: the rule that answers it ──▶ the responses by record type, from the workers'
-    code
+    name ──▶ classify_name.py: the rule that answers it ──▶ the workers' responses, by record type
                      └──▶ its service ──▶ member_verdicts.py: a verdict on each member, with the reason
 
 Each request makes a `Zone` of its own from the current table. Sessions of members' znodes are read from

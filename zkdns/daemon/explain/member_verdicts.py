@@ -43,35 +43,35 @@ class MemberVerdicts:
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
         """Yield all members of a service, and the znodes that could not be parsed or read."""
         service = self._table.services[key]
-        seats = {(seat.origin, seat.member.name): seat for seat in self._zone.view(key).served_members()}
-        has_weighted = any(seat.weighting.weight > 0 and not seat.weighting.held for seat in seats.values())
+        by_member = {(one.origin, one.member.name): one for one in self._zone.view(key).served_members()}
+        has_weighted = any(one.weighting.weight > 0 and not one.weighting.held for one in by_member.values())
         policy = self._zone.policy_of(key)
-        beyond = _members_beyond_limit(list(seats.values()), policy, has_weighted=has_weighted)
+        beyond = _members_beyond_limit(list(by_member.values()), policy, has_weighted=has_weighted)
         for owner in service.by_precedence():
             held = {one.member.name: one for one in self._context.held_members(owner.origin)}
             for name, member in sorted(owner.members.items()):
-                seat = seats.get((owner.origin, name))
-                verdict, why = self._judge(member, seat, held.get(name), has_weighted=has_weighted)
+                served = by_member.get((owner.origin, name))
+                verdict, why = self._judge(member, served, held.get(name), has_weighted=has_weighted)
                 if verdict == "answered" and (owner.origin, name) in beyond:
                     verdict, why = "beyond", "answers are full before it (max_answers), in a fixed order"
-                row = self._row(owner, member, seat, held.get(name))
+                row = self._row(owner, member, served, held.get(name))
                 yield msgspec.structs.replace(row, verdict=verdict, why=why)
             yield from self._unusable_znodes(owner)
 
     def _judge(
-        self, member: Member, seat: ServedMember | None, held: HeldMember | None, *, has_weighted: bool
+        self, member: Member, served: ServedMember | None, held: HeldMember | None, *, has_weighted: bool
     ) -> tuple[Verdict, str]:
         """Return a member's verdict and its reason. The reason is empty if the verdict needs none."""
-        if seat is None:
+        if served is None:
             return self._why_absent(member)
-        if seat.weighting.held:
+        if served.weighting.held:
             return "held", self._why_held(held)
-        if seat.represented_by is not None:
-            return "duplicate", f"{seat.represented_by.name} has the same endpoint"
+        if served.represented_by is not None:
+            return "duplicate", f"{served.represented_by.name} has the same endpoint"
         why = self._host_problem(member.service)
         if why and not self._addresses(member.service):
             return "unresolved", why
-        if seat.weighting.weight > 0:
+        if served.weighting.weight > 0:
             return "answered", why or ("" if member.service else "it has additional endpoints only (port 0)")
         drained = "its weight is 0, and there are others"
         return (
@@ -109,7 +109,7 @@ class MemberVerdicts:
         return endpoint.addresses or self._table.addresses_of(endpoint.host)
 
     def _row(
-        self, owner: MemberSet, member: Member, seat: ServedMember | None, held: HeldMember | None
+        self, owner: MemberSet, member: Member, served: ServedMember | None, held: HeldMember | None
     ) -> ExplainedMember:
         """Return a member with all fields but its verdict."""
         service = member.service
@@ -117,7 +117,7 @@ class MemberVerdicts:
         return ExplainedMember(
             member=member.name,
             znode=f"{owner.origin}/{member.name}" if owner.origin.startswith("/") else None,
-            name=to_text((seat.label, *owner.name.key)) if seat is not None else None,
+            name=to_text((served.label, *owner.name.key)) if served is not None else None,
             verdict="answered",
             why="",
             endpoint=_to_text(service) if service is not None else None,
@@ -147,15 +147,17 @@ class MemberVerdicts:
 
 
 def _members_beyond_limit(
-    seats: list[ServedMember], policy: Policy, *, has_weighted: bool
+    served_members: list[ServedMember], policy: Policy, *, has_weighted: bool
 ) -> set[tuple[str, str]]:
     """Return the members that no answer has, because of `max_answers` and a fixed order."""
     if policy.max_answers is None or policy.order != "fixed":
         return set()
-    candidates = [seat for seat in seats if seat.represented_by is None and seat.member.service is not None]
+    candidates = [
+        one for one in served_members if one.represented_by is None and one.member.service is not None
+    ]
     if has_weighted:
-        candidates = [seat for seat in candidates if seat.weighting.weight > 0]
-    return {(seat.origin, seat.member.name) for seat in candidates[policy.max_answers :]}
+        candidates = [one for one in candidates if one.weighting.weight > 0]
+    return {(one.origin, one.member.name) for one in candidates[policy.max_answers :]}
 
 
 def with_znode_stat(row: ExplainedMember, stats: Mapping[str, ZnodeStat]) -> ExplainedMember:

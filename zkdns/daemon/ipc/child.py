@@ -44,13 +44,13 @@ class Task(msgspec.Struct, frozen=True):
     sockets: tuple[int, ...] = ()
     """File descriptors of a worker's inherited sockets, UDP and TCP alternately."""
     secret: bytes = b""
-    """Shared by all workers of a server, and unknown to all others."""
+    """Key of a worker's server cookies and loop detection. All workers of a server have the same one."""
     waits_for_table: bool = False
-    """True if a worker serves no query before it has a table, because older workers with a table do."""
+    """True if a worker serves no query before it has a table, because older workers still serve."""
     is_leader: bool = True
-    """True if a watcher owns the control socket and the snapshot. False: not before a `Promote`."""
+    """True if a watcher owns the control socket and the snapshot at once. False: only after `Promote`."""
     predecessor_feed: str | None = None
-    """The feed of the previous watcher, whose table a watcher starts with."""
+    """The feed of the previous watcher. A watcher starts with a copy of its table."""
     stale_since: float | None = None
     """Time by `time.monotonic` at which the previous watcher lost ZooKeeper; None: it is connected."""
 
@@ -59,7 +59,7 @@ class Retire(msgspec.Struct, frozen=True, tag="retire"):
     """Order to a worker: accept no more queries, finish the accepted ones, and exit."""
 
     exclusive_sockets: tuple[int, ...]
-    """Those of its sockets that no other worker reads. Their pending queries are accepted first."""
+    """Its sockets that no other worker reads. The worker first accepts the queries that wait in them."""
 
 
 class Follow(msgspec.Struct, frozen=True, tag="follow"):
@@ -68,7 +68,7 @@ class Follow(msgspec.Struct, frozen=True, tag="follow"):
     feed: str
 
 
-class Promote(msgspec.Struct, frozen=True, tag="lead"):
+class Promote(msgspec.Struct, frozen=True, tag="promote"):
     """Order to a watcher: take over the control socket and the snapshot."""
 
     predecessor: int

@@ -32,7 +32,8 @@ from zkdns.errors import ZkdnsError
 
 log = structlog.get_logger("zkdns.control")
 
-_SECONDS = 5.0  # time-out of a request, and of each response
+TIMEOUT_SECONDS = 5.0
+"""Time-out of a request, and of each response."""
 _MAX_REQUEST_BYTES = 1 << 16
 _UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
 
@@ -70,11 +71,13 @@ class ControlServer:
         respond: called in the event loop with each request. It returns a response, an iterator of responses,
             or an awaitable of one of those. The next response of an iterator is created when the previous one
             has been sent, and other tasks run in between.
+        timeout: seconds in which a client must send its request, and read each response.
     """
 
-    def __init__(self, path: str | None, respond: Respond) -> None:
+    def __init__(self, path: str | None, respond: Respond, *, timeout: float = TIMEOUT_SECONDS) -> None:
         self._path = Path(path) if path is not None else None
         self._respond = respond
+        self._timeout = timeout
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
 
@@ -113,14 +116,14 @@ class ControlServer:
 
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(self._timeout):
                 request = await REQUESTS.read(reader)
             if request is None:
                 return
             async with contextlib.aclosing(self._responses_to(request)) as responses:
                 async for response in responses:
                     writer.write(RESPONSES.encode(response))
-                    async with asyncio.timeout(_SECONDS):
+                    async with asyncio.timeout(self._timeout):
                         await writer.drain()
                     await asyncio.sleep(0)  # drain() alone does not yield to other tasks
         except msgspec.DecodeError:
@@ -173,7 +176,7 @@ def _listening_pid(path: Path) -> int | None:
     if sys.platform != "linux":
         return None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
-        probe.settimeout(_SECONDS)
+        probe.settimeout(TIMEOUT_SECONDS)
         probe.connect(os.fspath(path))
         pid, _, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         return int(pid)
@@ -183,7 +186,7 @@ def _listening_pid(path: Path) -> int | None:
 def _is_served(path: Path) -> bool:
     """Whether a process listens at a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_SECONDS)
+        probe.settimeout(TIMEOUT_SECONDS)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
@@ -196,7 +199,7 @@ def _is_served(path: Path) -> bool:
 # -- client --------------------------------------------------------------------------------------------------
 
 
-async def send_request(path: str, request: Request, seconds: float = _SECONDS) -> Response:
+async def send_request(path: str, request: Request, seconds: float = TIMEOUT_SECONDS) -> Response:
     """Send a request and return the first response.
 
     Args:
@@ -212,7 +215,7 @@ async def send_request(path: str, request: Request, seconds: float = _SECONDS) -
 
 
 async def stream_responses(
-    path: str, request: Request, seconds: float = _SECONDS
+    path: str, request: Request, seconds: float = TIMEOUT_SECONDS
 ) -> AsyncGenerator[Response]:
     """Send a request and yield all responses. The caller stops after the last one, as the request defines it.
 
@@ -226,7 +229,7 @@ async def stream_responses(
     """
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_unix_connection(path)
         writer.write(REQUESTS.encode(request))
         while True:

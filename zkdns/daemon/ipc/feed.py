@@ -3,10 +3,10 @@
     worker connects ──▶ Begin, Changes…, End, SourceHealth    a copy of the table
                         Changes, SourceHealth, Changes, …     then each change, in order
 
-A publisher that is still reading its source sends the part it has read so far, and `End` when it is ready, so
-the workers become ready at the same time. A worker keeps its table until a complete copy has arrived. Thus
-restarts of either side do not show in responses. A subscriber that falls too far behind is disconnected. It
-connects again and gets a new copy.
+A publisher that is still reading its source sends the part that it has read, and `End` when it is ready. So
+the workers become ready together with it. A worker drops nothing from its table until a complete copy has
+arrived, so responses do not change when either side restarts. A subscriber that falls too far behind is
+disconnected; it connects again and gets a new copy.
 
 A `Flush` of the forward caches uses the same stream. It reaches the workers that are connected at that time.
 
@@ -35,9 +35,13 @@ from zkdns.table import Table
 log = structlog.get_logger("zkdns.feed")
 
 _CHANGES_PER_FRAME = 200  # a worker serves queries between two frames of a copy
-_MAX_BACKLOG = 64 << 20  # bytes that a subscriber may fall behind, in addition to its copy
-_RECONNECT_SECONDS = 0.02  # short, because both processes start at the same time
-_BARRIER_SECONDS = 1.0  # a worker that takes longer hangs, and sends no outdated responses either
+MAX_BACKLOG = 64 << 20
+"""Number of bytes that a subscriber may fall behind, in addition to its copy."""
+BARRIER_SECONDS = 1.0
+"""Time in which a worker applies the changes that it was sent. One that takes longer hangs, and sends no
+outdated responses either."""
+RECONNECT_SECONDS = 0.02
+"""Pause of a subscriber between two connections: short, because both processes start at the same time."""
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -71,7 +75,7 @@ class Flush(msgspec.Struct, frozen=True, tag="flush"):
     """Only entries of this name and of names below it, in wire format and lower case. None: all entries."""
 
 
-class Barrier(msgspec.Struct, frozen=True, tag="mark"):
+class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
     """The subscriber sends this back when it has processed everything before it."""
 
     number: int
@@ -107,11 +111,17 @@ class Publisher:
     Attributes:
         table: the table. `publish` applies its changes.
         health: last value of `set_health`.
+
+    Args:
+        max_backlog: as `MAX_BACKLOG`.
+        barrier_seconds: as `BARRIER_SECONDS`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_backlog: int = MAX_BACKLOG, barrier_seconds: float = BARRIER_SECONDS) -> None:
         self.table = Table(departed_seconds=0)
         self.health = SourceHealth(ready=False, stale=False)
+        self._max_backlog = max_backlog
+        self._barrier_seconds = barrier_seconds
         self._listeners: list[PublisherListener] = []
         self._pending: list[Change] = []
         self._max_backlogs: dict[asyncio.StreamWriter, int] = {}  # bytes, by subscriber
@@ -174,7 +184,7 @@ class Publisher:
         number, waited_for = self._barrier, tuple(self._max_backlogs)
         self._broadcast(FRAMES.encode(Barrier(number)))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_BARRIER_SECONDS):
+            async with asyncio.timeout(self._barrier_seconds):
                 while any(
                     subscriber in self._max_backlogs and self._reached.get(subscriber, 0) < number
                     for subscriber in waited_for
@@ -228,7 +238,7 @@ class Publisher:
         if self.health.ready:
             messages.append(End(self.table.serial))
         frames = b"".join(map(FRAMES.encode, (*messages, self.health)))
-        self._max_backlogs[writer] = _MAX_BACKLOG + len(frames)
+        self._max_backlogs[writer] = self._max_backlog + len(frames)
         writer.write(frames)
 
     def _broadcast(self, frame: bytes) -> None:
@@ -252,6 +262,7 @@ class Subscriber:
         on_change: called with the keys of services whose responses may have changed.
         on_health: called with each new health.
         on_flush: called with the name of each `Flush`. Its exceptions are logged.
+        reconnect_seconds: as `RECONNECT_SECONDS`.
     """
 
     def __init__(
@@ -261,6 +272,8 @@ class Subscriber:
         on_change: Callable[[set[Labels]], None],
         on_health: Callable[[SourceHealth], None],
         on_flush: Callable[[bytes | None], None] = lambda _: None,
+        *,
+        reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> None:
         self.health = SourceHealth(ready=False, stale=False)
         self._path = path
@@ -268,6 +281,7 @@ class Subscriber:
         self._on_change = on_change
         self._on_health = on_health
         self._on_flush = on_flush
+        self._reconnect_seconds = reconnect_seconds
         self._copied: set[str] | None = None  # origins received so far, while a copy arrives
         self._copying = contextlib.ExitStack()  # pauses garbage collection, while a copy arrives
         self._writer: asyncio.StreamWriter | None = None
@@ -294,7 +308,7 @@ class Subscriber:
             if path != self._path:
                 continue  # `follow` closed the connection; the publisher did not end
             self._set_health(SourceHealth(self.health.ready, stale=self.health.ready))
-            await asyncio.sleep(_RECONNECT_SECONDS)
+            await asyncio.sleep(self._reconnect_seconds)
 
     async def _process(self, reader: asyncio.StreamReader) -> None:
         while (message := await FRAMES.read(reader)) is not None:

@@ -169,10 +169,10 @@ class AdminBackend:
         """Explain a name and its responses."""
         return await self._request(Explain(_checked_name(name)), Explanation)
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
-        """Return members that joined and left."""
+    async def history(self, service: str | None, after: int, limit: int) -> HistoryPage:
+        """Return changes of members."""
         wanted = None if service is None else _checked_name(service)
-        return await self._request(ReadHistory(wanted, after, most), HistoryPage)
+        return await self._request(ReadHistory(wanted, after, limit), HistoryPage)
 
     async def accept(self, service: str | None) -> Mapping[str, object]:
         """Drop held members."""

@@ -1,4 +1,4 @@
-"""Configuration diff: the changed settings of a reload, and the processes that use them.
+"""Which process uses which settings: the configuration of a process, and the processes to replace on reload.
 
 Pure functions of the two configurations and of the schema's rows.
 """
@@ -55,7 +55,7 @@ def diff_configs(old: Config, new: Config, *, replace_all: bool = False) -> Conf
 
 
 def config_for(process: Process, config: Config) -> Config:
-    """Return the configuration with the defaults for all settings that the process does not use."""
+    """Return the configuration for one process: the settings that it does not use have their defaults."""
     defaults = Config(listen=(), namespaces=())
     return build_config(
         {row.field: attrgetter(row.field)(config if process in row.used_by else defaults) for row in SETTINGS}

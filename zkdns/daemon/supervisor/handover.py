@@ -21,7 +21,6 @@ from typing import Final
 import msgspec
 import structlog
 
-from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.ipc.child import RETIRE_SECONDS, Configure, Follow, Promote, Task
 from zkdns.daemon.supervisor.children import ChildProcess, ChildProcesses
@@ -205,16 +204,14 @@ class Handover:
         return str(self._directory / f"feed{self._feeds}")
 
     def _worker_task(self, config: Config, watcher: ChildProcess, listeners: Listeners, number: int) -> Task:
-        return worker_task(
-            config, watcher.task.feed, listeners.addresses, listeners.of_worker(number), self._secret
+        return Task(
+            "worker",
+            config_for("worker", config),
+            watcher.task.feed,
+            listeners.addresses,
+            sockets=listeners.of_worker(number),
+            secret=self._secret,
         )
-
-
-def worker_task(
-    config: Config, feed: str, listening: tuple[HostPort, ...], sockets: tuple[int, ...], secret: bytes
-) -> Task:
-    """Return the task of a worker, with the settings that it uses."""
-    return Task("worker", config_for("worker", config), feed, listening, sockets, secret)
 
 
 def _may_have_queries(child: ChildProcess) -> bool:

@@ -162,7 +162,7 @@ class Supervisor:
         try:
             await self._handover.wait_until_switched()
             if old_admin is not None:
-                await old_admin.leave()
+                await old_admin.stop_listening()
         finally:
             if old_admin is not None:
                 # In the background, because it may still have to respond to the request for this reload.

@@ -14,7 +14,7 @@ import asyncio
 import time
 
 from zkdns.address import HostPort
-from zkdns.daemon.supervisor.self_check import unresponsive_addresses
+from zkdns.daemon.supervisor.self_check import RESPONSE_SECONDS, unresponsive_addresses
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.durations import format_duration
 from zkdns.telemetry.sd_notify import Notifier
@@ -23,8 +23,8 @@ from zkdns.telemetry.stats import WatcherStats
 TABLE_SECONDS = 10.0
 """Maximum time that a server waits for the table before it is ready without one."""
 _START_TICK, _TICK = 0.05, 1.0  # seconds
-_ROUNDS = 4  # of checks within the watchdog's time, so that one may fail
-_STEP = 10  # seconds
+_ROUNDS = 4  # number of self-checks within the time of the watchdog, so that one may fail
+_STEP = 10  # seconds; the precision of the duration of an outage
 
 
 class SystemdNotifier:
@@ -33,9 +33,20 @@ class SystemdNotifier:
     Args:
         notifier: sends to systemd.
         state: state of the server.
+        table_seconds: as `TABLE_SECONDS`.
+        response_seconds: time-out of a self-check.
     """
 
-    def __init__(self, notifier: Notifier, state: ServerState) -> None:
+    def __init__(
+        self,
+        notifier: Notifier,
+        state: ServerState,
+        *,
+        table_seconds: float = TABLE_SECONDS,
+        response_seconds: float = RESPONSE_SECONDS,
+    ) -> None:
+        self._table_seconds = table_seconds
+        self._response_seconds = response_seconds
         self._notifier = notifier
         self._state = state
         self._was_ready = False
@@ -63,7 +74,7 @@ class SystemdNotifier:
 
     async def _start(self) -> None:
         """Wait until the server is ready, and report it."""
-        deadline = time.monotonic() + TABLE_SECONDS
+        deadline = time.monotonic() + self._table_seconds
         while True:
             self._report_status()
             if (self._state.is_ready or time.monotonic() >= deadline) and not await self._unresponsive():
@@ -81,7 +92,9 @@ class SystemdNotifier:
     async def _unresponsive(self) -> HostPort | None:
         """Return an address that does not respond."""
         config = self._state.config
-        silent = await unresponsive_addresses(self._state.addresses, config.zones[0], config.workers)
+        silent = await unresponsive_addresses(
+            self._state.addresses, config.zones[0], config.workers, self._response_seconds
+        )
         return silent[0] if silent else None
 
 

@@ -42,8 +42,8 @@ MAX_PER_SERVICE = 1_000
 MAX_ENTRIES = 100_000
 """Maximum number of entries of all services. They take 30 MB. The oldest are dropped first."""
 
-_DROPPED_FRACTION = 10  # one in 10 entries is dropped at once: 30 ms for each 10,000 changes
-_PER_SECOND = 1_000_000
+_DROPPED_FRACTION = 10  # a tenth of the entries is dropped at once, which takes 30 ms for each 10,000 changes
+_PER_SECOND = 1_000_000  # entry numbers are microseconds
 _MAX_LOGGED = 300  # characters of the changes in a log event
 _number_of = attrgetter("number")
 _DEPARTURES: tuple[HistoryKind, ...] = ("left", "released")
@@ -102,14 +102,14 @@ class History(PublisherListener):
 
     def before_publish(self, changes: Sequence[Change]) -> None:
         """Record changes that the table does not have yet. An internal error is logged."""
-        if not self._publisher.health.ready:
+        if not self._publisher.health.ready:  # the first read of the table is not a change
             return
         try:
-            self._note(changes)
+            self._record(changes)
         except Exception:
             log.exception("history_update_failed", changes=repr(changes)[:_MAX_LOGGED])
 
-    def _note(self, changes: Sequence[Change]) -> None:
+    def _record(self, changes: Sequence[Change]) -> None:
         # Members that the guard puts back into the table as held. They have not joined.
         restored = {
             (change.origin, name)

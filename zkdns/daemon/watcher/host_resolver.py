@@ -24,10 +24,14 @@ from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.hosts")
 
-REFRESH_SECONDS = 30.0  # a common TTL; the system resolver does not report TTLs
+REFRESH_SECONDS = 30.0
+"""Time between two lookups with the system resolver, which does not report TTLs: a common TTL."""
 RETRY_SECONDS = 5.0
+"""Time until a failed lookup is repeated."""
+ROUND_SECONDS = 0.05
+"""Minimum time between two checks of the table, so that one check handles many changes."""
+_CHECK_SECONDS = 1.0  # maximum time between two checks
 _MAX_CONCURRENT = 4
-_ROUND_SECONDS = 0.05
 _FAMILIES = {Type.A: socket.AF_INET, Type.AAAA: socket.AF_INET6}
 # Errors that mean that a name has no addresses of a family. All others mean that the lookup failed.
 _NO_ADDRESSES = {
@@ -54,6 +58,10 @@ class HostResolver(PublisherListener):
         table: has the host names and their previous addresses.
         publish: called in the event loop with the result of each lookup, changed or not.
         find: looks a name up with the upstreams. If it is None or returns None, the system resolver is used.
+        refresh_seconds: as `REFRESH_SECONDS`.
+        retry_seconds: as `RETRY_SECONDS`.
+        round_seconds: as `ROUND_SECONDS`.
+        clock: returns the time in seconds, from any start.
     """
 
     def __init__(
@@ -61,13 +69,22 @@ class HostResolver(PublisherListener):
         table: Table,
         publish: Callable[[list[HostResolved]], None],
         find: Callable[[str], Awaitable[HostAddresses | None]] | None = None,
+        *,
+        refresh_seconds: float = REFRESH_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        round_seconds: float = ROUND_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failures: dict[str, Failure] = {}
         self.resolved: dict[str, float] = {}
         self._table = table
         self._find = find
         self._publish = publish
-        self._due: dict[str, float] = {}  # time of the next lookup (event loop's clock)
+        self._refresh_seconds = refresh_seconds
+        self._retry_seconds = retry_seconds
+        self._round_seconds = round_seconds
+        self._clock = clock
+        self._due: dict[str, float] = {}  # time of the next lookup
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -77,35 +94,42 @@ class HostResolver(PublisherListener):
         self._wake.set()
 
     async def run(self) -> None:
-        """Look up each host name when it is due, without end."""
-        clock = asyncio.get_running_loop().time
-        while True:
-            self._wake.clear()
-            hosts = self._table.hosts
-            for host in self._due.keys() - hosts:
-                del self._due[host]
-                self.failures.pop(host, None)
-                self.resolved.pop(host, None)
-            for host in hosts - self._running.keys():
-                is_due = self._due.setdefault(host, 0.0) <= clock()
-                # The table drops the addresses of a host name together with its last member.
-                is_lost = host not in self.failures and not self._table.addresses_of(host)
-                if is_due or is_lost:
-                    self._running[host] = asyncio.create_task(self._look_up(host))
-            with contextlib.suppress(TimeoutError):
-                # Before Python 3.12, wait_for loses a cancellation that comes together with the event.
-                async with asyncio.timeout(1.0):
-                    await self._wake.wait()
-            await asyncio.sleep(_ROUND_SECONDS)  # handles many changes in one round
+        """Look up each host name when it is due, without end. A cancellation cancels all lookups too."""
+        try:
+            while True:
+                self._wake.clear()
+                self._start_lookups()
+                with contextlib.suppress(TimeoutError):
+                    # Before Python 3.12, wait_for loses a cancellation that comes together with the event.
+                    async with asyncio.timeout(_CHECK_SECONDS):
+                        await self._wake.wait()
+                await asyncio.sleep(self._round_seconds)
+        finally:
+            for lookup in self._running.values():
+                lookup.cancel()
+
+    def _start_lookups(self) -> None:
+        """Forget host names that no member has any more, and start the lookups that are due."""
+        hosts = self._table.hosts
+        for host in self._due.keys() - hosts:
+            del self._due[host]
+            self.failures.pop(host, None)
+            self.resolved.pop(host, None)
+        for host in hosts - self._running.keys():
+            is_due = self._due.setdefault(host, self._clock()) <= self._clock()
+            # The table drops the addresses of a host name together with its last member.
+            is_lost = host not in self.failures and not self._table.addresses_of(host)
+            if is_due or is_lost:
+                self._running[host] = asyncio.create_task(self._look_up(host))
 
     async def _look_up(self, host: str) -> None:
         try:
             async with self._slots:
                 found = await self._find(host) if self._find else None
-                found = found or await _resolve_in_thread(host, self._table.addresses_of(host))
+                found = found or await self._resolve_with_system(host)
         except OSError as error:
             self._note_failure(host, "A, AAAA", str(error))
-            pause = RETRY_SECONDS
+            pause = self._retry_seconds
         else:
             self._note_failure(host, ", ".join(qtype.name for qtype in found.failed), found.reason)
             pause = found.seconds
@@ -115,7 +139,17 @@ class HostResolver(PublisherListener):
         finally:
             del self._running[host]
         if host in self._due:
-            self._due[host] = asyncio.get_running_loop().time() + pause
+            self._due[host] = self._clock() + pause
+
+    async def _resolve_with_system(self, host: str) -> HostAddresses:
+        """Look a host name up with the system resolver.
+
+        Raises:
+            OSError: the name cannot be resolved.
+        """
+        found = await _resolve_in_thread(host, self._table.addresses_of(host))
+        seconds = self._retry_seconds if found.failed else self._refresh_seconds
+        return HostAddresses(found.addresses, seconds, found.failed, found.reason)
 
     def _note_failure(self, host: str, failed: str, reason: str) -> None:
         """Store and log which types failed. A failure is logged once, until the failed types change."""
@@ -130,7 +164,15 @@ class HostResolver(PublisherListener):
             log.warning("host_resolution_failed", host=host, types=failed, reason=reason)
 
 
-async def _resolve_in_thread(host: str, previous: Sequence[str]) -> HostAddresses:
+class _SystemResult(NamedTuple):
+    """The addresses of a host name, from the system resolver. Fields as in `HostAddresses`."""
+
+    addresses: tuple[str, ...]
+    failed: tuple[Type, ...]
+    reason: str
+
+
+async def _resolve_in_thread(host: str, previous: Sequence[str]) -> _SystemResult:
     """Call `_resolve` in a daemon thread.
 
     The system resolver can take long and cannot be interrupted. The process exits without waiting for a
@@ -140,9 +182,9 @@ async def _resolve_in_thread(host: str, previous: Sequence[str]) -> HostAddresse
         OSError: the name cannot be resolved.
     """
     loop = asyncio.get_running_loop()
-    result: asyncio.Future[HostAddresses] = loop.create_future()
+    result: asyncio.Future[_SystemResult] = loop.create_future()
 
-    def settle(outcome: HostAddresses | OSError) -> None:
+    def settle(outcome: _SystemResult | OSError) -> None:
         if result.done():
             return
         if isinstance(outcome, OSError):
@@ -152,7 +194,7 @@ async def _resolve_in_thread(host: str, previous: Sequence[str]) -> HostAddresse
 
     def work() -> None:
         try:
-            outcome: HostAddresses | OSError = _resolve(host, previous)
+            outcome: _SystemResult | OSError = _resolve(host, previous)
         except OSError as error:
             outcome = error
         except UnicodeError as error:
@@ -164,7 +206,7 @@ async def _resolve_in_thread(host: str, previous: Sequence[str]) -> HostAddresse
     return await result
 
 
-def _resolve(host: str, previous: Sequence[str]) -> HostAddresses:
+def _resolve(host: str, previous: Sequence[str]) -> _SystemResult:
     """Look a host name up with the system resolver (getaddrinfo(3)).
 
     A lookup of both families succeeds even if it failed for one of them. So a family that had addresses
@@ -189,8 +231,7 @@ def _resolve(host: str, previous: Sequence[str]) -> HostAddresses:
             if error.errno not in _NO_ADDRESSES:
                 failed.append(qtype)
                 reason = str(error)
-    seconds = RETRY_SECONDS if failed else REFRESH_SECONDS
-    return HostAddresses(tuple(sorted(addresses)), seconds, tuple(failed), reason)
+    return _SystemResult(tuple(sorted(addresses)), tuple(failed), reason)
 
 
 def _addresses_of(host: str, family: int = socket.AF_UNSPEC) -> set[str]:

@@ -27,6 +27,7 @@ from zkdns.snapshot import (
     read_snapshot,
     remove_leftovers,
 )
+from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -43,13 +44,22 @@ _RETRY_SECONDS = 1.0
 
 
 class SnapshotStore(PublisherListener):
-    """Keeps the sets from ZooKeeper on disk. Sets from the static file are not stored."""
+    """Keeps the sets from ZooKeeper on disk. Sets from the static file are not stored.
 
-    def __init__(self, config: Config, publisher: Publisher) -> None:
+    Args:
+        config: has the path and the maximum age of the snapshot, and the namespaces.
+        publisher: has the table.
+        snapshot_seconds: as `SNAPSHOT_SECONDS`.
+    """
+
+    def __init__(
+        self, config: Config, publisher: Publisher, *, snapshot_seconds: float = SNAPSHOT_SECONDS
+    ) -> None:
         assert config.snapshot.path  # noqa: S101 - the caller checks it
         self._path = Path(config.snapshot.path)
         self._config = config
         self._publisher = publisher
+        self._snapshot_seconds = snapshot_seconds
         self._changed = asyncio.Event()
         self._last_error = ""
         self._is_stuck = False
@@ -75,14 +85,14 @@ class SnapshotStore(PublisherListener):
         self._changed.set()
 
     async def run(self, *, has_predecessor: bool = False) -> None:
-        """Write the table after changes, at most once in `SNAPSHOT_SECONDS`, without end.
+        """Write the table after changes, at most once in `snapshot_seconds`, without end.
 
         Args:
             has_predecessor: another watcher is exiting and writes its last snapshot now.
         """
         if has_predecessor:
             self._changed.set()
-            await asyncio.sleep(SNAPSHOT_SECONDS)
+            await asyncio.sleep(self._snapshot_seconds)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._renew_seconds):
@@ -95,7 +105,7 @@ class SnapshotStore(PublisherListener):
                     self._note_failure(error)
                 else:
                     self._note_success()
-            await asyncio.sleep(SNAPSHOT_SECONDS)
+            await asyncio.sleep(self._snapshot_seconds)
 
     def save(self) -> None:
         """Write the table before the process exits. Blocks the event loop."""
@@ -103,7 +113,7 @@ class SnapshotStore(PublisherListener):
             return
         try:
             with SnapshotWriter(self._path, self._header()) as writer:
-                for part in self._parts():
+                for part in encode_parts(self._publisher.table):
                     writer.add(part)
                 writer.commit()
         except SnapshotError as error:
@@ -120,20 +130,6 @@ class SnapshotStore(PublisherListener):
         serial = self._publisher.table.serial
         return Header(time.time(), serial, namespaces_of(config), config.zookeeper.hosts or "")
 
-    def _parts(self) -> Iterator[bytes]:
-        """Encode the table in parts. It may change between two parts; no set is split between parts."""
-        table = self._publisher.table
-        part: list[Change] = []
-        count = 0
-        for origin in [origin for origin in table.origins if origin.startswith("/")]:
-            for change in table.contents_of(origin):
-                part.append(change)
-                count += len(change.members) + 1 if isinstance(change, SetPut) else 1
-            if count >= _MEMBERS_PER_PART:
-                yield encode_part(part)
-                part, count = [], 0
-        yield encode_part([*part, *table.resolved()])
-
     async def _write(self) -> None:
         """Write the table in parts, with disk access in a thread, so that changes are not delayed.
 
@@ -142,7 +138,7 @@ class SnapshotStore(PublisherListener):
         """
         writer = SnapshotWriter(self._path, self._header())
         try:
-            for part in self._parts():
+            for part in encode_parts(self._publisher.table):
                 await self._run_in_thread(partial(writer.add, part))
             await self._run_in_thread(writer.commit)
         finally:
@@ -203,6 +199,23 @@ class SnapshotSource:
             self._publisher.table.serial = snapshot.header.serial
             self._publisher.publish(snapshot.changes)
             self._on_health(True, True)
+
+
+def encode_parts(table: Table) -> Iterator[bytes]:
+    """Encode the sets from ZooKeeper in parts of about 1,000 members, with the addresses of host names.
+
+    The table may change between two parts. A set is never split between parts.
+    """
+    part: list[Change] = []
+    count = 0
+    for origin in [origin for origin in table.origins if origin.startswith("/")]:
+        for change in table.contents_of(origin):
+            part.append(change)
+            count += len(change.members) + 1 if isinstance(change, SetPut) else 1
+        if count >= _MEMBERS_PER_PART:
+            yield encode_part(part)
+            part, count = [], 0
+    yield encode_part([*part, *table.resolved()])
 
 
 def _log_fields(path: Path, snapshot: Snapshot) -> dict[str, object]:

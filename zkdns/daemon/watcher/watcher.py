@@ -106,14 +106,7 @@ async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> No
             if config.static or config.demo:
                 tasks.create_task(StaticSource(config, publisher.publish, health.add("static")).run())
             if config.zookeeper.hosts:
-                guarded = context.guarded_publisher = GuardedPublisher(
-                    config,
-                    publisher,
-                    stale_timer.wrap(health.add("zookeeper")),
-                    session_timeout=config.zookeeper.session_timeout,
-                )
-                restored = await _restore(task, store, publisher)
-                context.zookeeper_sources = await _start_zookeeper_sources(config, guarded, restored)
+                await _start_zookeeper(task, context, store, health.add("zookeeper"))
             await private_control.start()
             tasks.create_task(reporter.run())
             predecessor = None if task.is_leader else await _wait_for_promotion(orders)
@@ -161,7 +154,29 @@ def _collect_stats(context: WatcherContext) -> WatcherStats:
     return msgspec.structs.replace(stats, stale_since=since, holds=holds)
 
 
-# -- the table at the start ----------------------------------------------------------------------------------
+# -- ZooKeeper, and the table at the start -------------------------------------------------------------------
+
+
+async def _start_zookeeper(
+    task: Task, context: WatcherContext, store: SnapshotStore | None, on_health: Callable[[bool, bool], None]
+) -> None:
+    """Publish the restored table, then follow ZooKeeper.
+
+    Args:
+        task: the task of this process.
+        context: gets the guarded publisher and the sources.
+        store: has the snapshot. None: there is no snapshot.
+        on_health: called with the health of ZooKeeper (ready, stale).
+    """
+    config = task.config
+    guarded = context.guarded_publisher = GuardedPublisher(
+        config,
+        context.publisher,
+        context.stale_timer.wrap(on_health),
+        session_timeout=config.zookeeper.session_timeout,
+    )
+    restored = await _restore(task, store, context.publisher)
+    context.zookeeper_sources = await _start_zookeeper_sources(config, guarded, restored)
 
 
 async def _restore(task: Task, store: SnapshotStore | None, publisher: Publisher) -> list[Change]:
@@ -216,7 +231,7 @@ async def _start_zookeeper_sources(
     if restored:
         guarded.set_health(True, True)
         await asyncio.sleep(0)
-    # Imported after the restored table is published, because loading kazoo takes as long as a snapshot.
+    # Imported after the restored table is published, because loading kazoo takes as long as restoring it.
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above
 
     health = _HealthMerger(lambda *, ready, stale: guarded.set_health(ready, stale))
@@ -243,8 +258,9 @@ def _make_forward_zones(task: Task) -> ForwardZones | None:
     """Return the forward zones, or None if the server forwards nothing."""
     if not task.config.forwards:
         return None
-    from zkdns.forward.forward_zones import ForwardZones  # noqa: PLC0415 - see below
-    from zkdns.forward.resolver import Resolver  # noqa: PLC0415 - loading OpenSSL takes time
+    # Imported here, because a watcher that forwards nothing starts faster without these modules.
+    from zkdns.forward.forward_zones import ForwardZones  # noqa: PLC0415
+    from zkdns.forward.resolver import Resolver  # noqa: PLC0415
 
     return ForwardZones(task.config, task.listening, None, Resolver)
 
@@ -252,7 +268,7 @@ def _make_forward_zones(task: Task) -> ForwardZones | None:
 def _make_host_lookup(
     forward_zones: ForwardZones, config: Config
 ) -> Callable[[str], Awaitable[HostAddresses | None]]:
-    from zkdns.forward.host_lookup import HostLookup  # noqa: PLC0415 - loading OpenSSL takes time
+    from zkdns.forward.host_lookup import HostLookup  # noqa: PLC0415 - as above
 
     return HostLookup(forward_zones, config.zones).find
 

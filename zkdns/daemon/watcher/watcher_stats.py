@@ -114,7 +114,7 @@ class WatcherStatsReporter(PublisherListener):
         self._publisher = publisher
         self._collect = collect
         self._send = send
-        self._census = MemberCounts(publisher.table, statuses)
+        self._counts = MemberCounts(publisher.table, statuses)
         self._movements = MemberMovements(publisher.table)
 
     def before_change(self, change: Change) -> None:
@@ -123,7 +123,7 @@ class WatcherStatsReporter(PublisherListener):
 
     def after_change(self, keys: set[Labels]) -> None:
         """Note that these services have changed."""
-        self._census.note(keys)
+        self._counts.note(keys)
 
     async def run(self) -> None:
         """Send a report whenever the stats have changed, without end."""
@@ -136,7 +136,7 @@ class WatcherStatsReporter(PublisherListener):
             await asyncio.sleep(REPORT_SECONDS)
 
     def _stats(self) -> WatcherStats:
-        counts = self._census
+        counts = self._counts
         if self._publisher.health.ready:  # saves time while the first read fills the table
             counts.update()
         return msgspec.structs.replace(

@@ -26,10 +26,10 @@ from zkdns.telemetry.stats import WatcherStats
 
 log = structlog.get_logger("zkdns.watcher")
 
+CHECK_SECONDS = 2.0
+"""Time between two checks whether the client has ended, and whether restored sets are absent."""
 _UNREACHABLE_SECONDS = 3.0  # time for the first connection, before a warning is logged
 _STOP_SECONDS = 2.0
-_CHECK_SECONDS = 2.0
-"""Interval of the checks for a client that has ended."""
 _MAX_CLIENT_PAUSE = 60.0  # seconds between two clients, if one after the other ends
 _REPLACED = "replaced"
 """Value of `_last_problem` after a client was replaced."""
@@ -50,6 +50,7 @@ class ZooKeeperSource:
         publish: called in the event loop with changes, in order.
         on_health: called in the event loop with (ready, stale): whether all sets have been read, and whether
             the table may be out of date.
+        check_seconds: as `CHECK_SECONDS`.
     """
 
     def __init__(
@@ -58,7 +59,10 @@ class ZooKeeperSource:
         namespace: Namespace,
         publish: Callable[[list[Change]], None],
         on_health: Callable[[bool, bool], None],
+        *,
+        check_seconds: float = CHECK_SECONDS,
     ) -> None:
+        self._check_seconds = check_seconds
         self._config = config
         self._namespace = namespace
         self._publish = publish
@@ -67,7 +71,7 @@ class ZooKeeperSource:
         self._restored_origins: set[str] = set()
         self._is_stopping = False
         self._last_problem = ""  # so that each problem of the client is logged once
-        self._client_pause = _CHECK_SECONDS / 2
+        self._client_pause = self._check_seconds / 2
         self._next_client_at = 0.0
         self._client = self._make_client()
         self.sync = TreeSync(self._client, namespace, publish, self._state_changed)
@@ -81,7 +85,7 @@ class ZooKeeperSource:
         self._client.start_async()
         loop = asyncio.get_running_loop()
         loop.call_later(_UNREACHABLE_SECONDS, self._warn_if_unreachable)
-        loop.call_later(_CHECK_SECONDS, self._check)
+        loop.call_later(self._check_seconds, self._check)
 
     def holds(self, path: str) -> bool:
         """Return True if a member's znode is in this namespace."""
@@ -121,7 +125,7 @@ class ZooKeeperSource:
         """Replace a client that has ended. Drop restored sets that have become known to be absent."""
         if self._is_stopping:
             return
-        asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check)
+        asyncio.get_running_loop().call_later(self._check_seconds, self._check)
         if self._restored_origins and self.sync.state in _READ_STATES:
             self._drop_absent()
         if time.monotonic() < self._next_client_at or not is_terminated(self._client):
@@ -156,7 +160,7 @@ class ZooKeeperSource:
 
     def _read_completed(self, state: SyncState) -> None:
         self._last_problem = ""
-        self._client_pause = _CHECK_SECONDS / 2
+        self._client_pause = self._check_seconds / 2
         self._drop_absent()
         log.info(
             "zookeeper_read",

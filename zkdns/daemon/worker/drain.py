@@ -29,7 +29,7 @@ async def drain(
     udp: Sequence[UdpServer],
     tcp: Sequence[TcpServer],
     forwarder: Forwarder | None,
-    on_left: Callable[[], None],
+    on_stopped_receiving: Callable[[], None],
 ) -> None:
     """Stop receiving, and return when all responses are sent, or after `RETIRE_SECONDS`.
 
@@ -38,14 +38,14 @@ async def drain(
         udp: the servers.
         tcp: the servers.
         forwarder: has the number of queries that wait for upstreams.
-        on_left: called when this worker has stopped receiving from the shared sockets.
+        on_stopped_receiving: called when this worker has stopped receiving from the shared sockets.
     """
     end = time.monotonic() + RETIRE_SECONDS
     servers: list[UdpServer | TcpServer] = [*udp, *tcp]
     for server in servers:
         if server.file not in unshared:
             server.stop_accepting()
-    on_left()
+    on_stopped_receiving()
     if unshared:
         await asyncio.sleep(_LAST_QUERIES_SECONDS)
         for server in servers:

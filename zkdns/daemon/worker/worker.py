@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.worker")
 
 _TICK_SECONDS = 1.0
-# Maximum time that queries wait for the first message of the feed. It arrives at once, with a table that
-# makes better responses than SERVFAIL; but queries must not wait for a watcher that hangs.
+# Maximum time that queries wait for the table, which usually arrives at once. After it they get SERVFAIL, so
+# that they do not wait for a watcher that hangs.
 _FIRST_MESSAGE_SECONDS = 2.0
 # Number of new upstream connections before a full collection. They leave 1 MB of garbage.
 _CONNECTIONS_PER_COLLECTION = 256
@@ -94,9 +94,8 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
 
     access_counters = AccessCounters()
     udp, tcp = _make_servers(task, authority, sockets, access_counters)
-    forwarder = _make_forwarder(
-        task, authority
-    )  # after the servers, because it uses the remaining descriptors
+    # After the servers, because it uses the remaining file descriptors.
+    forwarder = _make_forwarder(task, authority)
     reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), access_counters, send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(task.feed, table, authority.refresh, on_health, flush)
@@ -232,7 +231,7 @@ def _make_forwarder(task: Task, authority: Authority) -> Forwarder | None:
     config = task.config
     if not config.forwards:
         return None
-    # Imported here, because loading OpenSSL takes time.
+    # Imported here, because a worker that forwards nothing starts faster without these modules.
     from zkdns.forward.forwarder import Forwarder, group_of_question  # noqa: PLC0415
 
     forwarder = Forwarder(config, task.listening, task.secret)
