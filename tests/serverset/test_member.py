@@ -15,9 +15,9 @@ from zkdns.serverset.member import (
     Endpoint,
     Member,
     Status,
-    decode_tolerantly,
     canonical_host,
     decode_member,
+    decode_tolerantly,
     encode_member,
     is_ip,
     unusable_address,
@@ -366,7 +366,7 @@ IGNORED = {
             "that is text": "a:1",
             "that is null": None,
             "with a scope": {"host": "fe80::1%eth0", "port": 1},
-            "at an unspecified address": {"host": "0.0.0.0", "port": 1},  # noqa: S104 - it is not bound
+            "at an unspecified address": {"host": "0.0.0.0", "port": 1},
         }.items()
     },
     "addresses of the wrong kind": (
@@ -378,7 +378,7 @@ IGNORED = {
         service(inet="0.0.0.0", inet6="fe80::1%eth0"),
         Member(NAME, OWN),
         ["inet", "inet"],
-    ),  # noqa: S104 - as above
+    ),
     "only additional endpoints": (
         written(serviceEndpoint=None, additionalEndpoints=HTTP),
         Member(NAME, None, additional={"http": Endpoint("a", 1)}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoAuthError, NoNodeError
@@ -163,9 +164,12 @@ class SetWatch(Watch):
 
     def _set_data(self, name: str, data: bytes) -> None:
         try:
-            self._known[name] = decode_member(name, data)
+            self._known[name] = decode_member(name, data, partial(self._on_ignored, name))
         except BadMemberError as error:
             self._skip(name, error.reason, str(error))
+
+    def _on_ignored(self, name: str, field: str, why: str) -> None:
+        log.warning("member_field_ignored", path=f"{self._directory}/{name}", field=field, detail=why)
 
     def _skip(self, name: str, reason: str, detail: str) -> None:
         if self._known.get(name, _NEVER_READ) is not None:

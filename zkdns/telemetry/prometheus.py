@@ -335,6 +335,14 @@ def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
     for reason, count in sorted(stats.bad_members.items()):
         bad.add_metric([reason], count)
     yield bad
+    ignored = CounterMetricFamily(
+        "zkdns_ignored_fields",
+        "Optional fields of members ignored because they were invalid. The member is served without them.",
+        labels=["field"],
+    )
+    for field, count in sorted(stats.ignored_fields.items()):
+        ignored.add_metric([field], count)
+    yield ignored
     for name, text, value in (
         (
             "zkdns_bad_names",

@@ -45,6 +45,8 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Members that cannot be parsed. None: not counted."""
     bad_members: dict[str, int] = {}
     """Members skipped since the start because they could not be parsed, by reason."""
+    ignored_fields: dict[str, int] = {}
+    """Optional fields of members ignored since the start because they were invalid, by name."""
     bad_names: int = 0
     """Services skipped since the start because their name is not a valid DNS name."""
     repairs: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -181,11 +182,11 @@ class ZooKeeperSource:
 def stats_of(sources: Sequence[ZooKeeperSource]) -> WatcherStats:
     """Return the sum of the stats of all namespaces (at least one). The state is the worst of them."""
     syncs = [source.sync for source in sources]
-    reasons = {reason for sync in syncs for reason in sync.bad_members}
     return WatcherStats(
         state=min((sync.state for sync in syncs), key=_WORST_STATE_FIRST.index).value,
         bad=sum(len(sync.bad) for sync in syncs),
-        bad_members={reason: sum(sync.bad_members[reason] for sync in syncs) for reason in sorted(reasons)},
+        bad_members=dict(sum((sync.bad_members for sync in syncs), Counter())),
+        ignored_fields=dict(sum((sync.ignored_fields for sync in syncs), Counter())),
         bad_names=sum(sync.bad_names for sync in syncs),
         repairs=sum(sync.repairs for sync in syncs),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -114,6 +115,8 @@ class ZnodeTree:
         self.root = Directory(namespace.root, (), None)
         self.bad_members: Counter[str] = Counter()
         """How many members were skipped since the start, by reason."""
+        self.ignored_fields: Counter[str] = Counter()
+        """How many optional fields were ignored since the start because they were invalid, by name."""
         self.bad: dict[str, str] = {}
         """The members that are skipped now: the reason by path."""
         self.bad_names = 0
@@ -349,9 +352,9 @@ class ZnodeTree:
             self.bad.pop(f"{node.path}/{name}", None)
         try:
             if name.startswith(MEMBER_PREFIX):
-                self._add_member(node, decode_member(name, data))
+                self._add_member(node, decode_member(name, data, partial(self._on_ignored, node, name)))
             else:
-                node.vectors[name] = parse_vector(name, data)
+                node.vectors[name] = parse_vector(name, data, partial(self._on_ignored, node, name))
                 node.weights = None
                 self._pending_of(node).is_reweighted = True
         except BadMemberError as error:
@@ -362,6 +365,10 @@ class ZnodeTree:
             log.warning("member_skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
         node.data_hashes[name] = data_hash
         return before is not None
+
+    def _on_ignored(self, node: SetNode, name: str, field: str, why: str) -> None:
+        self.ignored_fields[field] += 1
+        log.warning("member_field_ignored", path=f"{node.path}/{name}", field=field, detail=why)
 
     def _add_member(self, node: SetNode, member: Member) -> None:
         if node.vectors:

@@ -145,6 +145,11 @@ class TreeSync(SyncListener):
         return self._tree.bad_members
 
     @property
+    def ignored_fields(self) -> Counter[str]:
+        """How many optional fields were ignored since the start because they were invalid, by name."""
+        return self._tree.ignored_fields
+
+    @property
     def bad(self) -> Mapping[str, str]:
         """The members that are skipped now: the reason by path."""
         return self._tree.bad
