@@ -15,9 +15,9 @@ from zkdns.serverset.member import (
     Endpoint,
     Member,
     Status,
-    _decode_tolerantly,
     canonical_host,
     decode_member,
+    decode_tolerantly,
     encode_member,
     is_ip,
 )
@@ -239,10 +239,10 @@ def test_a_bad_member_is_rejected_with_its_reason(data: bytes, why: str) -> None
     assert reason(data) == why
 
 
-def read_both_ways(data: bytes) -> Member | str:
+def read_with_both_decoders(data: bytes) -> Member | str:
     """The decoded member, or the reason of its error. The strict decoder must not change it."""
     found: list[Member | str] = []
-    for read in (decode_member, _decode_tolerantly):
+    for read in (decode_member, decode_tolerantly):
         try:
             found.append(read(NAME, data))
         except BadMemberError as error:
@@ -253,7 +253,7 @@ def read_both_ways(data: bytes) -> Member | str:
 
 @pytest.mark.parametrize("data", [data for data, _ in [*READ.values(), *REFUSED.values()]])
 def test_the_strict_decoder_agrees_with_the_tolerant_one(data: bytes) -> None:
-    read_both_ways(data)
+    read_with_both_decoders(data)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_the_strict_decoder_agrees_with_the_tolerant_one(data: bytes) -> None:
     ],
 )
 def test_data_that_only_the_tolerant_decoder_accepts_goes_to_it(data: bytes) -> None:
-    read_both_ways(data)
+    read_with_both_decoders(data)
 
 
 @given(st.binary(max_size=300))
@@ -292,7 +292,7 @@ def test_data_that_only_the_tolerant_decoder_accepts_goes_to_it(data: bytes) -> 
 @example(b'{"serviceEndpoint":{"host":"\\u0000","port":1},"status":"ALIVE"}')
 @settings(max_examples=500, deadline=None)
 def test_arbitrary_bytes_raise_only_bad_member_error(data: bytes) -> None:
-    read_both_ways(data)
+    read_with_both_decoders(data)
 
 
 _JSON = st.recursive(
@@ -319,7 +319,7 @@ _ENDPOINT = st.fixed_dictionaries({}, optional=dict.fromkeys(("host", "port", "i
 @settings(max_examples=500, deadline=None)
 def test_fields_of_any_type_raise_only_bad_member_error(record: dict[str, Any]) -> None:
     data = json.dumps(record).encode()
-    member = read_both_ways(data)
+    member = read_with_both_decoders(data)
     if isinstance(member, str):
         return
     assert decode_member(NAME, encode_member(member)).status is member.status

@@ -230,14 +230,19 @@ def decode_member(name: str, data: bytes) -> Member:
             strict.metadata or _EMPTY,
         )
     except (msgspec.DecodeError, UnicodeDecodeError, BadValueError):
-        return _decode_tolerantly(name, data)
+        return decode_tolerantly(name, data)
 
 
 def _strict_endpoints(written: dict[str, _StrictEndpoint]) -> dict[str, Endpoint]:
     return {name: Endpoint(canonical_host(each.host), each.port) for name, each in written.items()}
 
 
-def _decode_tolerantly(name: str, data: bytes) -> Member:
+def decode_tolerantly(name: str, data: bytes) -> Member:
+    """Decode as `decode_member`, without its fast path for members with exactly the usual fields.
+
+    Raises:
+        BadMemberError: as in `decode_member`.
+    """
     payload = data.removeprefix(_BOM)
     if not payload.strip():
         raise BadMemberError("empty", "it has no data")
