@@ -12,7 +12,7 @@ from tests.cli import Command, Ended, Terminal, run
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SERVICES = """
 [services."web.staging"]

@@ -16,7 +16,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer, expire_session
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 
 def _has_reconnected(proxy: FaultProxy, known: int) -> bool:

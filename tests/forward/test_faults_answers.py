@@ -47,8 +47,6 @@ from zkdns.dns.message import Type
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import MAX_BAD_REPLIES, FailureKind
 
-pytestmark = pytest.mark.punctual
-
 
 def now() -> float:
     return asyncio.get_running_loop().time()

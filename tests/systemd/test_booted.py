@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.systemd.service_files import ROOT, files
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SO_RCVBUFFORCE = 33  # see socket(7); not in the socket module
 SECONDS = 20.0

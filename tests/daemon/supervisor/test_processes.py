@@ -20,7 +20,7 @@ from zkdns.config import load_config
 from zkdns.daemon.ipc.child import TASKS
 from zkdns.daemon.supervisor.handover import worker_task
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 WEB = "m0.web.staging.discovery"
 WEB_ADDRESS = {"192.0.2.1"}

@@ -16,7 +16,7 @@ from tests.daemon.processes import children
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.punctual, pytest.mark.processes]
+pytestmark = pytest.mark.processes
 
 WORKERS = 3
 CLIENTS = 60
