@@ -34,7 +34,25 @@ settings.load_profile("zkdns")
 
 _TESTS = Path(__file__).parent
 
-_SLOWEST_FILES = ("scenarios/test_reload_zookeeper.py",)
+_SLOWEST_FILES = (
+    "serverset/test_faults.py",
+    "faults/test_one_server.py",
+    "systemd/test_booted.py",
+    "scenarios/test_reload_zookeeper.py",
+    "test_image.py",
+    "faults/test_table.py",
+    "test_readme.py",
+    "serverset/test_sync.py",
+    "daemon/supervisor/test_activation.py",
+    "admin/test_sse.py",
+    "daemon/worker/test_forwarding.py",
+    "daemon/supervisor/test_processes.py",
+    "scenarios/test_admin.py",
+    "faults/test_protocol.py",
+    "clients/test_clients.py",
+    "test_support.py",
+    "differential/test_differential.py",
+)
 """The files that take longest, which start first: otherwise the last one would run alone at the end."""
 
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
