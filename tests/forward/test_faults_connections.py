@@ -43,8 +43,6 @@ from zkdns.forward import tcp_client
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import FailureKind
 
-pytestmark = pytest.mark.punctual
-
 
 class Tls:
     """Certificates and TLS contexts of server and client."""

@@ -18,8 +18,6 @@ from zkdns.forward.resolution import Failure, FailureKind
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.udp_client import affordable_sockets
 
-pytestmark = pytest.mark.punctual
-
 
 def now() -> float:
     return asyncio.get_running_loop().time()

@@ -27,8 +27,6 @@ from zkdns.config import CacheSettings
 from zkdns.forward import forwarder as forwarder_module
 from zkdns.forward.forwarder import Forwarder
 
-pytestmark = pytest.mark.punctual
-
 STALE, NO_REACHABLE_AUTHORITY, NETWORK_ERROR = 3, 22, 23
 
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import socket
 
-import pytest
 from structlog.testing import capture_logs
 
 from tests.forward.resolution_helpers import (
@@ -37,8 +36,6 @@ from zkdns.forward.resolution import Failure, FailureKind
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.upstreams import MAX_FAILURES
 from zkdns.transport.event_loop import add_server, remove_server
-
-pytestmark = pytest.mark.punctual
 
 
 def answers_with_its_name(received: ReceivedQuery) -> list[Send]:

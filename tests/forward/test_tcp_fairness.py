@@ -26,8 +26,6 @@ from zkdns.forward.reply import Reply
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.udp_client import UdpClient
 
-pytestmark = pytest.mark.punctual
-
 COUNT = 200  # datagrams; fits into the receive buffer of a socket
 
 

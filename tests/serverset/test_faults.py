@@ -17,7 +17,7 @@ from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import MembershipMonitor, client_of
 from zkdns import Registration, ServerSet
 
-pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.punctual]
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 SESSION = 2.0  # seconds
 BACK = SESSION + 2.0  # the time limit for registering again, once ZooKeeper is reachable

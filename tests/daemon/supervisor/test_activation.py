@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.transport.sockets import SocketPair, bind
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 NAME = "m0.web.staging.discovery"
 QUERY = dns.message.make_query(NAME, "A").to_wire()
