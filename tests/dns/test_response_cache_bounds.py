@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import dns.message
 import pytest
 
-from tests.dns.helpers import Server, data, many, member, put, query, read
-from tests.dns.response_cache_helpers import FailingResponder, assert_accounting_is_consistent
-from zkdns.dns.response_cache import _MAX_EVICTED_AT_ONCE, _MAX_PER_SERVICE, MAX_ENTRIES, ResponseCache
+from tests.dns.helpers import FailingResponder, Server, data, many, member, put, query, read
+from tests.dns.response_cache_internals import assert_accounting_is_consistent
+from zkdns.dns.response_cache import MAX_ENTRIES, MAX_EVICTED_AT_ONCE, MAX_PER_SERVICE, ResponseCache
 from zkdns.transport.codecs import UdpCodec
 
 WEB, DB = "web.staging.discovery", "db.staging.discovery"
@@ -241,11 +241,11 @@ def test_the_number_of_entries_of_one_service_is_limited(spelled: str) -> None:
     server = Server({"web.staging": many(5), "db.staging": many(2)})
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
     ask_over(cache, query(DB, edns=0))
-    for size in range(_MAX_PER_SERVICE + 2 * _MAX_EVICTED_AT_ONCE):
+    for size in range(MAX_PER_SERVICE + 2 * MAX_EVICTED_AT_ONCE):
         before = cache.evicted
         ask_over(cache, query(spelled, edns=0, size=size))
-        assert cache.evicted - before <= _MAX_EVICTED_AT_ONCE
-        assert len(cache) <= 1 + _MAX_PER_SERVICE
+        assert cache.evicted - before <= MAX_EVICTED_AT_ONCE
+        assert len(cache) <= 1 + MAX_PER_SERVICE
     assert cache.evicted > 0
     assert key_of(DB, edns=0) in cache
     assert key_of(WEB, edns=0, size=size) in cache
@@ -254,8 +254,7 @@ def test_the_number_of_entries_of_one_service_is_limited(spelled: str) -> None:
 
 def test_room_is_made_in_small_steps() -> None:
     server = Server({"web.staging": many(5), "db.staging": many(2)})
-    cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
-    cache._max_entries = 800
+    cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26, max_entries=800)
     for name in (WEB, DB):
         for size in range(600):
             before = cache.evicted

@@ -12,22 +12,21 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.dns.helpers import Server, ask, data, many, member, query
-from tests.dns.response_cache_helpers import assert_accounting_is_consistent
-from zkdns.dns.response_cache import _MAX_WITHOUT_SERVICE, ResponseCache
+from tests.dns.response_cache_internals import assert_accounting_is_consistent
+from zkdns.dns.response_cache import MAX_ENTRIES, MAX_WITHOUT_SERVICE, ResponseCache
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 WEB = "web.staging.discovery"
 LARGE = 5000
 
 
-def bounded(server: Server, max_bytes: int, max_entries: int = 1 << 16) -> list[ResponseCache]:
+def bounded(server: Server, max_bytes: int, max_entries: int = MAX_ENTRIES) -> list[ResponseCache]:
     """Limit the memory of the server's caches, for UDP and TCP each."""
-    server.datagrams = server.authority.make_cache(UdpCodec, stream=False, max_bytes=max_bytes)
-    server.streams = server.authority.make_cache(TcpCodec, stream=True, max_bytes=max_bytes)
-    caches = [server.datagrams, server.streams]
-    for cache in caches:
-        cache._max_entries = max_entries
-    return caches
+    server.datagrams, server.streams = (
+        server.authority.make_cache(codec, stream=stream, max_bytes=max_bytes, max_entries=max_entries)
+        for codec, stream in ((UdpCodec, False), (TcpCodec, True))
+    )
+    return [server.datagrams, server.streams]
 
 
 def spelled(dice: random.Random, name: str) -> str:
@@ -81,11 +80,11 @@ def test_no_flood_exceeds_the_memory_limit(
         for cache in caches:
             assert cache.size <= max_bytes
             assert len(cache) <= max_entries
-            assert len(cache._folded) <= len(cache)
     for cache in caches:
         assert_accounting_is_consistent(cache)
         cache.clear()
-        assert (cache.size, len(cache._entries), len(cache._folded), len(cache._keys)) == (0, 0, 0, 0)
+        assert (cache.size, len(cache)) == (0, 0)
+        assert_accounting_is_consistent(cache)
 
 
 @pytest.mark.parametrize("flood", [random_names, random_case, random_sizes, random_types])
@@ -115,12 +114,14 @@ def test_the_reported_memory_is_the_memory_in_use(flood: Callable[[random.Random
     assert taken <= 1.15 * reported + 50_000
 
 
-def test_names_that_are_queried_once_take_hardly_any_memory() -> None:
+def test_an_absent_name_is_forgotten_after_too_many_others() -> None:
+    """It is then cached at its third query, and the memory for names that were queried once is limited."""
     server = Server({"web.staging": many(3)})
-    for number in range(2 * _MAX_WITHOUT_SERVICE + 1):
+    for number in (*range(MAX_WITHOUT_SERVICE + 1), 0):
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
-        assert len(server.datagrams._seen_once) <= _MAX_WITHOUT_SERVICE
-    assert not server.datagrams
+        assert not server.datagrams
+    assert server.respond(query("x0.staging.discovery").to_wire())
+    assert len(server.datagrams) == 1
 
 
 def test_large_services_stay_within_the_limits_too() -> None:
@@ -153,10 +154,10 @@ def test_absent_names_evict_no_answer_of_a_service() -> None:
     server = Server({"web.staging": many(3)})
     for qtype in ("A", "SRV"):
         ask(server, WEB, qtype)
-    for number in range(3 * _MAX_WITHOUT_SERVICE):
+    for number in range(3 * MAX_WITHOUT_SERVICE):
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
-    assert 0 < len(server.datagrams) <= _MAX_WITHOUT_SERVICE + 2
+    assert 0 < len(server.datagrams) <= MAX_WITHOUT_SERVICE + 2
     before = server.datagrams.misses
     assert len(data(ask(server, WEB))) == len(data(ask(server, WEB, "SRV"))) == 3
     assert server.datagrams.misses == before
