@@ -71,7 +71,7 @@ def check(scenario: Scenario) -> None:
     for origin in contents:
         owner = scenario.table.set_of(origin)
         assert owner is not None
-        held = {kept.member.name for kept in scenario.guard.held_of(origin)}
+        held = {entry.member.name for entry in scenario.guard.held_of(origin)}
         assert owner.held == held
         known = zookeeper.sets.get(origin, {})
         assert held <= owner.members.keys() - known.keys()

@@ -115,9 +115,9 @@ def test_sockets_are_paired_by_address_in_any_order(make: Make) -> None:
 @pytest.mark.parametrize("there", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_a_socket_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
     other = socket.SOCK_STREAM if there == socket.SOCK_DGRAM else socket.SOCK_DGRAM
-    lone = make(there, "127.0.0.9")  # the other socket is most likely free
-    (pair,) = pair_sockets([lone])
-    assert lone in {pair.udp, pair.tcp}
+    passed = make(there, "127.0.0.9")  # the other socket is most likely free
+    (pair,) = pair_sockets([passed])
+    assert passed in {pair.udp, pair.tcp}
     assert pair.udp.getsockname() == pair.tcp.getsockname()
     assert {pair.udp.type, pair.tcp.type} == {there, other}
     if other == socket.SOCK_STREAM:

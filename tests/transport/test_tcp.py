@@ -210,10 +210,10 @@ def test_a_client_without_pauses_fills_no_memory() -> None:
 
 
 def test_a_pipeline_delays_neither_udp_nor_other_connections() -> None:
-    heard = []
+    received = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
-        heard.append(message)
+        received.append(message)
         return echo(message, stream=stream)
 
     pipeline = [b"one of many"] * 2000
@@ -233,7 +233,7 @@ def test_a_pipeline_delays_neither_udp_nor_other_connections() -> None:
         sock.sendto(b"udp", server.at)
         held.set()
         assert [greedy.answer() for _ in pipeline] == [b"one of many:tcp"] * len(pipeline)
-    assert max(heard.index(b"\0\0other"), heard.index(b"\0\0p")) < len(pipeline) / 4
+    assert max(received.index(b"\0\0other"), received.index(b"\0\0p")) < len(pipeline) / 4
 
 
 # -- limits -------------------------------------------------------------------------------------------------

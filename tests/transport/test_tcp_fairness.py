@@ -90,25 +90,25 @@ def test_a_long_pipeline_yields_after_each_burst() -> None:
 
 def test_many_clients_do_not_make_a_turn_longer_and_all_are_served() -> None:
     """Each burst takes longer than a turn may, so that no turn has two of them."""
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
-        if message not in heard[-1:]:
+        if message not in received[-1:]:
             time.sleep(0.002)
-        heard.append(message)
+        received.append(message)
         return echo(message, stream=stream)
 
-    names = [b"\0\0asker %02d" % number for number in range(30)]
+    names = [b"\0\0client %02d" % number for number in range(30)]
     with serving(respond) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(TcpClient(server)) for _ in names]
         eventually(lambda: server.tcp.connection_count == len(clients))
-        bursts = between_rounds(server, lambda: sum(1 for _ in itertools.groupby(heard.copy())))
+        bursts = between_rounds(server, lambda: sum(1 for _ in itertools.groupby(received.copy())))
         with held(server):
             for client, name in zip(clients, names, strict=True):
                 client.send(*[name] * 400)
         for client, name in zip(clients, names, strict=True):
             assert [client.answer() for _ in range(400)] == [name + b":tcp"] * 400
-        order = [name for name, _ in itertools.groupby(heard)]
+        order = [name for name, _ in itertools.groupby(received)]
         assert sorted(order[: len(names)]) == names
         assert bursts() <= 2
 

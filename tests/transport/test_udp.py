@@ -184,13 +184,13 @@ def test_empty_responses_do_not_shift_the_others(serve: Serve, pattern: str) -> 
 
     with serve(respond) as server, contextlib.ExitStack() as stack:
         socks = [stack.enter_context(udp_client()) for _ in range(3)]
-        asked: list[list[bytes]] = [[] for _ in socks]
+        expected: list[list[bytes]] = [[] for _ in socks]
         with server.udp_stopped():
             for at, letter in enumerate(pattern):
                 message = at.to_bytes(2) + letter.encode() + b"from %d" % (at % 3)
                 socks[at % 3].sendto(message, server.at)
-                asked[at % 3] += [message] if letter != "x" else []
-        for sock, messages in zip(socks, asked, strict=True):
+                expected[at % 3] += [message] if letter != "x" else []
+        for sock, messages in zip(socks, expected, strict=True):
             assert [sock.recv(100) for _ in messages] == [message + b":udp" for message in messages]
         eventually(lambda: server.udp.received == len(pattern))
         assert all(map(receives_nothing_more, socks))
