@@ -162,6 +162,11 @@ def query(
     return message
 
 
+def random_case(name: str, rng: random.Random) -> str:
+    """The name, each letter in upper or lower case."""
+    return "".join(rng.choice((letter.lower(), letter.upper())) for letter in name)
+
+
 def read(wire: bytes) -> dns.message.Message:
     """Parse a response strictly, with each record on its own, so that duplicates are found."""
     return dns.message.from_wire(wire, one_rr_per_rrset=True)

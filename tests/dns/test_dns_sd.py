@@ -257,8 +257,8 @@ def test_all_names_of_a_service_exist() -> None:
 
 def test_a_change_drops_cached_members_of_its_service_and_no_types() -> None:
     server = browsed({"web.staging": [_plain(1)], "api.staging": [_plain(1)]})
-    asked = [(TYPES, 2), (TYPE, 1), (f"m1.{TYPE}", 1), (f"_api._tcp.{STAGING}", 1)]
-    for name, times in asked:
+    names = [(TYPES, 2), (TYPE, 1), (f"m1.{TYPE}", 1), (f"_api._tcp.{STAGING}", 1)]
+    for name, times in names:
         for _ in range(times):
             ask(server, name, "PTR", stream=True)
     before, misses = set(server.streams), server.streams.misses

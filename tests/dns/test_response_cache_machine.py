@@ -194,8 +194,8 @@ class ResponseCacheMachine(RuleBasedStateMachine):
         self.server.datagrams, self.server.streams = self.caches
         self.now = 0.0
         self.fresh: Authority | None = None
-        asked = [some_question(dice) for _ in range(16)]
-        self.asked = [*asked, *map(twin, asked[: dice.randrange(6)])]
+        questions = [some_question(dice) for _ in range(16)]
+        self.questions = [*questions, *map(twin, questions[: dice.randrange(6)])]
         self.spellings = itertools.cycle([0, dice.getrandbits(24), 0, dice.getrandbits(24)])
         for service in SERVICES:
             if dice.random() < 0.3:
@@ -208,7 +208,7 @@ class ResponseCacheMachine(RuleBasedStateMachine):
         dice = random.Random(f"{self.started} {number} {self.drawn[number]}")
         self.drawn[number] += 1
         service = dice.choice(SERVICES)
-        happen = dice.choice(
+        change = dice.choice(
             (
                 *[self.join_or_leave] * 6,
                 *[self.members_are_replaced] * 4,
@@ -221,7 +221,7 @@ class ResponseCacheMachine(RuleBasedStateMachine):
                 self.the_serial_rises,
             )
         )
-        happen(service, dice)
+        change(service, dice)
 
     def join_or_leave(self, service: str, dice: random.Random) -> None:
         if self.server.table.set_of(origin(service)):
@@ -273,10 +273,10 @@ class ResponseCacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def cached_responses_equal_new_ones(self) -> None:
-        if not hasattr(self, "asked"):
+        if not hasattr(self, "questions"):
             return  # before initialization
         spelling = next(self.spellings)
-        for question in self.asked:
+        for question in self.questions:
             self.check(question.message(spelling), stream=question.stream)
 
     def check(self, message: bytes, *, stream: bool) -> None:

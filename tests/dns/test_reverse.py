@@ -47,11 +47,11 @@ class Upstream:
     recursion_available = True
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.queried: list[str] = []
 
     def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
         """NXDOMAIN."""
-        self.asked.append(b".".join(query.name).decode("latin-1"))
+        self.queried.append(b".".join(query.name).decode("latin-1"))
         response = encode(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)[2:])
         group: Labels = (b"", *query.name)
         return CacheableAnswer(itertools.repeat(response), group, 10 + len(query.question))
@@ -284,7 +284,7 @@ def test_other_names_out_of_zone_stay_cached() -> None:
     for name in ("www.example", "0.0.10.in-addr.arpa", TWO):
         for _ in range(3):
             assert is_forwarded(server, name)
-    assert Counter(upstream.asked) == {"www.example": 1, "0.0.10.in-addr.arpa": 1, TWO.rstrip("."): 3}
+    assert Counter(upstream.queried) == {"www.example": 1, "0.0.10.in-addr.arpa": 1, TWO.rstrip("."): 3}
 
 
 def test_before_the_table_is_read_all_addresses_are_forwarded() -> None:

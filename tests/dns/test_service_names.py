@@ -160,8 +160,8 @@ def test_a_target_is_never_another_services_name() -> None:
     usual = {"m1.web.staging.discovery.", "m2.web.staging.discovery.", "m1-admin.web.staging.discovery."}
 
     def targets() -> set[str]:
-        asked = (WEB, f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery")
-        return {target for name in asked for target in targets_and_addresses(server, name)}
+        names = (WEB, f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery")
+        return {target for name in names for target in targets_and_addresses(server, name)}
 
     assert targets() == usual
     for name in ("m1.web.staging", "m1-admin.web.staging", "x.web.staging"):
