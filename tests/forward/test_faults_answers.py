@@ -13,6 +13,7 @@ import pytest
 
 from tests.forward.resolution_helpers import (
     answer,
+    bad_messages,
     failure,
     question,
     resolving,
@@ -45,7 +46,7 @@ from tests.support.upstream import (
 )
 from zkdns.dns.message import Type
 from zkdns.forward.reply import Reply
-from zkdns.forward.resolution import MAX_BAD_REPLIES, FailureKind
+from zkdns.forward.resolution import MAX_BAD_MESSAGES, FailureKind
 
 pytestmark = pytest.mark.punctual
 
@@ -112,7 +113,7 @@ def test_dns_32_silence_of_all_fails_before_stub_resolvers_give_up() -> None:
                 assert outcome.kind is FailureKind.TIMED_OUT
                 assert f"no response from {one.address} and {other.address} within" in outcome.text
                 assert resolver.timed_out == resolver.failed == 1
-                assert len(resolver._udp or ()) <= 2  # only probes of dead upstreams
+                assert resolver.open_sockets <= 2  # only probes of dead upstreams
 
     run(scenario)
 
@@ -148,26 +149,24 @@ def test_reply_of_64_kib_is_complete() -> None:
 # -- wrong replies ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, MAX_BAD_REPLIES - 1])
+@pytest.mark.parametrize("count", [1, MAX_BAD_MESSAGES - 1])
 def test_dns_31_replies_with_another_id_are_ignored(count: int) -> None:
     async def scenario() -> None:
         with UpstreamServer(forges_ids(count)) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                assert resolver.bad_messages == count
+                assert bad_messages(resolver) == count
                 assert [received.transport for received in upstream.queries] == [UDP]
 
     run(scenario)
 
 
-def test_dns_31_none_of_20000_forged_replies_is_accepted() -> None:
-    forged = 20_000
-
+def test_dns_31_none_of_many_forged_replies_is_accepted() -> None:
     async def scenario() -> None:
-        with UpstreamServer(only_over_udp(forges_ids(forged))) as upstream:
+        with UpstreamServer(only_over_udp(forges_ids(1000))) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                assert resolver.bad_messages == MAX_BAD_REPLIES
+                assert bad_messages(resolver) == MAX_BAD_MESSAGES
                 assert [received.transport for received in upstream.queries] == [UDP, TCP]
 
     run(scenario)
@@ -186,7 +185,7 @@ def test_dns_31_replies_from_another_port_are_not_received() -> None:
                     upstream.set_behaviour(answers)
                     assert isinstance(await outcome, Reply)
                     await until(lambda: not flood.is_alive())
-                assert resolver.bad_messages == 0
+                assert bad_messages(resolver) == 0
                 assert resolver.sent_over_tcp == 0
 
     run(scenario)
@@ -221,7 +220,7 @@ def test_dns_31_replies_to_another_question_are_ignored(does_tcp: bool) -> None:
         with UpstreamServer(act) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                assert resolver.bad_messages == 1
+                assert bad_messages(resolver) == 1
 
     run(scenario)
 
@@ -241,7 +240,7 @@ def test_dns_31_reply_from_another_port_is_ignored() -> None:
         ):
             async with running_resolver(wrong.address, good.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
-                assert resolver.bad_messages == 0
+                assert bad_messages(resolver) == 0
 
     run(scenario)
 
@@ -253,7 +252,7 @@ def test_malformed_reply_leads_to_the_next_upstream() -> None:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 assert now() - started_at < 0.25  # no time-out
-                assert resolver.bad_messages == 2
+                assert bad_messages(resolver) == 2
                 resolver.replace_upstreams([wrong.address])
                 outcome = await failure(resolver, "www.example")
                 assert outcome.kind is FailureKind.NETWORK
@@ -273,7 +272,7 @@ def test_reply_cut_off_at_any_byte_does_no_harm(length: int) -> None:
                 assert await answer(resolver, "good.example") == ["192.0.2.1"]
                 outcome = resolving(resolver, "www.example")
                 if length < 2:  # too short for an id
-                    await until(lambda: resolver.bad_messages == 1)
+                    await until(lambda: bad_messages(resolver) == 1)
                     upstream.set_behaviour(answers)
                 assert isinstance(await outcome, Reply)
 

@@ -15,7 +15,6 @@ from tests.support.files import file_descriptors_exhausted
 from tests.support.upstream import UpstreamServer, answers, is_silent, truncates
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure, FailureKind
-from zkdns.forward.resolver import Resolver
 from zkdns.forward.udp_client import affordable_sockets
 
 pytestmark = pytest.mark.punctual
@@ -23,11 +22,6 @@ pytestmark = pytest.mark.punctual
 
 def now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def sockets_of(resolver: Resolver) -> int:
-    assert resolver._udp is not None
-    return len(resolver._udp)
 
 
 # -- no file descriptor left ------------------------------------------------------------------------------
@@ -96,12 +90,12 @@ def test_number_of_sockets_is_limited() -> None:
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(30)]
                 await until(lambda: len(upstream.queries) == 10)
                 await until(lambda: len(upstream.queries) == 20)  # late attempts pass their sockets on
-                assert sockets_of(resolver) == 10
+                assert resolver.open_sockets == 10
                 assert len({received.port for received in upstream.queries}) == 20
                 upstream.set_behaviour(answers)
                 outcomes = await asyncio.gather(*waiting)
                 assert all(isinstance(outcome, Reply) for outcome in outcomes)
-                assert sockets_of(resolver) == 0
+                assert resolver.open_sockets == 0
 
     run(scenario)
 
@@ -171,7 +165,7 @@ def test_questions_to_silent_upstreams_fail_in_time_and_later_ones_succeed() -> 
                 assert all(isinstance(outcome, Failure) for outcome in outcomes)
                 assert resolver.timed_out == 200
                 assert all(upstream.is_dead for upstream in resolver.upstreams.all)
-                await until(lambda: sockets_of(resolver) <= 2)  # only probes are left
+                await until(lambda: resolver.open_sockets <= 2)  # only probes are left
                 assert not resolver.in_flight
                 one.set_behaviour(answers)
                 other.set_behaviour(answers)

@@ -70,7 +70,7 @@ def test_concurrent_questions_get_their_own_replies() -> None:
                 for name, what, outcome in zip(names, questions, outcomes, strict=True):
                     assert isinstance(outcome, Reply)
                     assert data_of(outcome, what) == [f'"{name}."']
-                assert not resolver._udp or len(resolver._udp) == 0
+                await until(lambda: resolver.open_sockets == 0)
 
     run(scenario)
 
