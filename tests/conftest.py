@@ -1,7 +1,7 @@
 """Fixtures with real ZooKeeper servers, and settings for all tests.
 
-A test that uses one of these fixtures gets the marker `zookeeper`. Each file sets the other markers of
-pyproject.toml in its `pytestmark`.
+A test that uses one of these fixtures gets the marker `zookeeper`. A file sets the marker `processes` in its
+`pytestmark`.
 """
 
 import logging
@@ -32,14 +32,48 @@ reset_ignored_signals()
 settings.register_profile("zkdns", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zkdns")
 
+_TESTS = Path(__file__).parent
+
+_SLOWEST_FILES = (
+    "serverset/test_faults.py",
+    "faults/test_one_server.py",
+    "systemd/test_booted.py",
+    "scenarios/test_reload_zookeeper.py",
+    "test_image.py",
+    "faults/test_table.py",
+    "test_readme.py",
+    "serverset/test_sync.py",
+    "daemon/supervisor/test_activation.py",
+    "admin/test_sse.py",
+    "daemon/worker/test_forwarding.py",
+    "daemon/supervisor/test_processes.py",
+    "scenarios/test_admin.py",
+    "faults/test_protocol.py",
+    "clients/test_clients.py",
+    "test_support.py",
+    "differential/test_differential.py",
+)
+"""The files that take longest, which start first: otherwise the last one would run alone at the end."""
+
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if _NEED_ZOOKEEPER.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.zookeeper)
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist; the order without it is that of the paths
+        items.sort(key=_start_order)
+
+
+def _start_order(item: pytest.Item) -> int:
+    """The position of the file of a test: slow ones, those that mostly wait for processes, and the others."""
+    file = item.path.relative_to(_TESTS).as_posix()
+    if file in _SLOWEST_FILES:
+        return _SLOWEST_FILES.index(file)
+    waits = any(item.get_closest_marker(name) for name in ("processes", "zookeeper"))
+    return len(_SLOWEST_FILES) + (not waits)
 
 
 @pytest.fixture(autouse=True)

@@ -409,12 +409,14 @@ def test_after_a_crash_the_old_snapshot_stays_and_leftovers_are_removed(path: Pa
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert len(list(path.parent.iterdir())) == 2
+    before = set(path.parent.iterdir())
     unfinished = SnapshotWriter(path, HEADER)  # of a running process
     unfinished.add(encode_part(()))
+    (temporary,) = set(path.parent.iterdir()) - before
     other = path.with_name(f".{path.name}.notes.new")
     other.touch()
     remove_leftovers(path)
-    assert set(path.parent.iterdir()) == {path, unfinished._temporary, other}
+    assert set(path.parent.iterdir()) == {path, temporary, other}
     unfinished.discard()
     assert read(path) == SMALL
 

@@ -127,6 +127,11 @@ class ThriftSet(Generic[_C]):
         """Whether `close` was called."""
         return self._is_closed
 
+    @property
+    def waiting_count(self) -> int:
+        """The number of requests that wait for a slot."""
+        return len(self._queue)
+
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
         """Replace the watch, if there was one, by these endpoints.
 

@@ -1,8 +1,10 @@
 """`LeastRequest` chooses the least active endpoint, in constant time for any number of endpoints."""
 
+import gc
 import random
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -100,7 +102,7 @@ def test_a_slow_endpoint_gets_fewer_requests() -> None:
 class CountedName(str):
     """An endpoint that counts how often it is hashed or compared."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__",)
     comparisons = 0
 
     def __hash__(self) -> int:
@@ -180,7 +182,20 @@ def test_a_departed_endpoint_is_not_chosen_and_keeps_its_requests() -> None:
     assert balancer.active("a:1") == 1
     balancer.release("a:1")
     assert balancer.active("a:1") == 0
-    assert "a:1" not in balancer._active  # no requests are left
+
+
+def test_a_departed_endpoint_without_requests_is_forgotten() -> None:
+    source = CountedSource(2)
+    balancer = LeastRequest(source)
+    held = [balancer.acquire(), balancer.acquire()]
+    references = [weakref.ref(endpoint) for endpoint in source.endpoints]
+    source.endpoints = ("b:1",)
+    assert balancer.acquire() == "b:1"
+    for endpoint in held:
+        balancer.release(endpoint)
+    del endpoint, held
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
 
 
 def test_an_endpoint_that_returns_still_has_its_requests() -> None:

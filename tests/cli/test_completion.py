@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 from zkdns.cli import main
 from zkdns.config import SETTINGS
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
 # Packages that are slow to import: most of the time of a completion.

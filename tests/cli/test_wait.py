@@ -1,5 +1,6 @@
 """`zkdns wait` with servers that run, that start later, and that do not respond."""
 
+import contextlib
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from tests.cli import Command, Ended, Terminal, run
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SERVICES = """
 [services."web.staging"]
@@ -40,11 +41,26 @@ class StaticServer:
         return {"ZKDNS_CONTROL": self.server.control}
 
 
-@pytest.fixture
-def static(tmp_path: Path) -> Iterator[StaticServer]:
-    found = StaticServer(tmp_path / "services.toml", 2)
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[StaticServer]:
+    """A server of two members."""
+    found = StaticServer(directory / "services.toml", 2)
     with found.server:
         found.server.wait_ready()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StaticServer]:
+    """The server of the tests that do not change the members."""
+    with serving(tmp_path_factory.mktemp("unchanged")) as found:
+        yield found
+
+
+@pytest.fixture
+def static(tmp_path: Path) -> Iterator[StaticServer]:
+    """A server of one test."""
+    with serving(tmp_path) as found:
         yield found
 
 
@@ -60,9 +76,9 @@ def static(tmp_path: Path) -> Iterator[StaticServer]:
     ],
 )
 def test_it_returns_at_once_and_silently_if_there_are_enough(
-    static: StaticServer, options: tuple[str, ...]
+    unchanged: StaticServer, options: tuple[str, ...]
 ) -> None:
-    assert static.wait("web.staging", *options) == (0, "", "")
+    assert unchanged.wait("web.staging", *options) == (0, "", "")
 
 
 @pytest.mark.parametrize(
@@ -75,17 +91,17 @@ def test_it_returns_at_once_and_silently_if_there_are_enough(
     ],
 )
 def test_after_the_time_out_it_prints_the_number_of_members(
-    static: StaticServer, options: tuple[str, ...], state: str
+    unchanged: StaticServer, options: tuple[str, ...], state: str
 ) -> None:
     started_at = time.monotonic()
-    ended = static.wait("web.staging", *options, "--timeout", "300ms")
+    ended = unchanged.wait("web.staging", *options, "--timeout", "300ms")
     assert time.monotonic() - started_at >= 0.3
     assert ended == (1, "", f"zkdns: web.staging: {state}\n")
 
 
-def test_an_unknown_service_has_no_members(static: StaticServer) -> None:
-    assert static.wait("nix.staging", "--gone") == (0, "", "")
-    ended = static.wait("nix.staging", "--timeout", "0")
+def test_an_unknown_service_has_no_members(unchanged: StaticServer) -> None:
+    assert unchanged.wait("nix.staging", "--gone") == (0, "", "")
+    ended = unchanged.wait("nix.staging", "--timeout", "0")
     assert ended == (1, "", "zkdns: nix.staging: there is no such service after 0s; expected at least 1\n")
 
 
@@ -138,8 +154,8 @@ def test_a_server_that_does_not_respond_does_not_delay_the_time_out(static: Stat
         os.kill(watcher, signal.SIGCONT)
 
 
-def test_ctrl_c_ends_it_with_status_130(static: StaticServer) -> None:
-    with Terminal("wait", "web.staging", "--min", "9", environment=static.environment) as terminal:
+def test_ctrl_c_ends_it_with_status_130(unchanged: StaticServer) -> None:
+    with Terminal("wait", "web.staging", "--min", "9", environment=unchanged.environment) as terminal:
         eventually(lambda: "2 members" in terminal.screen)
         terminal.type(b"\x03")
         assert terminal.wait() == 130
@@ -170,6 +186,6 @@ def test_usage_errors(arguments: tuple[str, ...], sentence: str) -> None:
     assert run("wait", *arguments) == (2, "", f"zkdns: {sentence}\n")
 
 
-def test_an_invalid_name_is_a_usage_error(static: StaticServer) -> None:
-    ended = static.wait("a..b")
+def test_an_invalid_name_is_a_usage_error(unchanged: StaticServer) -> None:
+    ended = unchanged.wait("a..b")
     assert ended == (2, "", "zkdns: 'a..b' is not a domain name: it has an empty label\n")

@@ -32,7 +32,7 @@ from tests.clients.tool_clients import TOOLS
 from tests.support.machine import Machine
 from tests.support.server import ZkdnsServer
 
-pytestmark = [pytest.mark.processes, pytest.mark.alone]
+pytestmark = pytest.mark.processes
 
 CLIENTS = (*LIBRARIES, *TOOLS, *RESOLVED)
 

@@ -17,7 +17,7 @@ from tests.host.trees import everything
 from tests.support.network import bind_mount_prefix, ip, new_network, wait_until_up
 from tests.support.server import ZkdnsServer
 
-pytestmark = [pytest.mark.processes, pytest.mark.alone]
+pytestmark = pytest.mark.processes
 
 _QUIET = "[Resolve]\nLLMNR=no\nMulticastDNS=no\n"
 _SETUP = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ import dns.rdatatype
 from zkdns.address import parse_host_port
 from zkdns.config import Config
 from zkdns.dns.authority import Authority
+from zkdns.dns.responder import CacheableAnswer, EncodeResponse
 from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
@@ -71,6 +73,13 @@ def many(count: int) -> list[str]:
 
 def _raise(_query: bytes, error: Exception) -> None:
     raise error
+
+
+class FailingResponder:
+    """Raises an internal error for each query."""
+
+    def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:  # noqa: ARG002 - the protocol's signature
+        raise ZeroDivisionError(query)
 
 
 class Server:
@@ -153,6 +162,11 @@ def query(
     return message
 
 
+def random_case(name: str, rng: random.Random) -> str:
+    """The name, each letter in upper or lower case."""
+    return "".join(rng.choice((letter.lower(), letter.upper())) for letter in name)
+
+
 def read(wire: bytes) -> dns.message.Message:
     """Parse a response strictly, with each record on its own, so that duplicates are found."""
     return dns.message.from_wire(wire, one_rr_per_rrset=True)
@@ -175,10 +189,16 @@ def ask(
     assert response.flags & dns.flags.QR
     assert not response.flags & (dns.flags.RA | dns.flags.AD | dns.flags.CD | 0x0040)
     assert response.flags & dns.flags.RD == message.flags & dns.flags.RD
-    assert [asked.to_text() for asked in response.question] == [asked.to_text() for asked in message.question]
+    assert list(map(str, response.question)) == list(map(str, message.question))
     assert (response.edns >= 0) == (message.edns >= 0)
     assert_records_once(response)
     return response
+
+
+def count_alive(kind: type) -> int:
+    """The number of objects of this class in memory."""
+    gc.collect()
+    return sum(type(found) is kind for found in gc.get_objects())
 
 
 def assert_records_once(response: dns.message.Message) -> None:

@@ -58,7 +58,8 @@ def finished(codec: QueryCodec, message: bytes, response: bytes, address: bytes)
     return read(UdpCodec.message(message, response) if codec is UdpCodec else message[:2] + response)
 
 
-def asked(*options: dns.edns.Option, name: str = WEB, **how: Any) -> bytes:
+def with_options(*options: dns.edns.Option, name: str = WEB, **how: Any) -> bytes:
+    """A query with these EDNS options."""
     return query(name, how.pop("qtype", "A"), edns=how.pop("edns", 0), options=options, **how).to_wire()
 
 
@@ -90,11 +91,11 @@ def test_dns_23_every_response_to_a_client_cookie_has_a_server_cookie(
     server: Server, name: str, qtype: str, code: str, stream: bool
 ) -> None:
     for address, shown in itertools.product((HERE, THERE), (CLIENT, cookie_for(), CLIENT + bytes(32))):
-        message = asked(option(COOKIE, shown), name=name, qtype=qtype)
+        message = with_options(option(COOKIE, shown), name=name, qtype=qtype)
         response = response_to(server, message, stream=stream, address=address)
         assert rcode(response) == code
         assert options_of(response)[COOKIE] == cookie_for(address)
-        plain = response_to(server, asked(name=name, qtype=qtype), stream=stream)
+        plain = response_to(server, with_options(name=name, qtype=qtype), stream=stream)
         assert [len(section) for section in response.sections[1:3]] == [
             len(section) for section in plain.sections[1:3]
         ]
@@ -103,7 +104,7 @@ def test_dns_23_every_response_to_a_client_cookie_has_a_server_cookie(
 
 def test_dns_23_each_client_gets_its_own_cookie_and_none_is_cached(server: Server, stream: bool) -> None:
     cache = server.streams if stream else server.datagrams
-    message = asked(option(COOKIE, CLIENT))
+    message = with_options(option(COOKIE, CLIENT))
     for address in (HERE, THERE, HERE):
         assert options_of(response_to(server, message, stream=stream, address=address))[COOKIE] == cookie_for(
             address
@@ -117,36 +118,39 @@ def test_dns_23_members_rotate_with_and_without_cookies(
     leaders = []
     for number in range(6):
         options = [option(COOKIE, CLIENT)] if number % 2 else []
-        leaders.append(data(response_to(server, asked(*options)))[0])
+        leaders.append(data(response_to(server, with_options(*options)))[0])
     assert sorted(leaders[:3]) == sorted(leaders[3:]) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
 
 @pytest.mark.parametrize("size", [0, 7, 9, 15, 41, 200])
 def test_dns_23_a_malformed_cookie_is_formerr(server: Server, size: int, stream: bool) -> None:
-    response = response_to(server, asked(option(COOKIE, bytes(size))), stream=stream)
+    response = response_to(server, with_options(option(COOKIE, bytes(size))), stream=stream)
     assert (rcode(response), response.edns, response.options) == ("FORMERR", 0, ())
     assert len(response.question) == 1
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 40])
 def test_dns_23_a_cookie_of_every_legal_length_is_answered(server: Server, size: int) -> None:
-    assert rcode(response_to(server, asked(option(COOKIE, bytes(size))))) == "NOERROR"
+    assert rcode(response_to(server, with_options(option(COOKIE, bytes(size))))) == "NOERROR"
 
 
 def test_dns_23_of_several_cookies_the_first_counts(server: Server) -> None:
-    response = response_to(server, asked(option(COOKIE, CLIENT), option(COOKIE, bytes(3))))
+    response = response_to(server, with_options(option(COOKIE, CLIENT), option(COOKIE, bytes(3))))
     assert options_of(response) == {COOKIE: cookie_for()}
-    assert rcode(response_to(server, asked(option(COOKIE, bytes(3)), option(COOKIE, CLIENT)))) == "FORMERR"
+    assert (
+        rcode(response_to(server, with_options(option(COOKIE, bytes(3)), option(COOKIE, CLIENT))))
+        == "FORMERR"
+    )
 
 
 def test_dns_23_with_cookies_off_the_option_is_ignored(server: Server, stream: bool) -> None:
     server.responder.edns_options = EdnsOptions()
-    response = response_to(server, asked(option(COOKIE, CLIENT)), stream=stream)
+    response = response_to(server, with_options(option(COOKIE, CLIENT)), stream=stream)
     assert (len(data(response)), response.edns, response.options) == (3, 0, ())
-    assert rcode(response_to(server, lone(CLIENT), stream=stream)) == "FORMERR"
+    assert rcode(response_to(server, without_question(CLIENT), stream=stream)) == "FORMERR"
 
 
-def lone(*cookies: bytes, edns: int = 0) -> bytes:
+def without_question(*cookies: bytes, edns: int = 0) -> bytes:
     """A query without a question."""
     message = dns.message.Message(id=4711)
     message.use_edns(edns, 0, 1232, options=[option(COOKIE, cookie) for cookie in cookies])
@@ -165,20 +169,20 @@ def lone(*cookies: bytes, edns: int = 0) -> bytes:
 def test_dns_23_a_cookie_can_be_requested_without_a_question(
     server: Server, cookie: bytes, code: str, stream: bool
 ) -> None:
-    response = response_to(server, lone(cookie), stream=stream)
+    response = response_to(server, without_question(cookie), stream=stream)
     assert (rcode(response), response.question) == (code, [])
     assert options_of(response) == {COOKIE: cookie_for()}
     assert not any(response.sections)
 
 
 def test_dns_04_neither_question_nor_cookie_is_formerr(server: Server, stream: bool) -> None:
-    assert rcode(response_to(server, lone(), stream=stream)) == "FORMERR"
+    assert rcode(response_to(server, without_question(), stream=stream)) == "FORMERR"
     assert rcode(response_to(server, bytes(12), stream=stream)) == "FORMERR"
-    assert rcode(response_to(server, lone(bytes(9)), stream=stream)) == "FORMERR"
+    assert rcode(response_to(server, without_question(bytes(9)), stream=stream)) == "FORMERR"
 
 
 def test_dns_18_another_edns_version_with_a_cookie_is_badvers(server: Server) -> None:
-    assert rcode(response_to(server, lone(CLIENT, edns=1))) == "BADVERS"
+    assert rcode(response_to(server, without_question(CLIENT, edns=1))) == "BADVERS"
 
 
 @pytest.mark.parametrize("codec", [UdpCodec, TcpCodec], ids=["udp", "tcp"])
@@ -186,7 +190,7 @@ def test_dns_18_another_edns_version_with_a_cookie_is_badvers(server: Server) ->
 def test_dns_23_rejected_clients_get_a_cookie_too(server: Server, codec: QueryCodec, what: Any) -> None:
     """A client that has received a cookie drops responses without one (RFC 7873 §5.3)."""
     responder = ErrorResponder(codec, what, server.responder.edns_options, AnswerSources())
-    message = asked(option(COOKIE, CLIENT))
+    message = with_options(option(COOKIE, CLIENT))
     response = finished(codec, message, next(responder[codec.key(message[2:])]), HERE)
     assert options_of(response)[COOKIE] == cookie_for()
     assert len(response.to_wire()) <= len(message) + 16 + 6
@@ -198,11 +202,17 @@ def test_dns_23_a_valid_cookie_proves_the_clients_address(server: Server) -> Non
             ErrorResponder(codec, refused_response, options, AnswerSources())
             for options in (server.responder.edns_options, EdnsOptions())
         )
-        key = codec.key(asked(option(COOKIE, cookie_for()))[2:])
+        key = codec.key(with_options(option(COOKIE, cookie_for()))[2:])
         assert verifying.has_valid_cookie(key, HERE)
         assert not verifying.has_valid_cookie(key, THERE)
         assert not without_cookies.has_valid_cookie(key, HERE)
-        for message in (asked(), asked(option(COOKIE, CLIENT)), query(WEB).to_wire(), b"", b"\xff" * 40):
+        for message in (
+            with_options(),
+            with_options(option(COOKIE, CLIENT)),
+            query(WEB).to_wire(),
+            b"",
+            b"\xff" * 40,
+        ):
             assert not verifying.has_valid_cookie(codec.key(message[2:]), HERE)
 
 
@@ -211,30 +221,30 @@ def test_dns_23_a_valid_cookie_proves_the_clients_address(server: Server) -> Non
 
 def test_nsid_is_returned_on_request(server: Server, stream: bool) -> None:
     for content in (b"", b"whatever"):  # RFC 5001 §2.1: its data is ignored
-        response = response_to(server, asked(option(NSID, content)), stream=stream)
+        response = response_to(server, with_options(option(NSID, content)), stream=stream)
         assert options_of(response) == {NSID: b"ns1.example"}
-    assert response_to(server, asked(), stream=stream).options == ()
+    assert response_to(server, with_options(), stream=stream).options == ()
     assert response_to(server, query(WEB).to_wire(), stream=stream).edns == -1
     server.responder.edns_options = EdnsOptions()
-    assert response_to(server, asked(option(NSID)), stream=stream).options == ()
+    assert response_to(server, with_options(option(NSID)), stream=stream).options == ()
 
 
 def test_dns_29_keepalive_returns_the_idle_time_over_tcp_only(server: Server) -> None:
-    response = response_to(server, asked(option(KEEPALIVE)), stream=True)
+    response = response_to(server, with_options(option(KEEPALIVE)), stream=True)
     assert options_of(response) == {KEEPALIVE: b"\0\x7d"}  # in tenths of a second (RFC 7828 §3.1)
-    assert response_to(server, asked(option(KEEPALIVE)), stream=False).options == ()
-    assert response_to(server, asked(), stream=True).options == ()
+    assert response_to(server, with_options(option(KEEPALIVE)), stream=False).options == ()
+    assert response_to(server, with_options(), stream=True).options == ()
 
 
 def test_dns_29_keepalive_with_a_time_is_formerr_over_tcp_and_ignored_over_udp(server: Server) -> None:
-    response = response_to(server, asked(option(KEEPALIVE, b"\0\1")), stream=True)
+    response = response_to(server, with_options(option(KEEPALIVE, b"\0\1")), stream=True)
     assert (rcode(response), response.edns) == ("FORMERR", 0)
-    assert rcode(response_to(server, asked(option(KEEPALIVE, b"\0\1")), stream=False)) == "NOERROR"
+    assert rcode(response_to(server, with_options(option(KEEPALIVE, b"\0\1")), stream=False)) == "NOERROR"
 
 
 def test_dns_19_unknown_options_are_ignored(server: Server, stream: bool) -> None:
     unknown = [option(65001, b"x" * 9), option(NSID), option(65002), option(COOKIE, CLIENT), option(8, b"")]
-    response = response_to(server, asked(*unknown), stream=stream)
+    response = response_to(server, with_options(*unknown), stream=stream)
     assert options_of(response) == {NSID: b"ns1.example", COOKIE: cookie_for()}
 
 
@@ -247,7 +257,9 @@ def test_dns_21_no_response_with_all_options_is_too_long(size: int, labels: int)
     server.responder.stale = True
     for qtype in ("A", "SRV", "MX", "TXT"):
         for denied in ("", "x"):
-            message = asked(option(NSID), option(COOKIE, CLIENT), name=denied + name, qtype=qtype, size=size)
+            message = with_options(
+                option(NSID), option(COOKIE, CLIENT), name=denied + name, qtype=qtype, size=size
+            )
             response = response_to(server, message)
             assert len(response.to_wire()) <= max(size, 512)
             found = options_of(response)
@@ -256,7 +268,7 @@ def test_dns_21_no_response_with_all_options_is_too_long(size: int, labels: int)
 
 def test_dns_26_an_extended_error_comes_with_other_options(server: Server) -> None:
     server.responder.stale = True
-    response = response_to(server, asked(option(COOKIE, CLIENT)))
+    response = response_to(server, with_options(option(COOKIE, CLIENT)))
     assert ede(response) == [3]
     assert options_of(response)[COOKIE] == cookie_for()
     # The cookie is at the end, where the transport fills it in.

@@ -179,10 +179,10 @@ def test_dns_06_another_class_is_refused(server: Server, qclass: str, name: str)
 )
 def test_dns_07_the_question_comes_back_byte_for_byte(server: Server, name: str) -> None:
     """Required by 0x20; the look-up ignores ASCII case (RFC 4343)."""
-    asked = query(name).to_wire()
-    response = server.respond(asked, stream=False)
+    message = query(name).to_wire()
+    response = server.respond(message, stream=False)
     assert response is not None
-    assert response[12 : len(asked)] == asked[12:]
+    assert response[12 : len(message)] == message[12:]
     assert rcode(read(response)) == rcode(ask(server, name.lower()))
     assert data(read(response)) == data(ask(server, name.lower()))
 

@@ -11,6 +11,7 @@ import dns.flags
 import pytest
 
 from tests.dns.helpers import (
+    FailingResponder,
     Server,
     additional_of,
     ask,
@@ -21,10 +22,11 @@ from tests.dns.helpers import (
     origin_of,
     put,
     query,
+    random_case,
     rcode,
     read,
 )
-from tests.dns.response_cache_helpers import FailingResponder
+from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from zkdns.dns.message import parse_query
 from zkdns.dns.response_cache import ResponseCache
 from zkdns.serverset.changes import MembersHeld, SetUnread
@@ -68,7 +70,7 @@ OTHERS = (API, f"m1.{API}", "_api._tcp.staging.discovery", "idle.staging.discove
 ABSENT = ("nope.staging.discovery", "staging.discovery", "_nope._tcp.staging.discovery", "discovery")
 
 
-def asked(**settings: Any) -> tuple[Server, set[str], set[str], set[str]]:
+def server_with_answers(**settings: Any) -> tuple[Server, set[str], set[str], set[str]]:
     """A server with all answers cached, and their names: of web, of other services, and of none."""
     made = server(**settings)
     ask_all(made, (*OWN, *OTHERS, *ABSENT))
@@ -122,6 +124,7 @@ def test_queries_that_will_not_repeat_are_not_cached(name: str, how: dict[str, A
         assert made.respond(bytes(2) + wire[2:3] + b"\xff" + wire[4:], stream=stream)
         assert made.respond(wire[:-1], stream=stream)
     assert (len(made.datagrams), len(made.streams)) == (0, 0)
+    assert (made.datagrams.size, made.streams.size) == (0, 0)
 
 
 def test_nothing_is_cached_before_the_table_has_been_read() -> None:
@@ -145,17 +148,17 @@ def test_a_query_longer_than_a_slot_is_answered_and_not_cached() -> None:
 def test_an_absent_name_is_cached_at_its_second_query(stream: bool) -> None:
     made = server()
     cache = made.streams if stream else made.datagrams
-    for asked_before, name in enumerate(("nope", "nada", "nope", "nada", "nope")):
+    for queries_before, name in enumerate(("nope", "nada", "nope", "nada", "nope")):
         assert rcode(ask(made, f"{name}.staging.discovery", stream=stream)) == "NXDOMAIN"
-        assert len(cache) == (0, 0, 1, 2, 2)[asked_before]
+        assert len(cache) == (0, 0, 1, 2, 2)[queries_before]
     assert cache.misses == 4
 
 
 def test_an_internal_error_is_servfail_and_reported_with_its_query() -> None:
     reported: list[tuple[bytes, Exception]] = []
 
-    asked = query(WEB).to_wire()[2:]
-    for codec, key in ((UdpCodec, UdpCodec.key(asked)), (TcpCodec, asked)):
+    body = query(WEB).to_wire()[2:]
+    for codec, key in ((UdpCodec, UdpCodec.key(body)), (TcpCodec, body)):
         cache = ResponseCache(
             FailingResponder(),
             codec,
@@ -164,11 +167,11 @@ def test_an_internal_error_is_servfail_and_reported_with_its_query() -> None:
         )
         for _ in range(2):
             response = next(cache[key])
-            whole = UdpCodec.message(b"id" + asked, response) if codec is UdpCodec else b"id" + response
+            whole = UdpCodec.message(b"id" + body, response) if codec is UdpCodec else b"id" + response
             answer = read(whole)
             assert (rcode(answer), answer.flags & dns.flags.RD) == ("SERVFAIL", dns.flags.RD)
         assert (len(cache), cache.size) == (0, 0)
-    assert [text for text, _ in reported] == [asked] * 4
+    assert [text for text, _ in reported] == [body] * 4
     assert {type(error) for _, error in reported} == {ZeroDivisionError}
 
 
@@ -187,14 +190,14 @@ _CHANGES: dict[str, Callable[[Server], None]] = {
 
 @pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
 def test_a_change_drops_the_answers_of_its_service_only(change: Callable[[Server], None]) -> None:
-    made, own, others, absent = asked()
+    made, own, others, absent = server_with_answers()
     assert len(own) > 10
     change(made)
     assert cached(made) == others | absent
 
 
 def test_a_change_without_effect_drops_nothing() -> None:
-    made, own, others, absent = asked()
+    made, own, others, absent = server_with_answers()
     made.change("web.staging", removed=["member_0000000009"])
     made.drop("nope.staging")
     made.resolve("elsewhere.example.com", "192.0.2.1")
@@ -205,7 +208,7 @@ def test_a_change_without_effect_drops_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["new.staging", "new.prod", "a.b.prod"])
 def test_adding_or_removing_a_service_drops_negative_answers_only(name: str) -> None:
-    made, own, others, absent = asked()
+    made, own, others, absent = server_with_answers()
     assert {"nope.staging.discovery 1", "staging.discovery 1", "discovery 1"} <= absent
     made.apply(put(name, ["10.2.0.1:80"]))
     assert cached(made) == own | others
@@ -214,8 +217,20 @@ def test_adding_or_removing_a_service_drops_negative_answers_only(name: str) -> 
     assert cached(made) == own | others
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
+def test_an_added_service_is_a_name_until_it_is_removed(stream: bool) -> None:
+    made = server()
+    name = "db.staging.discovery"
+    for _ in range(3):
+        assert data(ask(made, name, stream=stream)) == []
+        made.apply(put("db.staging", ["10.0.0.9:80"]))
+        assert data(ask(made, name, stream=stream)) == ["10.0.0.9"]
+        made.drop("db.staging")
+    assert data(ask(made, name, stream=stream)) == []
+
+
 def test_a_service_below_another_drops_the_others_answers_too() -> None:
-    made, own, others, absent = asked()
+    made, own, others, absent = server_with_answers()
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
     made.apply(put("m1.web.staging", ["10.2.0.1:80"]))
     assert cached(made) == others
@@ -229,7 +244,7 @@ def test_a_service_below_another_drops_the_others_answers_too() -> None:
 
 
 def test_a_service_that_looks_like_an_rfc_2782_name_drops_all() -> None:
-    made, *_ = asked()
+    made, *_ = server_with_answers()
     assert len(data(ask(made, "_web._tcp.staging.discovery", "SRV"))) == 2
     made.apply(put("_web._tcp.staging", ["10.2.0.1:99"]))
     assert cached(made) == set()
@@ -242,7 +257,7 @@ def test_a_service_that_looks_like_an_rfc_2782_name_drops_all() -> None:
 
 
 def test_if_members_make_a_name_each_change_drops_negative_answers() -> None:
-    made, own, others, _ = asked(empty="nxdomain")
+    made, own, others, _ = server_with_answers(empty="nxdomain")
     assert rcode(ask(made, "_idle._tcp.staging.discovery", "SRV")) == "NXDOMAIN"
     made.change("idle.staging", [member(1, "10.2.0.1:80")])
     assert len(data(ask(made, "_idle._tcp.staging.discovery", "SRV"))) == 1
@@ -252,7 +267,7 @@ def test_if_members_make_a_name_each_change_drops_negative_answers() -> None:
 
 
 def test_a_change_of_health_drops_all_answers() -> None:
-    made, *_ = asked()
+    made, *_ = server_with_answers()
     assert ede(ask(made, WEB, edns=0)) == []
     made.authority.set_health(ready=True, stale=True)
     assert cached(made) == set()
@@ -266,7 +281,7 @@ def test_a_change_of_health_drops_all_answers() -> None:
 
 
 def test_a_departed_members_name_is_dropped_when_its_time_is_over() -> None:
-    made, _, others, absent = asked()
+    made, _, others, absent = server_with_answers()
     made.change("web.staging", removed=["member_0000000001"], now=10.0)
     for now in (10.0, 69.0):
         made.expire(now)
@@ -316,17 +331,17 @@ def test_only_the_spelling_of_a_response_depends_on_the_query(name: str, qtype: 
     made, other = server(order="fixed"), server(order="fixed")
     dice = random.Random(7)
     for edns in (None, 0) * 10:
-        spelled = "".join(dice.choice((letter.upper(), letter)) for letter in name)
-        message = query(spelled, qtype, edns=edns).to_wire()
+        message = query(random_case(name, dice), qtype, edns=edns).to_wire()
         response = made.respond(message, stream=stream)
         plain = other.respond(query(name, qtype, edns=edns).to_wire(), stream=stream)
         assert response is not None
         assert plain is not None
-        asked_until = 12 + len(name) + 2
-        assert response[12:asked_until] == message[12:asked_until]
-        assert response[:12] + response[12:asked_until].lower() + response[asked_until:] == plain
+        name_end = 12 + len(name) + 2
+        assert response[12:name_end] == message[12:name_end]
+        assert response[:12] + response[12:name_end].lower() + response[name_end:] == plain
     cache = made.streams if stream else made.datagrams
-    assert len(cache) == len(cache._folded) == 2
+    assert len(cache) == 2
+    assert_accounting_is_consistent(cache)
     assert cache.misses == (4 if name.startswith("nope") else 2)
 
 
@@ -339,7 +354,8 @@ def test_upper_case_needs_no_more_dns_work_than_lower_case() -> None:
         assert data(ask(made, WEB[:at] + WEB[at:].upper()))
     assert (made.datagrams.misses, len(made.datagrams)) == (2, 1)
     made.change("web.staging", [member(3, "10.0.0.3:80")])
-    assert (len(made.datagrams), len(made.datagrams._folded)) == (0, 0)
+    assert len(made.datagrams) == 0
+    assert_accounting_is_consistent(made.datagrams)
     assert "10.0.0.3" in data(ask(made, WEB.upper()))
 
 

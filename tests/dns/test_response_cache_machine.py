@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.dns.helpers import NAMESPACE, Server, member, read
-from tests.dns.response_cache_helpers import assert_accounting_is_consistent
+from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from zkdns.config import ServiceOverride
 from zkdns.dns.authority import Authority
+from zkdns.dns.response_cache import MAX_ENTRIES
 from zkdns.names import parse_name, to_wire
 from zkdns.namespace import ServiceName, parse_namespace, split_name
 from zkdns.serverset.changes import (
@@ -182,19 +183,19 @@ class ResponseCacheMachine(RuleBasedStateMachine):
             dns_sd=dice.random() < 0.7,
             reverse=dice.random() < 0.7,
         )
-        self.most = dice.choice((1 << 24, 1 << 24, 30_000))
+        self.max_bytes = dice.choice((1 << 24, 1 << 24, 30_000))
+        self.max_entries = dice.choice((MAX_ENTRIES, MAX_ENTRIES, 5))
         self.caches = [
-            self.server.authority.make_cache(codec, stream=stream, max_bytes=self.most)
+            self.server.authority.make_cache(
+                codec, stream=stream, max_bytes=self.max_bytes, max_entries=self.max_entries
+            )
             for codec, stream in ((UdpCodec, False), (TcpCodec, True))
         ]
         self.server.datagrams, self.server.streams = self.caches
-        entries = dice.choice((1 << 16, 1 << 16, 5))
-        for cache in self.caches:
-            cache._max_entries = entries
         self.now = 0.0
         self.fresh: Authority | None = None
-        asked = [some_question(dice) for _ in range(16)]
-        self.asked = [*asked, *map(twin, asked[: dice.randrange(6)])]
+        questions = [some_question(dice) for _ in range(16)]
+        self.questions = [*questions, *map(twin, questions[: dice.randrange(6)])]
         self.spellings = itertools.cycle([0, dice.getrandbits(24), 0, dice.getrandbits(24)])
         for service in SERVICES:
             if dice.random() < 0.3:
@@ -207,7 +208,7 @@ class ResponseCacheMachine(RuleBasedStateMachine):
         dice = random.Random(f"{self.started} {number} {self.drawn[number]}")
         self.drawn[number] += 1
         service = dice.choice(SERVICES)
-        happen = dice.choice(
+        change = dice.choice(
             (
                 *[self.join_or_leave] * 6,
                 *[self.members_are_replaced] * 4,
@@ -220,7 +221,7 @@ class ResponseCacheMachine(RuleBasedStateMachine):
                 self.the_serial_rises,
             )
         )
-        happen(service, dice)
+        change(service, dice)
 
     def join_or_leave(self, service: str, dice: random.Random) -> None:
         if self.server.table.set_of(origin(service)):
@@ -272,10 +273,10 @@ class ResponseCacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def cached_responses_equal_new_ones(self) -> None:
-        if not hasattr(self, "asked"):
+        if not hasattr(self, "questions"):
             return  # before initialization
         spelling = next(self.spellings)
-        for question in self.asked:
+        for question in self.questions:
             self.check(question.message(spelling), stream=question.stream)
 
     def check(self, message: bytes, *, stream: bool) -> None:
@@ -302,8 +303,8 @@ class ResponseCacheMachine(RuleBasedStateMachine):
     def accounting_is_consistent(self) -> None:
         for cache in getattr(self, "caches", ()):
             assert_accounting_is_consistent(cache)
-            assert cache.size <= self.most
-            assert len(cache) <= cache._max_entries
+            assert cache.size <= self.max_bytes
+            assert len(cache) <= self.max_entries
 
 
 def _bare(body: bytes, _question: int) -> bytes:

@@ -21,7 +21,7 @@ RATE = 200.0
 _TCP_RATE = 10.0
 _SOCKETS = 16
 _TIMEOUT = 5.0  # seconds without a response, after which the response counts as lost
-_TICK = 0.002
+_TICK = 0.005
 
 
 class _Query(NamedTuple):

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 SESSION = 2
 """The session timeout of the server in seconds."""
-RECOVERY = SESSION + 2.0
+RECOVERY = SESSION + 4.0
 """Seconds after a fault within which all responses must be up to date."""
 SERVICES = ("api", "db", "web")
 _MEMBERS = 3  # initial members of each service

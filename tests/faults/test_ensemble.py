@@ -13,7 +13,7 @@ from tests.faults.scenario import fault_scenario, reconnecting_client
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 _ELECTION = 30.0  # seconds for an election by ZooKeeper
 

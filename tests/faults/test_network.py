@@ -12,7 +12,7 @@ from tests.faults.scenario import SESSION, fault_scenario, reconnecting_client
 from tests.support.network import new_network, nft, skip_without_nft
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 _ADDRESS = "127.0.0.2"  # of ZooKeeper for the server; the test uses 127.0.0.1
 

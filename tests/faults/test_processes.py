@@ -18,7 +18,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 
 def kill(scenario: FaultScenario, role: str, pid: int | None = None) -> float:

@@ -11,7 +11,7 @@ from tests.faults.scenario import fault_scenario
 from tests.support.fault_proxy import LIST, MULTI_READ, FaultProxy
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 _THROTTLED = -127  # ThrottledOp
 _UNKNOWN = -999  # not an error code of ZooKeeper

@@ -19,7 +19,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 _OWNERS = 6
 _DENIED = [make_digest_acl("zkdns-test", "secret", all=True)]

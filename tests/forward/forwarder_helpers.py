@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dns.asyncquery
@@ -16,6 +17,7 @@ import dns.message
 import dns.rcode
 from structlog.testing import capture_logs
 
+from tests.forward.resolution_helpers import until
 from tests.support.upstream import (
     UDP,
     Behaviour,
@@ -25,14 +27,16 @@ from tests.support.upstream import (
     correct_answer,
     reply_to,
 )
-from tests.support.waiting import eventually
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import CacheSettings, Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.authority import Authority
-from zkdns.forward.forwarder import MAX_WAITING, Forwarder, group_of_question
+from zkdns.dns.edns import MIN_UDP_SIZE
+from zkdns.dns.message import parse_query
+from zkdns.forward.forwarder import Forwarder, group_of_question
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
 from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import DeferredResponse, Deliver
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -63,7 +67,7 @@ class Scene:
         errors: internal errors in the answers to queries.
     """
 
-    def __init__(self, config: Config, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, config: Config, **limits: Any) -> None:
         self.clock = Clock()
         self.errors: list[Exception] = []
         pair = bind(HostPort("127.0.0.1", 0), 1)[0]
@@ -71,7 +75,7 @@ class Scene:
         self._pair = pair
         self.authority = Authority(Table(), config, lambda _query, error: self.errors.append(error))
         self.authority.responder.ready = True
-        self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, max_waiting=max_waiting)
+        self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, **limits)
         self.forwarder.cache.on_removed = lambda question: self.authority.forget_forwarded(
             group_of_question(question)
         )
@@ -103,9 +107,14 @@ class Scene:
     def pass_time(self, seconds: float) -> None:
         """Advance the clock of the forwarder."""
         self.clock.now += seconds
-        assert self.forwarder._timer is not None
-        self.forwarder._timer.cancel()
-        self.forwarder._on_second()
+        self.forwarder.poll()
+
+    def begin(self, deliver: Deliver, name: str = WWW) -> None:
+        """Let an A query wait for its response at the forwarder, without a client."""
+        query = parse_query(dns.message.make_query(name, "A").to_wire())
+        response = next(self.forwarder.answer(query, MIN_UDP_SIZE, bytes).responses)
+        assert isinstance(response, DeferredResponse)
+        response.start(deliver)
 
     async def query(
         self,
@@ -169,24 +178,30 @@ class Scene:
 async def forwarding(
     *upstreams: UpstreamServer | UpstreamAddress,
     domains: Mapping[str, Iterable[UpstreamServer | UpstreamAddress]] | None = None,
-    is_auto: bool = False,
+    resolv_conf: Path | None = None,
     trust_ad: bool = False,
-    max_waiting: int = MAX_WAITING,
     cache: CacheSettings = CacheSettings(),  # noqa: B008 - it is frozen
+    **limits: Any,
 ) -> AsyncIterator[Scene]:
-    """Run a server with these upstreams, or with `upstreams = "auto"`; fail on internal errors."""
+    """Run a server with these upstreams; fail on internal errors.
+
+    With `resolv_conf`, the server has `upstreams = "auto"`, and this is the file of the system. `limits` are
+    keyword arguments of `Forwarder`.
+    """
+    if resolv_conf is not None:
+        limits["system_files"] = [resolv_conf]
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
         forward=ForwardSettings(
-            upstreams="auto" if is_auto else _addresses(upstreams),
+            upstreams="auto" if resolv_conf is not None else _addresses(upstreams),
             trust_ad=trust_ad,
             zones={name: ForwardZoneSettings(_addresses(each)) for name, each in (domains or {}).items()},
         ),
         cache=cache,
     )
     with capture_logs() as logs:
-        scene = Scene(config, max_waiting)
+        scene = Scene(config, **limits)
         await scene.start()
         try:
             yield scene
@@ -245,16 +260,17 @@ class Waits:
     """Reply to nothing until `release` is called."""
 
     def __init__(self) -> None:
-        self.received: list[ReceivedQuery] = []
+        self._received: list[ReceivedQuery] = []
 
     def __call__(self, received: ReceivedQuery) -> list[Send]:
-        self.received.append(received)
+        self._received.append(received)
         return []
 
+    async def release(self, upstream: UpstreamServer, name: str = WWW) -> None:
+        """Reply to the queries for a name that this upstream has received; wait for the first one."""
+        await until(lambda: self._queries(name))
+        for received in self._queries(name):
+            upstream.send_datagram(correct_answer(received), received.port)
 
-def release(upstream: UpstreamServer, name: str = WWW) -> None:
-    """Let an upstream with `Waits` reply to its queries for a name; wait for the first one."""
-    act = upstream._behaviours.get(f"{name}.", upstream._behaviour)
-    assert isinstance(act, Waits)
-    for received in eventually(lambda: [one for one in act.received if one.name == f"{name}."]):
-        upstream.send_datagram(correct_answer(received), received.port)
+    def _queries(self, name: str) -> list[ReceivedQuery]:
+        return [received for received in list(self._received) if received.name == f"{name}."]

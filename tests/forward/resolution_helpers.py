@@ -79,6 +79,11 @@ async def answer(resolver: Resolver, asked: Question | str) -> list[str]:
     return data_of(outcome, question(asked) if isinstance(asked, str) else asked)
 
 
+def bad_messages(resolver: Resolver) -> int:
+    """Return the number of messages that answer no query, from all upstreams."""
+    return sum(upstream.bad_messages for upstream in resolver.upstreams.all)
+
+
 async def failure(resolver: Resolver, asked: Question | str) -> Failure:
     outcome = await resolve(resolver, asked)
     assert isinstance(outcome, Failure), outcome

@@ -11,6 +11,7 @@ import pytest
 
 from tests.forward.resolution_helpers import (
     answer,
+    bad_messages,
     data_of,
     failure,
     question,
@@ -39,11 +40,9 @@ from tests.support.upstream import (
 )
 from zkdns.address import UpstreamAddress
 from zkdns.dns.message import Type
-from zkdns.forward import tcp_client
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import FailureKind
-
-pytestmark = pytest.mark.punctual
+from zkdns.forward.tcp_client import TcpTimes
 
 
 class Tls:
@@ -137,14 +136,12 @@ def test_one_connection_serves_all_truncated_replies() -> None:
     run(scenario)
 
 
-def test_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp_client, "IDLE_SECONDS", 0.05)
-
+def test_idle_connection_is_closed() -> None:
     async def scenario() -> None:
         with UpstreamServer(truncates) as upstream:
-            async with running_resolver(upstream.address) as resolver:
+            async with running_resolver(upstream.address, tcp_times=TcpTimes(idle=0.05)) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                await until(lambda: not resolver._tcp._all)
+                await until(lambda: not resolver.open_connections)
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 assert upstream.connections == 2
 
@@ -183,7 +180,7 @@ def test_malformed_reply_over_tcp_is_rejected() -> None:
         with UpstreamServer(act, last_byte=1) as bad, UpstreamServer(truncates, last_byte=2) as good:
             async with running_resolver(bad.address, good.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
-                assert resolver.bad_messages == 1
+                assert bad_messages(resolver) == 1
 
     run(scenario)
 
@@ -250,9 +247,11 @@ def test_upstream_without_tls_fails_with_a_reason(secured: Tls) -> None:
     async def scenario() -> None:
         with UpstreamServer() as upstream:
             address = UpstreamAddress("127.0.0.1", upstream.address.port, TLS_NAME)
-            async with running_resolver(address, tls=secured.trust) as resolver:
+            times = TcpTimes(connect=0.5)
+            async with running_resolver(address, tls=secured.trust, tcp_times=times) as resolver:
                 outcome = await failure(resolver, "www.example")
-                assert outcome.kind in {FailureKind.NETWORK, FailureKind.TIMED_OUT}
+                assert outcome.kind is FailureKind.NETWORK
+                assert outcome.text == f"{address} does not accept connections within 0.5 s"
                 assert not upstream.queries_over(TCP, "www.example")
 
     run(scenario)
@@ -294,7 +293,8 @@ def test_stalled_connection_is_replaced(secured: Tls) -> None:
 
     async def scenario() -> None:
         with UpstreamServer(certificate=secured.certificate) as upstream:
-            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+            times = TcpTimes(stalled=0.2)
+            async with running_resolver(upstream.tls_address, tls=secured.trust, tcp_times=times) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 lost = {received.port for received in upstream.queries}
                 upstream.set_behaviour(lambda received: [] if received.port in lost else answers(received))
@@ -302,7 +302,7 @@ def test_stalled_connection_is_replaced(secured: Tls) -> None:
                 started_at = now()
                 assert await answer(resolver, "news.example") == ["192.0.2.1"]
                 assert now() - started_at < 0.25
-                await until(lambda: len(resolver._tcp._all) == 1)
+                await until(lambda: resolver.open_connections == 1)
 
     run(scenario)
 
@@ -332,6 +332,6 @@ def test_stop_while_connecting_leaves_no_connection(secured: Tls) -> None:
                 await asyncio.sleep(0)
                 resolver.stop()
                 assert await outcome
-                assert not resolver._tcp._all
+                assert not resolver.open_connections
 
     run(scenario)

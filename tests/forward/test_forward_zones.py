@@ -13,11 +13,9 @@ from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import UpstreamServer
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
-from zkdns.forward import forward_zones
-from zkdns.forward.forward_zones import LOOP_AVOID_SECONDS, PROBE_SECONDS, ForwardZone, ForwardZones
+from zkdns.forward.forward_zones import LOOP_AVOID_SECONDS, LOOP_PROBE_SECONDS, ForwardZone, ForwardZones
 from zkdns.forward.message import Question
 from zkdns.forward.resolver import Resolver
-from zkdns.forward.system_upstreams import SystemUpstreams
 
 ONE, TWO, THREE = (UpstreamAddress(f"192.0.2.{number}", 53) for number in (1, 2, 3))
 LISTENING = [HostPort("127.0.0.1", 5300)]
@@ -30,8 +28,9 @@ def zones_of(
     *,
     listening: Iterable[HostPort] = LISTENING,
     secret: bytes | None = SECRET,
+    resolv_conf: Path | None = None,
 ) -> ForwardZones:
-    """Return the forward zones of a server with these upstreams."""
+    """Return the forward zones of a server with these upstreams and this resolv.conf of the system."""
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
@@ -40,7 +39,8 @@ def zones_of(
             zones={name: ForwardZoneSettings(tuple(each)) for name, each in (domains or {}).items()},
         ),
     )
-    return ForwardZones(config, list(listening), secret, Resolver)
+    system_files = [resolv_conf] if resolv_conf is not None else []
+    return ForwardZones(config, list(listening), secret, Resolver, system_files=system_files)
 
 
 def domain_of(zones: ForwardZones, name: str) -> str | None:
@@ -142,13 +142,10 @@ def test_other_upstreams_are_used(listening: HostPort, upstream: UpstreamAddress
 
 
 @pytest.fixture
-def resolv_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def resolv_conf(tmp_path: Path) -> Path:
     """The system's resolv.conf."""
     file = tmp_path / "resolv.conf"
     write_nameservers(file, ONE, OURSELVES)
-    monkeypatch.setattr(
-        forward_zones, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
-    )
     return file
 
 
@@ -157,7 +154,7 @@ def write_nameservers(file: Path, *servers: UpstreamAddress) -> None:
 
 
 def test_auto_follows_a_changed_file_once_it_is_stable(resolv_conf: Path) -> None:
-    zones = zones_of("auto", {"org": [TWO]})
+    zones = zones_of("auto", {"org": [TWO]}, resolv_conf=resolv_conf)
     assert upstreams_of(zones.find(())) == [ONE]
     assert not zones.poll(0.0)
     write_nameservers(resolv_conf, THREE)
@@ -175,7 +172,7 @@ def test_auto_follows_a_changed_file_once_it_is_stable(resolv_conf: Path) -> Non
 
 
 def test_configured_upstreams_do_not_depend_on_the_file(resolv_conf: Path) -> None:
-    zones = zones_of((TWO,))
+    zones = zones_of((TWO,), resolv_conf=resolv_conf)
     write_nameservers(resolv_conf, THREE)
     assert not any(zones.poll(float(second)) for second in range(5))
     assert upstreams_of(zones.find(())) == [TWO]
@@ -215,7 +212,7 @@ def test_dns_37_returned_probe_stops_queries_for_a_while() -> None:
             assert logged["reason"].startswith(
                 f"{upstream.address} (from forward.upstreams) returns queries to this server"
             )
-            zones.poll(1001.0 + PROBE_SECONDS)
+            zones.poll(1001.0 + LOOP_PROBE_SECONDS)
             zones.poll(1002.0 + LOOP_AVOID_SECONDS - 0.1)
             assert upstreams_of(zones.find(())) == []
             await send_probes(zones, upstream, 1002.0 + LOOP_AVOID_SECONDS, 2)
@@ -234,8 +231,8 @@ def test_each_zone_gets_a_new_probe_every_minute() -> None:
             below = b"\4loop\5zkdns"
             domains = sorted(question.name.partition(below)[2] for question in first)
             assert domains == [b"\4corp\7example\0", b"\7example\0"]
-            zones.poll(1000.0 + PROBE_SECONDS - 1)
-            second = await send_probes(zones, upstream, 1000.0 + PROBE_SECONDS, 4)
+            zones.poll(1000.0 + LOOP_PROBE_SECONDS - 1)
+            second = await send_probes(zones, upstream, 1000.0 + LOOP_PROBE_SECONDS, 4)
             assert len(second) == 4
             assert len(set(second)) == 4
             zones.stop()
@@ -267,7 +264,7 @@ def test_dns_37_reason_has_the_file_that_names_the_upstream(resolv_conf: Path) -
     async def scenario() -> None:
         with UpstreamServer() as upstream, capture_logs() as logs:
             write_nameservers(resolv_conf, upstream.address)
-            zones = zones_of("auto")
+            zones = zones_of("auto", resolv_conf=resolv_conf)
             zones.start()
             (probe,) = await send_probes(zones, upstream, 1000.0, 1)
             assert zones.detect_loop(probe, 1000.0)

@@ -20,7 +20,6 @@ from tests.forward.forwarder_helpers import (
     numbered,
     queries_to,
     rcode_of,
-    release,
 )
 from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import ReceivedQuery, Send, UpstreamServer, is_long, reply_to, truncates
@@ -316,7 +315,7 @@ def test_query_at_the_end_of_the_ttl_starts_a_prefetch(*, is_remembered: bool) -
                 response = await scene.query()
                 assert (data_of(response), response.answer[0].ttl) == (["198.51.100.1"], 6)
                 await until(lambda: scene.forwarder.counters.prefetched == 1 and queries_to(upstream) == 2)
-                await until(lambda: not scene.forwarder._pending)
+                await until(lambda: not scene.forwarder.resolving)
                 response = await scene.query()
                 assert (data_of(response), response.answer[0].ttl) == (["198.51.100.2"], 60)
                 assert scene.forwarder.counters.queries == 1  # no query had to wait
@@ -326,10 +325,11 @@ def test_query_at_the_end_of_the_ttl_starts_a_prefetch(*, is_remembered: bool) -
 
 def test_query_during_a_prefetch_waits_only_after_expiry() -> None:
     async def scenario() -> None:
+        waits = Waits()
         with UpstreamServer() as upstream:
             async with forwarding(upstream) as scene:
                 await scene.query()
-                upstream.set_behaviour(Waits())
+                upstream.set_behaviour(waits)
                 scene.pass_time(59)
                 assert await scene.ttl() == 1
                 await until(lambda: queries_to(upstream) >= 2)  # again, with a slow upstream
@@ -337,7 +337,7 @@ def test_query_during_a_prefetch_waits_only_after_expiry() -> None:
                 scene.pass_time(1)
                 waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
-                release(upstream)
+                await waits.release(upstream)
                 assert data_of(await waiting) == ["192.0.2.1"]
                 assert scene.forwarder.counters.joined == 1
                 assert scene.questions_sent == 2
@@ -353,7 +353,7 @@ def test_failed_prefetch_keeps_the_entry() -> None:
                 upstream.go_down()
                 scene.pass_time(58)
                 assert await scene.ttl() == 2
-                await until(lambda: not scene.forwarder._pending)
+                await until(lambda: not scene.forwarder.resolving)
                 assert await scene.ttl() == 2
                 assert scene.forwarder.counters.prefetched == 1
 

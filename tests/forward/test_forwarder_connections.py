@@ -8,7 +8,7 @@ import struct
 
 import dns.message
 
-from tests.forward.forwarder_helpers import Scene, Waits, data_of, forwarding, queries_to, rcode_of, release
+from tests.forward.forwarder_helpers import Scene, Waits, data_of, forwarding, queries_to, rcode_of
 from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import UpstreamServer, answers, is_silent
 
@@ -45,7 +45,8 @@ async def connected(scene: Scene) -> Client:
 
 def test_pipelined_queries_are_answered_in_order_of_completion() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             upstream.set_behaviour(answers, "quick.example")
             async with forwarding(upstream) as scene:
                 client = await connected(scene)
@@ -56,7 +57,7 @@ def test_pipelined_queries_are_answered_in_order_of_completion() -> None:
                 assert data_of(responses[1]) == ["192.0.2.1"]
                 for name, ident in (("slower.example", 3), ("slow.example", 0)):
                     await until(lambda: queries_to(upstream, name))  # noqa: B023 - used at once
-                    release(upstream, name)
+                    await waits.release(upstream, name)
                     message = await client.receive()
                     assert (message.id, data_of(message)) == (ident, ["192.0.2.1"])
                 client.send("quick.example")
@@ -68,13 +69,14 @@ def test_pipelined_queries_are_answered_in_order_of_completion() -> None:
 
 def test_equal_queries_on_one_connection_are_forwarded_once_and_all_answered() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             async with forwarding(upstream) as scene:
                 client = await connected(scene)
                 client.send(*["www.example"] * 20)
                 await until(lambda: scene.forwarder.waiting == 20)
                 assert scene.questions_sent == 1
-                release(upstream)
+                await waits.release(upstream)
                 responses = [await client.receive() for _ in range(20)]
                 assert sorted(message.id for message in responses) == list(range(20))
                 client.writer.close()
@@ -84,7 +86,8 @@ def test_equal_queries_on_one_connection_are_forwarded_once_and_all_answered() -
 
 def test_half_closed_connection_gets_all_responses_before_it_is_closed() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             async with forwarding(upstream) as scene:
                 client = await connected(scene)
                 client.send("one.example", "two.example")
@@ -92,7 +95,7 @@ def test_half_closed_connection_gets_all_responses_before_it_is_closed() -> None
                 await until(lambda: scene.forwarder.waiting == 2)
                 for name in ("two.example", "one.example"):
                     await until(lambda: queries_to(upstream, name))  # noqa: B023 - used at once
-                    release(upstream, name)
+                    await waits.release(upstream, name)
                     assert data_of(await client.receive()) == ["192.0.2.1"]
                 assert await client.is_closed()
                 client.writer.close()
@@ -102,7 +105,8 @@ def test_half_closed_connection_gets_all_responses_before_it_is_closed() -> None
 
 def test_disconnected_client_does_not_affect_others() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             async with forwarding(upstream) as scene:
                 leaving, staying = await connected(scene), await connected(scene)
                 for client in (leaving, staying):
@@ -111,7 +115,7 @@ def test_disconnected_client_does_not_affect_others() -> None:
                 sock = leaving.writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 leaving.writer.transport.abort()
-                release(upstream)
+                await waits.release(upstream)
                 assert data_of(await staying.receive()) == ["192.0.2.1"]
                 assert scene.forwarder.waiting == 0
                 staying.writer.close()

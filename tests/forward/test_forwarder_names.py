@@ -25,8 +25,7 @@ from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, returns_rcode
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
-from zkdns.forward import forward_zones
-from zkdns.forward.system_upstreams import SystemUpstreams
+from zkdns.forward.forward_zones import LOOP_AVOID_SECONDS
 
 NOT_AUTHORITATIVE = 20
 
@@ -215,13 +214,10 @@ def test_query_without_rd_is_answered_from_the_cache_only(*, is_remembered: bool
 
 
 @pytest.fixture
-def resolv_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def resolv_conf(tmp_path: Path) -> Path:
     """The system's resolv.conf."""
     file = tmp_path / "resolv.conf"
     file.write_text("")
-    monkeypatch.setattr(
-        forward_zones, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
-    )
     return file
 
 
@@ -238,7 +234,7 @@ def test_new_system_upstreams_flush_the_cache(resolv_conf: Path) -> None:
     async def scenario() -> None:
         with UpstreamServer(last_byte=1) as old, UpstreamServer(last_byte=2) as new:
             old.set_behaviour(returns_rcode(dns.rcode.SERVFAIL), "fails.example")
-            async with forwarding(is_auto=True) as scene:
+            async with forwarding(resolv_conf=resolv_conf) as scene:
                 assert await scene.rcode() == "REFUSED"
                 own = await scene.cached("discovery", "SOA")
                 assert not own.flags & dns.flags.RA
@@ -260,7 +256,7 @@ def test_new_system_upstreams_flush_the_cache(resolv_conf: Path) -> None:
 def test_rewritten_file_with_the_same_upstreams_changes_nothing(resolv_conf: Path) -> None:
     async def scenario() -> None:
         with UpstreamServer() as upstream:
-            async with forwarding(is_auto=True) as scene:
+            async with forwarding(resolv_conf=resolv_conf) as scene:
                 write_nameservers(scene, resolv_conf, upstream.address)
                 await scene.query()
                 write_nameservers(scene, resolv_conf, upstream.address)
@@ -273,7 +269,7 @@ def test_rewritten_file_with_the_same_upstreams_changes_nothing(resolv_conf: Pat
 def test_dns_37_own_address_is_never_an_upstream(resolv_conf: Path) -> None:
     async def scenario() -> None:
         with UpstreamServer() as upstream:
-            async with forwarding(is_auto=True) as scene:
+            async with forwarding(resolv_conf=resolv_conf) as scene:
                 ourselves = UpstreamAddress(scene.address.host, scene.address.port)
                 write_nameservers(scene, resolv_conf, ourselves)
                 assert await scene.rcode() == "REFUSED"
@@ -323,7 +319,7 @@ def test_dns_37_upstream_in_a_loop_is_detected_logged_and_avoided(
                 scene.pass_time(60)
                 assert await scene.data(f"mail.{domain or 'example'}") == ["192.0.2.2"]
                 assert len(back.queries) == before
-                scene.pass_time(forward_zones.LOOP_AVOID_SECONDS)  # its configuration may have changed
+                scene.pass_time(LOOP_AVOID_SECONDS)  # its configuration may have changed
                 await until(lambda: len(back.queries) > before)
                 await until(lambda: len(zone.resolver.upstreams.all) == 1)
 

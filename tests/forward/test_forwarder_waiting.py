@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import dns.flags
 import dns.rcode
 import pytest
+from structlog.testing import capture_logs
 
 from tests.forward.forwarder_helpers import (
     WWW,
@@ -19,15 +19,10 @@ from tests.forward.forwarder_helpers import (
     numbered,
     queries_to,
     rcode_of,
-    release,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import UpstreamServer, answers, is_silent, is_slow, returns_rcode
+from tests.support.upstream import UpstreamServer, answers, is_silent, returns_rcode
 from zkdns.config import CacheSettings
-from zkdns.forward import forwarder as forwarder_module
-from zkdns.forward.forwarder import Forwarder
-
-pytestmark = pytest.mark.punctual
 
 STALE, NO_REACHABLE_AUTHORITY, NETWORK_ERROR = 3, 22, 23
 
@@ -36,18 +31,13 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the time until stale responses."""
-    monkeypatch.setattr(forwarder_module, "STALE_SECONDS", 0.2)
-
-
 # -- equal questions --------------------------------------------------------------------------------------
 
 
 def test_dns_34_equal_questions_in_flight_are_sent_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             async with forwarding(upstream) as scene:
                 names = [WWW, "WWW.example", "wWw.eXample"]
                 waiting = [
@@ -59,7 +49,7 @@ def test_dns_34_equal_questions_in_flight_are_sent_once() -> None:
                 await until(lambda: scene.forwarder.waiting == len(waiting))
                 assert scene.questions_sent == 1
                 assert scene.forwarder.counters.joined == len(waiting) - 1
-                release(upstream)
+                await waits.release(upstream)
                 responses = await asyncio.gather(*waiting)
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
                 spelled = [response.question[0].name.to_text() for response in responses]
@@ -72,7 +62,8 @@ def test_dns_34_equal_questions_in_flight_are_sent_once() -> None:
 
 def test_waiting_queries_do_not_delay_others() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             upstream.set_behaviour(answers, "quick.example")
             async with forwarding(upstream) as scene:
                 waiting = scene.querying()
@@ -80,80 +71,60 @@ def test_waiting_queries_do_not_delay_others() -> None:
                 assert await scene.data("quick.example") == ["192.0.2.1"]
                 assert await scene.rcode("none.staging.discovery") == "NXDOMAIN"
                 assert not waiting.done()
-                release(upstream)
+                await waits.release(upstream)
                 await waiting
 
     run(scenario)
 
 
-def test_thousands_of_waiting_queries_are_answered_in_short_steps() -> None:
+def test_many_waiting_queries_are_answered_in_short_steps() -> None:
     """Each delivery may take some time; other work is done between them."""
     count = 200
+    delivered: list[bytes] = []
+
+    def deliver_slowly(response: bytes) -> None:
+        time.sleep(0.0002)
+        delivered.append(response)
 
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             async with forwarding(upstream) as scene:
-                waiting = [scene.querying() for _ in range(count)]
-                await until(lambda: scene.forwarder.waiting == count)
-                progress: list[int] = []
-                delivered: list[int] = []
-
-                def slowly(send: Callable[[bytes], None]) -> Callable[[bytes], None]:
-                    def deliver(response: bytes) -> None:
-                        time.sleep(0.0002)
-                        delivered.append(1)
-                        send(response)
-
-                    return deliver
-
-                (current,) = scene.forwarder._pending.values()
-                current.waiters = [(pending, slowly(deliver)) for pending, deliver in current.waiters]
-
-                async def watch() -> None:
-                    while len(delivered) < count:
-                        progress.append(len(delivered))
-                        await asyncio.sleep(0)
-
-                watching = asyncio.create_task(watch())
-                release(upstream)
-                responses = await asyncio.gather(*waiting)
-                await watching
-                assert all(data_of(response) == ["192.0.2.1"] for response in responses)
-                assert len(set(progress)) > count / 10
+                for _ in range(count):
+                    scene.begin(deliver_slowly)
+                assert scene.forwarder.waiting == count
+                await waits.release(upstream)
+                progress = set()
+                while len(delivered) < count:
+                    progress.add(len(delivered))
+                    await asyncio.sleep(0)
+                assert len(set(delivered)) == 1
+                assert len(progress) > count / 10
 
     run(scenario)
 
 
-def test_internal_error_in_one_response_does_not_affect_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    delivered = []
+def test_internal_error_in_one_response_does_not_affect_others() -> None:
+    def fail(_: bytes) -> None:
+        raise RuntimeError("internal error")
 
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             async with forwarding(upstream) as scene:
-                waiting = [scene.querying() for _ in range(3)]
+                scene.begin(fail)
+                waiting = [scene.querying() for _ in range(2)]
                 await until(lambda: scene.forwarder.waiting == 3)
-                (current,) = scene.forwarder._pending.values()
-
-                def fails(_: bytes) -> None:
-                    delivered.append(1)
-                    raise RuntimeError("internal error")
-
-                first, *rest = current.waiters
-                current.waiters = [(first[0], fails), *rest]
-                errors: list[Exception] = []
-                monkeypatch.setattr(scene.forwarder._log_once, "error", errors.append)
-                release(upstream)
-                done, pending = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-                await until(lambda: sum(task.done() for task in waiting) == 2)
-                (lost,) = [task for task in waiting if not task.done()]
-                lost.cancel()
-                assert [str(error) for error in errors] == ["internal error"]
+                with capture_logs() as logs:
+                    await waits.release(upstream)
+                    for response in await asyncio.gather(*waiting):
+                        assert data_of(response) == ["192.0.2.1"]
+                assert [(entry["event"], str(entry["exc_info"])) for entry in logs] == [
+                    ("forwarded_response_failed", "internal error")
+                ]
                 assert await scene.data() == ["192.0.2.1"]
-                assert done
-                assert pending
 
     run(scenario)
-    assert delivered == [1]
 
 
 # -- failures ---------------------------------------------------------------------------------------------
@@ -312,95 +283,100 @@ def test_stale_responses_can_be_disabled() -> None:
 
 def test_dns_35_stale_response_after_1_8_seconds_when_upstreams_are_slow() -> None:
     async def scenario() -> None:
+        waits = Waits()
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream) as scene:
                 await scene.query(size=1232)
-                upstream.set_behaviour(is_slow(2.5))
+                upstream.set_behaviour(waits)
                 scene.pass_time(5)
                 started_at = now()
                 response = await scene.query(size=1232)
                 assert 1.7 < now() - started_at < 2.4
                 assert (data_of(response), response.answer[0].ttl) == (["198.51.100.1"], 30)
                 assert extended_errors(response) == [STALE]
-                await until(lambda: not scene.forwarder._pending)  # then the fresh response
-                assert await scene.data(size=1232) == ["192.0.2.1"]
+                await waits.release(upstream)
+                await until(lambda: not scene.forwarder.resolving)
+                assert await scene.data(size=1232) == ["192.0.2.1"]  # the fresh response
                 assert scene.questions_sent == 2
 
     run(scenario)
 
 
-@pytest.mark.usefixtures("quick")
 def test_stale_response_is_immediate_after_others_have_waited() -> None:
     async def scenario() -> None:
+        waits = Waits()
         with UpstreamServer(numbered(ttl=5)) as upstream:
-            async with forwarding(upstream) as scene:
+            async with forwarding(upstream, client_response_seconds=0.2) as scene:
                 await scene.cached()
-                upstream.set_behaviour(Waits())
+                upstream.set_behaviour(waits)
                 scene.pass_time(5)
                 assert await scene.data() == ["198.51.100.1"]
                 before = scene.forwarder.counters.queries
                 for tcp in (False, True):
                     assert await scene.ttl(tcp=tcp) == 30
                 assert scene.forwarder.counters.queries == before
-                assert scene.forwarder._pending
-                release(upstream)
-                await until(lambda: not scene.forwarder._pending)
+                assert scene.forwarder.resolving
+                await waits.release(upstream)
+                await until(lambda: not scene.forwarder.resolving)
                 assert await scene.data() == ["192.0.2.1"]
 
     run(scenario)
 
 
-@pytest.mark.usefixtures("quick")
 def test_stale_timer_starts_for_queries_that_join_a_prefetch() -> None:
     async def scenario() -> None:
+        waits = Waits()
         with UpstreamServer(numbered(ttl=5)) as upstream:
-            async with forwarding(upstream) as scene:
+            async with forwarding(upstream, client_response_seconds=0.2) as scene:
                 await scene.query()
-                upstream.set_behaviour(Waits())
+                upstream.set_behaviour(waits)
                 scene.pass_time(4)
                 assert await scene.ttl() == 1
                 assert scene.forwarder.counters.prefetched == 1
                 scene.pass_time(1)
                 assert await scene.ttl() == 30
                 assert scene.questions_sent == 2
-                release(upstream)
-                await until(lambda: not scene.forwarder._pending)
+                await waits.release(upstream)
+                await until(lambda: not scene.forwarder.resolving)
 
     run(scenario)
 
 
 def test_stale_timer_of_a_finished_question_does_not_affect_the_next() -> None:
+    delay = 0.5
+
     async def scenario() -> None:
+        waits = Waits()
         with UpstreamServer(numbered(ttl=5)) as upstream:
-            async with forwarding(upstream) as scene:
+            async with forwarding(upstream, client_response_seconds=delay) as scene:
                 await scene.query()
-                upstream.set_behaviour(Waits())
+                upstream.set_behaviour(waits)
                 scene.pass_time(5)
                 waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
-                (current,) = scene.forwarder._pending.values()
-                assert current.stale_timer is not None
-                release(upstream)
+                await waits.release(upstream)
                 assert data_of(await waiting) == ["192.0.2.1"]
-                assert current.stale_timer.cancelled()
+                scene.pass_time(60)  # that response is stale now
+                await asyncio.sleep(delay)
+                assert scene.forwarder.counters.stale == scene.forwarder.waiting == 0
 
     run(scenario)
 
 
-@pytest.mark.usefixtures("quick")
 def test_queries_keep_waiting_if_the_stale_entry_is_flushed() -> None:
     async def scenario() -> None:
+        waits = Waits()
         with UpstreamServer(numbered(ttl=5)) as upstream:
-            async with forwarding(upstream) as scene:
+            async with forwarding(upstream, client_response_seconds=0.2) as scene:
                 await scene.query()
-                upstream.set_behaviour(Waits())
+                upstream.set_behaviour(waits)
                 scene.pass_time(5)
                 waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
                 scene.forwarder.flush(None)
                 await asyncio.sleep(0.3)
                 assert not waiting.done()
-                release(upstream)
+                await waits.release(upstream)
                 assert data_of(await waiting) == ["192.0.2.1"]
 
     run(scenario)
@@ -411,7 +387,8 @@ def test_queries_keep_waiting_if_the_stale_entry_is_flushed() -> None:
 
 def test_queries_over_the_limit_get_servfail_at_once_and_are_counted() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             upstream.set_behaviour(numbered(), "known.example")
             async with forwarding(upstream, max_waiting=10) as scene:
                 await scene.query("known.example")
@@ -430,7 +407,7 @@ def test_queries_over_the_limit_get_servfail_at_once_and_are_counted() -> None:
                 assert await scene.data("known.example") == ["198.51.100.1"]
                 assert await scene.rcode("none.staging.discovery") == "NXDOMAIN"
                 for number in range(10):
-                    release(upstream, f"n{number}.example")
+                    await waits.release(upstream, f"n{number}.example")
                 await asyncio.gather(*waiting)
                 upstream.set_behaviour(answers)
                 assert await scene.data("one.more") == ["192.0.2.1"]  # this failure is not cached
@@ -442,7 +419,8 @@ def test_flood_in_one_batch_is_limited_and_every_query_is_answered() -> None:
     count = 100
 
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as upstream:
+        waits = Waits()
+        with UpstreamServer(waits) as upstream:
             async with forwarding(upstream, max_waiting=10) as scene:
                 scene.udp.stop()
                 waiting = [scene.querying(f"n{number}.example") for number in range(count)]
@@ -455,12 +433,12 @@ def test_flood_in_one_batch_is_limited_and_every_query_is_answered() -> None:
                 assert len(pending) == 10
                 assert scene.forwarder.counters.overloaded == len(failed)
                 for number in pending:
-                    release(upstream, f"n{number}.example")
+                    await waits.release(upstream, f"n{number}.example")
                 responses = await asyncio.gather(*pending.values())
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
                 upstream.set_behaviour(answers)
-                for number in set(range(count)) - set(pending):  # these failures are not cached
-                    assert await scene.data(f"n{number}.example") == ["192.0.2.1"]
+                (number, *_) = set(range(count)) - set(pending)
+                assert await scene.data(f"n{number}.example") == ["192.0.2.1"]  # its failure is not cached
 
     run(scenario)
 
@@ -493,6 +471,6 @@ def test_waiting_queries_are_answered_at_shutdown(*, has_stale: bool) -> None:
 def test_stop_without_any_query() -> None:
     async def scenario() -> None:
         async with forwarding() as scene:
-            assert isinstance(scene.forwarder, Forwarder)
+            assert scene.forwarder.waiting == 0
 
     run(scenario)

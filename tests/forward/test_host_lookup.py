@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import dns.message
@@ -12,7 +14,7 @@ import dns.rrset
 import pytest
 
 from tests.forward.forwarder_helpers import NAMESPACE
-from tests.forward.resolution_helpers import run
+from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import (
     Behaviour,
     ReceivedQuery,
@@ -29,6 +31,9 @@ from zkdns.forward.host_lookup import MAX_SECONDS, MIN_SECONDS, HostAddresses, H
 from zkdns.forward.resolver import Resolver
 
 HOST = "db.example"
+OWN_ZONES = [(b"discovery",)]
+NO_FILE = Path("/nowhere")
+LIMIT_SECONDS = 1.0
 
 
 def by_type(**records: str) -> Behaviour:
@@ -54,13 +59,10 @@ def denied(received: ReceivedQuery, rcode: int = dns.rcode.NOERROR) -> list[Send
     return [Send(reply.to_wire())]
 
 
-@asynccontextmanager
-async def looking_up(
-    *upstreams: UpstreamServer,
-    domains: Mapping[str, UpstreamServer | None] | None = None,
-    hosts: Path = Path("/nowhere"),
-) -> AsyncIterator[HostLookup]:
-    """Run a lookup with these upstreams, the zone `discovery` and this hosts file."""
+def zones_of(
+    *upstreams: UpstreamServer, domains: Mapping[str, UpstreamServer | None] | None = None
+) -> ForwardZones:
+    """Return forward zones with these upstreams; a question fails after a short time."""
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
@@ -72,10 +74,20 @@ async def looking_up(
             },
         ),
     )
-    zones = ForwardZones(config, [], None, Resolver)
+    return ForwardZones(config, [], None, partial(Resolver, limit_seconds=LIMIT_SECONDS))
+
+
+@asynccontextmanager
+async def looking_up(
+    *upstreams: UpstreamServer,
+    domains: Mapping[str, UpstreamServer | None] | None = None,
+    hosts: Path = NO_FILE,
+) -> AsyncIterator[HostLookup]:
+    """Run a lookup with these upstreams, the zone `discovery` and this hosts file."""
+    zones = zones_of(*upstreams, domains=domains)
     zones.start()
     try:
-        yield HostLookup(zones, config.zones, hosts)
+        yield HostLookup(zones, OWN_ZONES, hosts)
     finally:
         zones.stop()
 
@@ -241,14 +253,18 @@ def test_without_upstreams_the_result_is_none() -> None:
     run(scenario)
 
 
-def test_lookup_after_stop_fails() -> None:
+def test_lookups_fail_when_the_resolver_stops_and_afterwards() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_silent) as upstream:
-            async with looking_up(upstream) as lookup:
-                waiting = lookup.find(HOST)
-                lookup._forward_zones.find(()).resolver.stop()
-                with pytest.raises(OSError, match="are waiting for upstreams"):
-                    await waiting
+            zones = zones_of(upstream)
+            zones.start()
+            lookup = asyncio.create_task(HostLookup(zones, OWN_ZONES, NO_FILE).find(HOST))
+            await until(lambda: upstream.queries)
+            zones.stop()
+            with pytest.raises(OSError, match="is being stopped"):
+                await lookup
+            with pytest.raises(OSError, match="is being stopped"):
+                await HostLookup(zones, OWN_ZONES, NO_FILE).find(HOST)
 
     run(scenario)
 

@@ -19,7 +19,7 @@ from zkdns.forward.resolution import (
     LIMIT_SECONDS,
     MAX_ATTEMPTS,
     MAX_ATTEMPTS_ON_DEAD,
-    MAX_BAD_REPLIES,
+    MAX_BAD_MESSAGES,
     PROBE_LIMIT_SECONDS,
     RETRY_SECONDS,
     Attempt,
@@ -49,7 +49,14 @@ class Scenario:
         self.upstreams = upstreams or Upstreams(addresses)
         target = next((each for each in self.upstreams.all if each.address == probed), None)
         self.question = question("www.example")
-        self.resolution = Resolution(self.question, self.upstreams, self.now, lambda _, __: None, target)
+        self.resolution = Resolution(
+            self.question,
+            self.upstreams,
+            self.now,
+            lambda _, __: None,
+            target,
+            limit_seconds=LIMIT_SECONDS if target is None else PROBE_LIMIT_SECONDS,
+        )
         self.step = self.execute(self.resolution.start(self.now))
 
     def execute(self, step: Step) -> Step:
@@ -276,7 +283,7 @@ def test_tcp_failure_does_not_count_for_a_udp_upstream() -> None:
         scenario = Scenario(A)
         scenario.receive_truncated()
         scenario.fail()
-        assert not upstream_of(scenario, A)._failures
+        assert not upstream_of(scenario, A).failures
 
 
 def test_reply_truncated_over_tcp_leads_to_the_next_upstream() -> None:
@@ -293,17 +300,17 @@ def test_dns_31_wrong_id_is_ignored_and_the_attempt_stays_open() -> None:
     scenario = Scenario(A)
     attempt = scenario.attempt
     right = reply_to(scenario.query_of(attempt), "www.example. 60 A 192.0.2.1")
-    for _ in range(MAX_BAD_REPLIES - 1):
+    for _ in range(MAX_BAD_MESSAGES - 1):
         assert scenario.receive(b"\x12\x35" + right[2:], attempt) is None
     assert isinstance(scenario.receive(right, attempt), Reply)
-    assert upstream_of(scenario, A).bad_messages == scenario.upstreams.bad_messages == MAX_BAD_REPLIES - 1
+    assert upstream_of(scenario, A).bad_messages == MAX_BAD_MESSAGES - 1
 
 
 def test_dns_31_several_wrong_ids_close_the_attempt_and_lead_to_tcp() -> None:
     scenario = Scenario(A, B)
     attempt = scenario.attempt
     right = reply_to(scenario.query_of(attempt), "www.example. 60 A 192.0.2.1")
-    for _ in range(MAX_BAD_REPLIES):
+    for _ in range(MAX_BAD_MESSAGES):
         scenario.receive(b"\x12\x35" + right[2:], attempt)
     assert scenario.target == (A, True)
     stream = scenario.attempt
@@ -413,7 +420,7 @@ def test_tls_failure_counts_for_its_upstream() -> None:
     scenario = Scenario(OVER_TLS, A)
     scenario.fail()
     assert scenario.target == (A, False)
-    assert upstream_of(scenario, OVER_TLS)._failures == 1
+    assert upstream_of(scenario, OVER_TLS).failures == 1
 
 
 # -- resource shortage ------------------------------------------------------------------------------------
@@ -426,7 +433,7 @@ def test_shortage_is_retried_and_does_not_count_for_the_upstream() -> None:
     assert scenario.resolution.wake_at == pytest.approx(scenario.now + RETRY_SECONDS)
     scenario.wake()
     assert scenario.target == (A, False)
-    assert not upstream_of(scenario, A)._failures
+    assert not upstream_of(scenario, A).failures
     assert isinstance(scenario.receive_answer(), Reply)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import socket
 
-import pytest
 from structlog.testing import capture_logs
 
 from tests.forward.resolution_helpers import (
@@ -26,6 +25,7 @@ from tests.support.upstream import (
     Send,
     UpstreamServer,
     answers,
+    correct_answer,
     is_silent,
     is_slow,
     reply_to,
@@ -37,8 +37,6 @@ from zkdns.forward.resolution import Failure, FailureKind
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.upstreams import MAX_FAILURES
 from zkdns.transport.event_loop import add_server, remove_server
-
-pytestmark = pytest.mark.punctual
 
 
 def answers_with_its_name(received: ReceivedQuery) -> list[Send]:
@@ -70,7 +68,7 @@ def test_concurrent_questions_get_their_own_replies() -> None:
                 for name, what, outcome in zip(names, questions, outcomes, strict=True):
                     assert isinstance(outcome, Reply)
                     assert data_of(outcome, what) == [f'"{name}."']
-                assert not resolver._udp or len(resolver._udp) == 0
+                await until(lambda: resolver.open_sockets == 0)
 
     run(scenario)
 
@@ -98,13 +96,16 @@ def test_dns_31_ports_and_ids_are_unpredictable() -> None:
 
 
 def test_dns_31_repeated_query_has_another_port_and_id() -> None:
+    def act(received: ReceivedQuery) -> list[Send]:
+        return [Send(correct_answer(received))] if len(upstream.queries) > 1 else []
+
+    upstream = UpstreamServer(act)
+
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as upstream:
+        with upstream:
             async with running_resolver(upstream.address) as resolver:
-                outcome = resolving(resolver, "www.example")
-                await until(lambda: len(upstream.queries) == 2)
-                upstream.set_behaviour(answers)
-                await outcome
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+            assert len(upstream.queries) > 1
             assert len({received.port for received in upstream.queries}) == len(upstream.queries)
             assert len({received.ident for received in upstream.queries}) == len(upstream.queries)
 
@@ -254,7 +255,7 @@ def test_resolve_within_a_socket_handler_wakes_the_loop() -> None:
 
     async def scenario() -> None:
         with UpstreamServer(is_silent) as silent:
-            async with running_resolver(silent.address) as resolver:
+            async with running_resolver(silent.address, limit_seconds=0.5) as resolver:
                 outcome = await resolve_in_handler(resolver, "www.example")
                 assert outcome.kind is FailureKind.TIMED_OUT
 

@@ -5,40 +5,35 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import time
+from collections.abc import Callable
 
 import pytest
 
-from tests.forward.resolution_helpers import answer, question, resolving, run, running_resolver, until
+from tests.forward.resolution_helpers import question, resolving, run, running_resolver, until
 from tests.support.upstream import (
     TCP,
-    UDP,
-    ReceivedQuery,
-    Send,
     UpstreamServer,
     correct_answer,
     is_silent,
-    truncates,
 )
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
-from zkdns.forward import tcp_client, udp_client
+from zkdns.forward.message import build_query
 from zkdns.forward.reply import Reply
-from zkdns.forward.resolver import Resolver
-from zkdns.forward.udp_client import UdpClient
-
-pytestmark = pytest.mark.punctual
+from zkdns.forward.tcp_client import TcpClient, TcpTimes
+from zkdns.forward.udp_client import SelectorPoll, UdpClient
 
 COUNT = 200  # datagrams; fits into the receive buffer of a socket
 
 
-def test_receive_stops_after_a_limited_number_of_replies() -> None:
+def test_udp_replies_are_passed_on_in_several_steps() -> None:
     async def scenario() -> None:
         with UpstreamServer() as upstream:
             async with running_resolver(upstream.address) as resolver:
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(COUNT)]
                 eventually(lambda: len(upstream.queries) == COUNT)  # blocks this event loop
-                resolver._receive()
-                assert 0 < resolver.answered < COUNT
+                assert await max_growth_per_round(lambda: resolver.answered) < COUNT // 2
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
 
     run(scenario)
@@ -59,66 +54,68 @@ def test_failures_over_the_limit_are_reported_in_several_steps() -> None:
     run(scenario)
 
 
-def test_tcp_connection_passes_on_a_limited_number_of_replies_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tcp_client, "STALLED_SECONDS", math.inf)  # one connection, even on a slow machine
-
-    def silent_over_tcp(received: ReceivedQuery) -> list[Send]:
-        return list(truncates(received)) if received.transport == UDP else []
-
-    async def scenario() -> None:
-        with UpstreamServer(silent_over_tcp) as upstream:
-            async with running_resolver(upstream.address) as resolver:
-                # No time-outs: a slow machine would repeat some queries and give others up.
-                monkeypatch.setattr(resolver, "_set_timer", lambda _: None)
-                waiting = [resolving(resolver, f"n{number}.example") for number in range(COUNT)]
-                await until(lambda: len(upstream.queries_over(TCP)) == COUNT)
-                assert upstream.connections == 1
-                upstream.send_to_connections(
-                    [correct_answer(received) for received in upstream.queries_over(TCP)]
-                )
-                assert await max_answers_per_round(resolver) < COUNT // 2
-                assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
-
-    run(scenario)
-
-
-async def max_answers_per_round(resolver: Resolver) -> int:
-    """Return the maximum number of questions answered in one round of the event loop."""
+async def max_growth_per_round(count: Callable[[], int]) -> int:
+    """Return by how much a number grows at most in one round of the event loop, until it is `COUNT`."""
     most = before = 0
     while before < COUNT:
         await asyncio.sleep(0)
-        most, before = max(most, resolver.answered - before), resolver.answered
+        after = count()
+        most, before = max(most, after - before), after
     return most
 
 
-def test_udp_client_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(udp_client, "_new_poll", udp_client._SelectorPoll)
+def test_tcp_responses_are_passed_on_in_several_steps() -> None:
+    """Each message may take some time; other work is done between them."""
+    received: list[bytes | OSError] = []
+
+    def receive_slowly(_owner: None, message: bytes | OSError, _sent_at: float) -> None:
+        time.sleep(0.0001)
+        received.append(message)
 
     async def scenario() -> None:
-        with UpstreamServer() as upstream:
-            async with running_resolver(upstream.address) as resolver:
-                for number in range(10):
-                    assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
+        with UpstreamServer(is_silent) as upstream:
+            times = TcpTimes(stalled=math.inf)  # one connection, even on a slow machine
+            client = TcpClient[None](receive_slowly, times=times)
+            for number in range(COUNT):
+                query = build_query(question(f"n{number}.example"), 0)
+                client.send(upstream.address, query, None)
+            await until(lambda: len(upstream.queries_over(TCP)) == COUNT)
+            assert upstream.connections == 1
+            responses = [correct_answer(query) for query in upstream.queries_over(TCP)]
+            upstream.send_to_connections(responses)
+            assert await max_growth_per_round(lambda: len(received)) < COUNT // 10
+            assert sorted(response[:2] for response in responses) == sorted(
+                message[:2] for message in received if isinstance(message, bytes)
+            )
+            client.close()
 
     run(scenario)
 
 
-def test_udp_client_over_ipv6() -> None:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as upstream:
-        upstream.bind(("::1", 0))
-        sent = UdpClient[str](1, lambda piece: piece())
+@pytest.mark.parametrize("make_poll", [SelectorPoll, None], ids=["selector", "default"])
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_udp_client(family: socket.AddressFamily, host: str, make_poll: type[SelectorPoll] | None) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as upstream:
+        upstream.bind((host, 0))
+        upstream.settimeout(10.0)
+        client = UdpClient[str](10, lambda work: work(), make_poll() if make_poll is not None else None)
+        address = UpstreamAddress(host, upstream.getsockname()[1])
         try:
-            sent.send(UpstreamAddress("::1", upstream.getsockname()[1]), b"query", "owner")
-            message, source = upstream.recvfrom(512)
-            assert message == b"query"
-            upstream.sendto(b"answer", source)
-            arrived: list[tuple[str, bytes | OSError]] = []
-            eventually(lambda: sent.receive(lambda owner, got: arrived.append((owner, got))) or arrived)
-            assert arrived == [("owner", b"answer")]
+            sent = [
+                client.send(address, f"query {number}".encode(), f"owner {number}") for number in range(10)
+            ]
+            assert len(client) == 10
+            for _ in sent:
+                message, source = upstream.recvfrom(512)
+                upstream.sendto(message.replace(b"query", b"reply"), source)
+            received: dict[str, bytes | OSError] = {}
+            eventually(lambda: not client.receive(received.__setitem__) and len(received) == 10)
+            assert received == {f"owner {number}": f"reply {number}".encode() for number in range(10)}
+            for sock in sent:
+                client.release(sock)
+            assert len(client) == 0
         finally:
-            sent.close()
+            client.close()
 
 
 def test_missing_network_interface_is_reported_like_an_unreachable_upstream() -> None:

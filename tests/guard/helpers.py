@@ -30,34 +30,51 @@ def put(service: str, *entries: Member) -> SetPut:
 
 
 class Zookeeper:
-    """ZooKeeper's contents, as the plain result of all changes."""
+    """ZooKeeper's contents, as the plain result of all changes.
+
+    Attributes:
+        sets: the members by name, by the origin of their set.
+        left_at: when each former member left, by origin and name.
+        dropped_at: when each former set was dropped, by origin.
+    """
 
     def __init__(self) -> None:
         self.sets: dict[str, dict[str, Member]] = {}
+        self.left_at: dict[tuple[str, str], float] = {}
+        self.dropped_at: dict[str, float] = {}
 
-    def apply(self, change: Change) -> None:
+    def apply(self, change: Change, now: float) -> None:
+        before = self.sets.get(getattr(change, "origin", ""), {}).keys()
         match change:
             case SetPut():
                 self.sets[change.origin] = {entry.name: entry for entry in change.members}
             case SetChanged() if change.origin in self.sets:
-                known = self.sets[change.origin]
+                known = self.sets[change.origin].copy()
                 for name in change.removed:
                     known.pop(name, None)
                 known.update({entry.name: entry for entry in change.added})
-            case SetDropped():
-                self.sets.pop(change.origin, None)
+                self.sets[change.origin] = known
+            case SetDropped() if change.origin in self.sets:
+                del self.sets[change.origin]
+                self.dropped_at[change.origin] = now
             case _:
-                pass
+                return
+        for name in before - self.sets.get(change.origin, {}).keys():
+            self.left_at[change.origin, name] = now
 
 
 class Scenario:
     """A scenario for the guard: events, time that passes, and the resulting answers.
 
     Time passes only in `pass_time`, which calls the guard at its deadlines.
+
+    Attributes:
+        is_disturbed: whether a disturbance has not been settled yet.
     """
 
     def __init__(self, *, share: float = 0.5, minimum: int = 5, seconds: int = HOLD_SECONDS) -> None:
         self.now = 1000.0
+        self.is_disturbed = False
         self.table = Table(departed_seconds=0)
         self.zookeeper = Zookeeper()
         self.passed: list[Change] = []
@@ -72,7 +89,7 @@ class Scenario:
 
     def apply(self, change: Change) -> None:
         """Apply a change of ZooKeeper."""
-        self.zookeeper.apply(change)
+        self.zookeeper.apply(change, self.now)
         self._take(self.guard.admit(change, self.now))
 
     def put(self, service: str, *numbers: int) -> None:
@@ -89,9 +106,11 @@ class Scenario:
         self.apply(SetDropped(origin_of(service)))
 
     def disturb(self) -> None:
+        self.is_disturbed = True
         self._take(self.guard.on_disturbance(self.now))
 
     def settle(self) -> None:
+        self.is_disturbed = False
         self.guard.on_settled(self.now)
 
     def accept(self, service: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.guard.guard_internals import served_in_table
 from tests.guard.helpers import HOLD_SECONDS, SESSION_TIMEOUT, Scenario, member, origin_of, put
+from zkdns.guard import WAIT_SECONDS
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped
 from zkdns.serverset.member import Status
 
@@ -62,22 +64,22 @@ def perform(scenario: Scenario, step: object) -> None:
 
 
 def check(scenario: Scenario) -> None:
-    """Check that the table has ZooKeeper's members, and in addition those that are held or wait."""
-    contents = scenario.contents
-    for origin, known in scenario.zookeeper.sets.items():
+    """Check that the table has ZooKeeper's members, those that are held, and those that have just left."""
+    contents, zookeeper = scenario.contents, scenario.zookeeper
+    for origin, known in zookeeper.sets.items():
         assert known.items() <= contents[origin].items()
     for origin in contents:
         owner = scenario.table.set_of(origin)
         assert owner is not None
-        held = {kept.member.name for kept in scenario.guard.held_of(origin)}
-        wait = scenario.guard._waits.get(origin)
+        held = {entry.member.name for entry in scenario.guard.held_of(origin)}
         assert owner.held == held
-        known = scenario.zookeeper.sets.get(origin, {})
-        assert owner.members.keys() - known.keys() == held | (wait.names if wait else set())
-        assert not held & known.keys()
-        assert origin in scenario.zookeeper.sets or held or wait
-    known_members = [entry for known in scenario.zookeeper.sets.values() for entry in known.values()]
-    assert scenario.guard._losses._total == sum(entry.status is Status.ALIVE for entry in known_members)
+        known = zookeeper.sets.get(origin, {})
+        assert held <= owner.members.keys() - known.keys()
+        waiting = owner.members.keys() - known.keys() - held
+        assert all(zookeeper.left_at[origin, name] + WAIT_SECONDS > scenario.now for name in waiting)
+        assert origin in zookeeper.sets or held or zookeeper.dropped_at[origin] + WAIT_SECONDS > scenario.now
+    known_members = [entry for known in zookeeper.sets.values() for entry in known.values()]
+    assert served_in_table(scenario.guard) == sum(entry.status is Status.ALIVE for entry in known_members)
 
 
 @given(steps)
@@ -87,17 +89,17 @@ def test_only_zookeepers_and_held_members_are_answered(walk: list[object]) -> No
     for step in walk:
         perform(scenario, step)
         check(scenario)
+    scenario.pass_time(WAIT_SECONDS)
+    check(scenario)
 
 
 @given(steps)
 @settings(max_examples=75, deadline=None)
-def test_a_held_member_leaves_at_its_deadline_at_the_latest(
-    walk: list[object],
-) -> None:
+def test_a_held_member_leaves_at_its_deadline_at_the_latest(walk: list[object]) -> None:
     scenario = Scenario()
     for step in walk:
         perform(scenario, step)
-        if scenario.guard._losses.is_settled:
+        if not scenario.is_disturbed:
             assert all(entry.until > scenario.now for entry in scenario.guard.held)
     scenario.settle()
     scenario.pass_time(HOLD_SECONDS + SESSION_TIMEOUT)
@@ -112,7 +114,7 @@ def test_after_accepting_everything_the_table_equals_zookeeper(walk: list[object
     scenario = Scenario()
     for step in walk:
         perform(scenario, step)
-    scenario.pass_time(0.05)
+    scenario.pass_time(WAIT_SECONDS)
     for origin in {entry.origin for entry in scenario.guard.held}:
         scenario.accept(origin.rpartition("/")[2])
     assert scenario.contents == scenario.zookeeper.sets

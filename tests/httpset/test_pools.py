@@ -18,7 +18,9 @@ from tests.support.http_clients import Httpx, Requests
 from tests.support.waiting import eventually
 from tests.support.web import WebServer, fixed, make_certificate, refusing, servers
 from zkdns import FixedSet
+from zkdns.balance import RoundRobin
 from zkdns.httpset import AsyncTransport, Transport
+from zkdns.httpset.pools import Pool, Pools
 
 
 @pytest.fixture
@@ -27,6 +29,12 @@ def no_collector() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+def live_pools() -> list[Pool[Any]]:
+    """All pools of connections that anything in this process refers to."""
+    gc.collect()
+    return [found for found in gc.get_objects() if isinstance(found, Pool)]
 
 
 @pytest.mark.parametrize("kind", [Httpx, Requests])
@@ -52,11 +60,11 @@ def test_threads_share_one_transport(kind: Any) -> None:
 
 def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
     """A pool with one user too many would outlive its endpoint for ever."""
+    before = len(live_pools())
 
     async def scenario(gone: WebServer, stays: WebServer, nobody: str) -> None:
         source = fixed([gone], nobody)
-        transport = AsyncTransport(source)
-        async with httpx2.AsyncClient(transport=transport) as client:
+        async with httpx2.AsyncClient(transport=AsyncTransport(source)) as client:
             hanging = [asyncio.create_task(client.get("http://web/hang")) for _ in range(2)]
             await asyncio.to_thread(
                 eventually, lambda: len(gone.requests) == 2
@@ -67,7 +75,8 @@ def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
             gone.go_on.set()
             source.set_endpoints([stays.endpoint])
             await client.get("http://web/")
-            assert not transport._pools._departed
+            del hanging, task
+            assert len(live_pools()) == before + 1
             await asyncio.to_thread(eventually, lambda: not gone.open)
 
     with servers(2) as (gone, stays), refusing() as nobody:
@@ -75,15 +84,16 @@ def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
 
 
 def test_failed_requests_leave_their_pools() -> None:
+    before = len(live_pools())
     with servers(1) as (server,), refusing() as nobody:
         source = FixedSet([nobody, server.endpoint])
-        transport = Transport(source)
-        with httpx2.Client(transport=transport) as client:
+        with httpx2.Client(transport=Transport(source)) as client:
             for _ in range(2):
                 client.get("http://web/")
+            assert len(live_pools()) == before + 2
             source.set_endpoints([server.endpoint])
             client.get("http://web/")
-            assert not transport._pools._departed
+            assert len(live_pools()) == before + 1
 
 
 def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
@@ -91,20 +101,19 @@ def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
 ) -> None:
     async def scenario(stays: WebServer, gone: list[WebServer]) -> None:
         source = fixed([stays, *gone])
-        transport = AsyncTransport(source)
-        take = transport._pools.take_departed
+        take = Pools.take_departed
 
-        def cancelling(endpoints: tuple[str, ...]) -> Iterator[httpx2.AsyncHTTPTransport]:
-            for departed in take(endpoints):
-                task.cancel()  # which shows when it closes this one
+        def cancelling(pools: Pools[Any], endpoints: tuple[str, ...]) -> Iterator[Any]:
+            for departed in take(pools, endpoints):
+                task.cancel()  # which takes effect when it closes this one
                 yield departed
 
-        async with httpx2.AsyncClient(transport=transport) as client:
+        async with httpx2.AsyncClient(transport=AsyncTransport(source)) as client:
             for _ in range(4):
                 await client.get("http://web/")
             source.set_endpoints([stays.endpoint])
             with monkeypatch.context() as patch:
-                patch.setattr(transport._pools, "take_departed", cancelling)
+                patch.setattr(Pools, "take_departed", cancelling)
                 task = asyncio.create_task(client.get("http://web/"))
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -118,22 +127,23 @@ def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_a_connection_to_an_endpoint_that_has_just_left_is_closed(kind: Any) -> None:
+def test_a_connection_to_an_endpoint_that_has_just_left_is_closed(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The endpoint leaves between choosing and connecting, and another request notices first."""
     with servers(2) as (gone, stays):
         source = fixed([gone])
         caller = kind(source, None)
-        balancer = (caller.transport if kind is Httpx else caller.adapter)._balancer
-        pick = balancer.pick
+        pick = RoundRobin.pick
 
-        def interrupted(**options: Any) -> str:
-            balancer.pick = pick
-            chosen: str = pick(**options)
+        def interrupted(balancer: RoundRobin, **options: Any) -> str:
+            monkeypatch.undo()
+            chosen = pick(balancer, **options)
             source.set_endpoints([stays.endpoint])
             assert caller.request("GET", "http://web/").text == stays.endpoint
             return chosen
 
-        balancer.pick = interrupted
+        monkeypatch.setattr(RoundRobin, "pick", interrupted)
         assert caller.request("GET", "http://web/").text == gone.endpoint
         assert caller.request("GET", "http://web/").text == stays.endpoint
         eventually(lambda: not gone.open)

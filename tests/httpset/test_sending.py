@@ -148,7 +148,7 @@ def test_a_stream_is_sent_completely_after_failed_connections(calling: Calling) 
         caller = calling(FixedSet([nobody, server.endpoint]))
         for _ in range(2):
             caller.request("POST", "http://web/", (part for part in (b"one ", b"two ", b"three")))
-        assert [asked.body for asked in server.requests] == [b"one two three"] * 2
+        assert [request.body for request in server.requests] == [b"one two three"] * 2
 
 
 def test_ipv6(calling: Calling) -> None:
@@ -163,15 +163,17 @@ def test_redirects_and_cookies_belong_to_the_url(calling: Calling) -> None:
     with servers(2) as started:
         caller = calling(fixed(started))
         answer = caller.request("GET", "http://web.example/to?/there")
-        asked = [asked for server in started for asked in server.requests if asked.path == "/there"]
+        redirected = [
+            request for server in started for request in server.requests if request.path == "/there"
+        ]
     assert answer.url == "http://web.example/there"
-    assert [(one.host, one.cookie) for one in asked] == [("web.example", "seen=yes")]
+    assert [(one.host, one.cookie) for one in redirected] == [("web.example", "seen=yes")]
 
 
 def test_a_redirect_to_another_name_uses_that_name(calling: Calling) -> None:
     with servers(1) as (server,):
         calling(fixed([server])).request("GET", "http://web.example/to?http://api.example:81/there")
-    assert [asked.host for asked in server.requests] == ["web.example", "api.example:81"]
+    assert [request.host for request in server.requests] == ["web.example", "api.example:81"]
 
 
 def test_connections_of_departed_endpoints_are_closed(calling: Calling) -> None:
@@ -211,7 +213,7 @@ def test_tls_uses_and_checks_the_name_of_the_url(
         caller = calling(fixed(started), trusted)
         for name in ("web.example", "api.example") * 4:
             caller.request("GET", f"https://{name}/")
-        seen = {(asked.tls_name, asked.host) for server in started for asked in server.requests}
+        seen = {(request.tls_name, request.host) for server in started for request in server.requests}
     assert seen == {("web.example", "web.example"), ("api.example", "api.example")}
 
 
@@ -256,7 +258,7 @@ def test_both_can_be_mounted_for_one_name() -> None:
             session.mount("http://web/", Adapter(source))
             assert session.get("http://web/health", timeout=5).text == server.endpoint
             assert session.get(f"http://{server.endpoint}/", timeout=5).text == server.endpoint
-    assert [asked.host for asked in server.requests] == ["web", server.endpoint] * 2
+    assert [request.host for request in server.requests] == ["web", server.endpoint] * 2
 
 
 def test_the_callers_trace_is_still_called() -> None:

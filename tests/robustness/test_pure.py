@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.dns.helpers import Server, many, read
-from tests.dns.response_cache_helpers import assert_accounting_is_consistent
+from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from tests.forward.helpers import DATA, NAME, message, question, rrset, soa, to_wire
 from tests.forward.helpers import query as forwarded_query
 from tests.robustness.mutations import Mutator, needs_response, ordinary_messages

@@ -16,7 +16,7 @@ import pytest
 from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 NEIGHBOUR, STRANGER = "10.1.0.1", "203.0.113.7"
 SECONDS = 5.0

@@ -19,7 +19,7 @@ from tests.support.sandbox import seccomp_prefix
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer, is_slow
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 IPV4 = ("192.0.0.1", "192.0.0.3", "192.0.1.1", "192.0.1.3")
 IPV6 = ("2001:db8::1", "2001:db8::3", "2001:db8:1::1", "2001:db8:1::3")

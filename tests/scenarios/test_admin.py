@@ -17,7 +17,7 @@ from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 from zkdns.address import HostPort, parse_host_port
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 TOKEN = "0123456789abcdef0123"  # noqa: S105 - only for these tests
 

@@ -16,7 +16,7 @@ from tests.support.upstream import ReceivedQuery, Send, UpstreamServer, reply_to
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 CONFIG = """
 zookeeper.hosts = "{hosts}"

@@ -19,7 +19,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer
 from zkdns.dns.cookies import Cookies
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 DIG = shutil.which("dig")
 CLIENT = "2464c4abcf10c957"

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.process_guard import guarded
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 _SCRIPT = """
 set -eu

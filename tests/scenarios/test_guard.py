@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SERVICES = {"web": 6, "api": 3, "db": 1}
 HELD = "members_held"

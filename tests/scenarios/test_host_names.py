@@ -18,7 +18,7 @@ from tests.support.process_guard import guarded
 from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, reply_to, returns_rcode
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SECONDS = 30.0  # failing look-ups have no guaranteed duration
 

@@ -25,7 +25,7 @@ from tests.support.upstream import Send, UpstreamServer, answers, is_silent, rep
 from tests.support.waiting import eventually
 from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 PAGE = Path(__file__).parents[2] / "zkdns" / "docs" / "metrics.md"
 BASE_UNITS = ("seconds", "bytes")

@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 
 def scrape(server: ZkdnsServer) -> dict[tuple[str, ...], float]:

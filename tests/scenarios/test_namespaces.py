@@ -12,7 +12,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 CONFIG = """
 zookeeper.hosts = "{hosts}"

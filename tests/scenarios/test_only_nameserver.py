@@ -19,7 +19,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SERVICE, SITE, ALIAS = "web.staging.discovery", "www.example", "files.example"
 # Options of resolv.conf(5) that change how glibc sends queries.

@@ -12,7 +12,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer, answers
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 WEB, WWW, LONG = "web.staging.discovery", "www.example", "a" * 60 + "." + "b" * 60 + ".staging.discovery"
 

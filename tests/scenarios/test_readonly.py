@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble
 from tests.support.zookeeper_clients import client_of
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 NAME = "web.staging.discovery"
 

@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 from zkdns.daemon.ipc.control import send_request
 from zkdns.daemon.ipc.control_messages import Explain, Explanation
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 QUERY = dns.message.make_query(WEB, "A").to_wire()
 MAX_LATENCY = 3.0

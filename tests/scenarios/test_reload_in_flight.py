@@ -15,7 +15,7 @@ from tests.scenarios.reloadable import MEMBERS, RELOADED, WEB, ReloadableServer
 from tests.support.upstream import UpstreamServer, is_slow
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SECONDS = 10.0
 _MAX_CLIENTS = 64

@@ -13,7 +13,7 @@ from tests.scenarios.reloadable import REFUSED, RELOADED, WEB, ReloadableServer,
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture

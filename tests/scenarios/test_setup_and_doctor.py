@@ -24,7 +24,7 @@ from tests.support.process_guard import running
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SERVICE, ADDRESS = "web.staging.discovery", "192.0.2.1"
 _SERVICES = f'[services."web.staging"]\nmembers = ["{ADDRESS}:80"]\n'

@@ -17,7 +17,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer, is_slow
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 LOCAL, FORWARDED = "web.staging.discovery", "www.example"
 SECONDS = 10.0

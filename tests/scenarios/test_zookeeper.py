@@ -16,7 +16,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SET = "/discovery/staging/web"
 NAME = "web.staging.discovery"

@@ -15,7 +15,7 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
 from tests.support.server import ZkdnsServer
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.punctual]
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 MEMBER = b'{"serviceEndpoint":{"host":"10.0.0.1","port":8080},"additionalEndpoints":{},"status":"ALIVE"}'
 

@@ -48,8 +48,8 @@ def _is_a_mistake(record: logging.LogRecord) -> bool:
 def server_set(zookeeper: ZooKeeperServer, zk_root: str) -> Callable[..., ServerSet]:
     """Makes the ServerSet of a service below the test's own path."""
 
-    def make(service: str = "web", **options: object) -> ServerSet:
+    def make(service: str = "web", *, hosts: str = zookeeper.address, **options: object) -> ServerSet:
         options = {"namespace": f"{zk_root}/{{environment}}/{{service}}", "session_timeout": 2.0, **options}
-        return ServerSet("test", service, zookeeper.address, **options)  # type: ignore[arg-type]
+        return ServerSet("test", service, hosts, **options)  # type: ignore[arg-type]
 
     return make

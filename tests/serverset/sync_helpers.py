@@ -6,29 +6,70 @@ import json
 import random
 import socket
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Self, TypeVar
+from contextvars import Context
+from typing import Any, Self, TypeVar, TypeVarTuple
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
+from tests.serverset.session_internals import child_callbacks
 from tests.support.waiting import eventually
 from tests.support.zookeeper import expire_session
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
 from zkdns.serverset.client import make_client
-from zkdns.serverset.sync import AUDIT_SECONDS, SyncState, TreeSync
-from zkdns.serverset.sync.tree import Node
+from zkdns.serverset.sync import AUDIT_SECONDS, RETRY_SECONDS, SyncState, TreeSync
+from zkdns.serverset.sync.strategy import Read
 from zkdns.table import Table
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 Contents = dict[str, dict[str, str]]
 """By path of the set: `host:port` by member name."""
 
 TIMEOUT = 30.0
+
+
+class CountingSync(TreeSync):
+    """A TreeSync that counts the responses to its requests for children."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.listed: Counter[str] = Counter()
+        """How often the children of each path were requested, with or without success."""
+        super().__init__(*arguments, **options)
+
+    def on_children(self, read: Read, names: list[str], czxid: int) -> None:
+        self.listed[read.node.path] += 1
+        super().on_children(read, names, czxid)
+
+    def on_error(self, read: Read, error: BaseException) -> None:
+        self.listed[read.node.path] += 1
+        super().on_error(read, error)
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """An event loop that knows its timers."""
+
+    def __init__(self) -> None:
+        self._timers: weakref.WeakSet[asyncio.TimerHandle] = weakref.WeakSet()
+        super().__init__()
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = super().call_at(when, callback, *args, context=context)
+        self._timers.add(timer)
+        return timer
+
+    @property
+    def pending_timers(self) -> int:
+        """The number of timers that have not expired."""
+        return sum(not timer.cancelled() and timer.when() > self.time() for timer in self._timers)
 
 
 class FollowedTree:
@@ -46,22 +87,23 @@ class FollowedTree:
         start: bool = True,
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
         self.states: list[SyncState] = []
         self.client: Any = make_client(hosts)
-        self.sync: TreeSync
+        self.sync: CountingSync
         self._hosts = hosts
         self._template = template
         self._start = start
         self._recursive = recursive
-        self._audit_seconds = audit_seconds
-        self._loop = asyncio.new_event_loop()
+        self._intervals = {"audit_seconds": audit_seconds, "retry_seconds": retry_seconds}
+        self._socket: socket.socket | None = None
+        self._loop = CountingLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._failures: list[object] = []
-        self.requested: Counter[str] = Counter()
-        """How often the children of each path were requested."""
+        self._record_socket()
 
     def __enter__(self) -> Self:
         self._loop.set_exception_handler(lambda _, context: self._failures.append(context))
@@ -79,23 +121,27 @@ class FollowedTree:
 
     def _begin(self) -> None:
         namespace = parse_namespace(self._template)
-        self.sync = TreeSync(
+        self.sync = CountingSync(
             self.client,
             namespace,
             self._publish,
             self.states.append,
             recursive=self._recursive,
-            audit_seconds=self._audit_seconds,
+            **self._intervals,
         )
-        list_ = self.sync._list
-
-        def count(node: Node, **options: bool) -> None:
-            self.requested[node.path] += 1
-            list_(node, **options)
-
-        self.sync._list = count  # type: ignore[method-assign]
         if self._start:
             self.client.start_async()
+
+    def _record_socket(self) -> None:
+        """Record the client's latest socket, for `disconnect`."""
+        connect = self.client.handler.create_connection
+
+        def connect_and_record(*arguments: Any, **options: Any) -> socket.socket:
+            connected: socket.socket = connect(*arguments, **options)
+            self._socket = connected
+            return connected
+
+        self.client.handler.create_connection = connect_and_record
 
     def _publish(self, changes: list[Change]) -> None:
         self.changes += changes
@@ -140,17 +186,23 @@ class FollowedTree:
 
     def callbacks(self) -> dict[str, int]:
         """The number of kazoo's callbacks for the children of each path."""
-        return {path: len(held) for path, held in dict(self.client._child_watchers).items() if held}
+        return child_callbacks(self.client)
+
+    @property
+    def listed(self) -> Counter[str]:
+        """How often the children of each path were requested, with or without success."""
+        return self.sync.listed
 
     @property
     def pending_timers(self) -> int:
         """The number of timers in the event loop."""
-        return self.read(lambda: len(self._loop._scheduled))  # type: ignore[attr-defined]
+        return self.read(lambda: self._loop.pending_timers)
 
     def disconnect(self) -> None:
         """Break the connection. kazoo connects again, in the same session."""
-        with contextlib.suppress(OSError, AttributeError):  # not connected at the moment
-            self.client._connection._socket.shutdown(socket.SHUT_RDWR)
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # not connected at the moment
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def restart(self) -> None:
         """Break the connection and wait for the next one, or make the first one."""

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from tests.serverset.session_helpers import is_waiting, session_threads
+from tests.serverset.session_internals import claimed_paths, unfinished_count
 from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns import ServerSet
+from zkdns.serverset.session import Session
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -77,11 +80,11 @@ ENDS: dict[str, tuple[str, Callable[[Any], None], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("way", ENDS)
+@pytest.mark.parametrize("ending", ENDS)
 def test_a_member_of_an_exiting_program_is_removed_at_once(
-    zk: Any, zookeeper: ZooKeeperServer, zk_root: str, way: str
+    zk: Any, zookeeper: ZooKeeperServer, zk_root: str, ending: str
 ) -> None:
-    rest, end, status, says = ENDS[way]
+    rest, end, status, expected_error = ENDS[ending]
     with program(zookeeper.address, zk_root, rest) as process:
         began = time.monotonic()
         end(process)
@@ -89,8 +92,8 @@ def test_a_member_of_an_exiting_program_is_removed_at_once(
         assert time.monotonic() - began < 10.0
         assert zk.get_children(f"{zk_root}/test/web") == []
         assert process.stderr is not None
-        said = process.stderr.read()
-        assert says in said if says else said == ""
+        error = process.stderr.read()
+        assert expected_error in error if expected_error else error == ""
 
 
 def test_a_program_exits_in_bounded_time_without_zookeeper(
@@ -151,11 +154,11 @@ def test_a_forked_process_has_its_own_session(zk: Any, zookeeper: ZooKeeperServe
 
 
 @contextlib.contextmanager
-def interrupted(when: Callable[[], object]) -> Iterator[None]:
+def interrupted(when: Callable[[], object] = lambda: True) -> Iterator[None]:
     """Interrupt the block with Ctrl-C as soon as the condition holds, while it waits."""
 
     def interrupt() -> None:
-        eventually(lambda: when() and _is_waiting())
+        eventually(lambda: when() and is_waiting(threading.main_thread()))
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the interrupt may be ignored
@@ -169,77 +172,69 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _is_waiting() -> bool:
-    """Whether the main thread waits for another one."""
-    frame = sys._current_frames()[threading.main_thread().ident or 0]
-    return frame.f_code is threading.Condition.wait.__code__
+@contextlib.contextmanager
+def interrupted_at_its_first_job(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interrupt the block once, when it posts a job to a session."""
+    run_soon = Session.run_soon
 
+    def interrupting(session: Session, job: Callable[[], None]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            run_soon(session, job)
+            return
+        monkeypatch.undo()
+        raise KeyboardInterrupt
 
-@pytest.fixture
-def interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[ServerSet], None]:
-    """Interrupt the main thread once, when it posts a job to the session of a set."""
-
-    def prepare(web: ServerSet) -> None:
-        run_soon = web._session.run_soon
-
-        def interrupting(job: Callable[[], None]) -> None:
-            if threading.current_thread() is not threading.main_thread():
-                run_soon(job)
-                return
-            monkeypatch.undo()
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(web._session, "run_soon", interrupting)
-
-    return prepare
+    monkeypatch.setattr(Session, "run_soon", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        yield
 
 
 def test_an_interrupted_register_leaves_no_member(zk: Any, server_set: Sets) -> None:
-    web, called, goes_on = server_set(), threading.Event(), threading.Event()
+    web, goes_on = server_set(), threading.Event()
+    pinging: list[threading.Thread] = []
 
     def ping() -> None:
-        called.set()
+        pinging.append(threading.current_thread())
         goes_on.wait(20.0)
 
-    with web.watch() as watch:  # so that the member is not removed with the session
-        with interrupted(called.is_set):
+    with web.watch():  # so that the member is not removed with the session
+        with interrupted(lambda: pinging):
             web.register("a", 1, ping=ping, ping_timeout=20.0, timeout=20.0)
         goes_on.set()
-        assert not watch.wait(0.3)
-        assert zk.exists(web.path) is None
-        assert len(web._session._users) == 1
+        pinging[0].join()
+        # The session executes jobs in order, so the first registration would have a znode before this one.
+        with web.register("b", 1) as registration:
+            assert registration.path == f"{web.path}/member_0000000000"
+            assert zk.get_children(web.path) == ["member_0000000000"]
+    assert not session_threads()
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
 def test_waiting_for_an_unreachable_zookeeper_can_be_interrupted(call: str) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
-    with interrupted(lambda: web._session._users):
+    with interrupted():
         web.register("a", 1, timeout=20.0) if call == "register" else web.watch(timeout=20.0)
-    assert web._session._worker is None
+    assert not session_threads()
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
-def test_an_interrupt_before_the_wait_leaves_nothing(
-    interrupted_at_once: Callable[[ServerSet], None], call: str
-) -> None:
+def test_an_interrupt_before_the_wait_leaves_nothing(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
-    interrupted_at_once(web)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at_its_first_job(monkeypatch):
         web.register("a", 1, timeout=20.0) if call == "register" else web.watch(timeout=20.0)
-    assert web._session._worker is None
+    assert not session_threads()
 
 
 def test_close_completes_after_an_interrupt_before_its_wait(
-    zk: Any, server_set: Sets, interrupted_at_once: Callable[[ServerSet], None]
+    zk: Any, server_set: Sets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = server_set()
     with web.watch():
         registration = web.register("a", 1)
-        interrupted_at_once(web)
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted_at_its_first_job(monkeypatch):
             registration.close()
         eventually(lambda: zk.get_children(web.path) == [])
-        eventually(lambda: not web._session._leaving)
+        eventually(lambda: not unfinished_count(web))
 
 
 def test_close_completes_after_an_interrupt(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
@@ -252,16 +247,16 @@ def test_close_completes_after_an_interrupt(zookeeper: ZooKeeperServer, zk: Any,
                 registration.close()
             proxy.resume()
             eventually(lambda: zk.get_children(f"{zk_root}/discovery/test/web") == [])
-            eventually(lambda: not web._session._leaving)
+            eventually(lambda: not unfinished_count(web))
 
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_cancelled_register_leaves_no_member(zk: Any, server_set: Sets, keeps: bool) -> None:
     web = server_set()
 
-    async def cancelled_after(turns: int) -> bool:
+    async def cancelled_after(milliseconds: int) -> bool:
         task = asyncio.create_task(web.register_async("a", 1))
-        for _ in range(turns):
+        for _ in range(milliseconds):
             await asyncio.sleep(0.001)
         if task.done():
             await task.result().close_async()
@@ -273,12 +268,13 @@ def test_a_cancelled_register_leaves_no_member(zk: Any, server_set: Sets, keeps:
         return True
 
     async def all_of_them() -> list[bool]:
-        return [await cancelled_after(turns) for turns in range(30)]
+        return [await cancelled_after(milliseconds) for milliseconds in range(30)]
 
     with web.watch() if keeps else contextlib.nullcontext():
         assert any(asyncio.run(all_of_them()))
-        assert not web._session.claimed
-        assert len(web._session._users) == keeps
+        assert not claimed_paths(web)
+        assert len(session_threads()) == keeps
+    assert not session_threads()
 
 
 def await_cancelled(begin: Callable[[], Awaitable[object]]) -> float:
@@ -307,7 +303,7 @@ def test_awaiting_an_unreachable_zookeeper_can_be_cancelled(call: str) -> None:
         )
     )
     assert took < 10.0
-    assert web._session._worker is None
+    assert not session_threads()
 
 
 def test_a_stalled_register_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
@@ -317,7 +313,7 @@ def test_a_stalled_register_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any
             proxy.stall()
             assert await_cancelled(lambda: web.register_async("a", 1, timeout=40.0)) < 10.0
             proxy.resume()
-            eventually(lambda: web._session.is_connected and not web._session._leaving)
+            eventually(lambda: web.is_connected and not unfinished_count(web))
             path = f"{zk_root}/discovery/test/web"
             assert not zk.exists(path) or zk.get_children(path) == []
 
@@ -334,4 +330,4 @@ def test_awaiting_a_slow_ping_can_be_cancelled(zk: Any, server_set: Sets) -> Non
         goes_on.set()
     assert took < 10.0
     assert zk.exists(web.path) is None
-    assert web._session._worker is None
+    assert not session_threads()

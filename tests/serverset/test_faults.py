@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from kazoo.security import make_acl
 
+from tests.serverset.session_helpers import session_threads
+from tests.serverset.session_internals import claimed_paths, unfinished_count
 from tests.support.fault_proxy import CREATE, DELETE, FaultProxy
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import MembershipMonitor, client_of
 from zkdns import Registration, ServerSet
 
-pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.punctual]
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 SESSION = 2.0  # seconds
 BACK = SESSION + 2.0  # the time limit for registering again, once ZooKeeper is reachable
@@ -48,12 +50,12 @@ def zk(server: ZooKeeperServer) -> Iterator[Any]:
 @pytest.fixture
 def witness(server: ZooKeeperServer, zk: Any) -> Iterator[MembershipMonitor]:
     del zk  # first it empties the set
-    with MembershipMonitor(server.address, SET) as looking:
-        yield looking
+    with MembershipMonitor(server.address, SET) as monitor:
+        yield monitor
 
 
-def web_through(way: FaultProxy | ZooKeeperServer) -> ServerSet:
-    return ServerSet("test", "web", way.address, session_timeout=SESSION)
+def web_through(zookeeper: FaultProxy | ZooKeeperServer) -> ServerSet:
+    return ServerSet("test", "web", zookeeper.address, session_timeout=SESSION)
 
 
 def assert_one(
@@ -163,14 +165,19 @@ def test_many_resets_do_no_harm(proxy: FaultProxy, witness: MembershipMonitor) -
 
 
 def test_an_ended_client_is_replaced_in_the_same_session(
-    proxy: FaultProxy, zk: Any, witness: MembershipMonitor
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with web_through(proxy).register("10.0.0.1", 80) as registration, web_through(proxy).watch() as watch:
-        path, session = registration.path, registration._session
-        for _ in range(2):
-            ended = session._client
+    sets = registering, watching = web_through(proxy), web_through(proxy)
+
+    def replaced() -> int:
+        return sum("zookeeper_client_replaced" in message for message in caplog.messages)
+
+    with registering.register("10.0.0.1", 80) as registration, watching.watch() as watch:
+        path = registration.path
+        for turn in (1, 2):
             proxy.send_reply(12345, 0)  # a response without a request: kazoo's connection thread ends
-            eventually(lambda: session._client is not ended and session.is_connected)  # noqa: B023 - called at once
+            eventually(lambda: replaced() == turn * len(sets))  # noqa: B023 - called at once
+            eventually(lambda: all(each.is_connected for each in sets))
             assert_one(registration, witness)
         assert registration.path == path
         zk.delete(path)  # a new client follows and repairs it
@@ -220,10 +227,9 @@ def test_any_sequence_of_faults_leaves_one_member(
                 zk.delete(f"{SET}/{name}")
 
     def expire_it() -> None:
-        client: Any = web._session._client
         with (
             contextlib.suppress(Exception),  # there may be no session to expire at that time
-            client_of(proxy.upstream, client_id=client.client_id, timeout=SESSION),
+            client_of(proxy.upstream, client_id=proxy.sessions[-1], timeout=SESSION),
         ):
             pass  # resumes the session and closes it
 
@@ -276,14 +282,15 @@ def test_zookeeper_paused_longer_than_the_session(
 
 
 def test_zookeeper_killed_and_restarted(server: ZooKeeperServer, zk: Any, witness: MembershipMonitor) -> None:
-    with web_through(server).register("a", 1) as registration:
+    web = web_through(server)
+    with web.register("a", 1) as registration:
         for _ in range(2):
             witness.wait_for_one()
             server.kill()
-            eventually(lambda: not registration._session.is_connected)
+            eventually(lambda: not web.is_connected)
             server.start()
             # A connection during the start gets no response, until its own limit of 2 s.
-            eventually(lambda: registration._session.is_connected and zk.connected, 15.0)
+            eventually(lambda: web.is_connected and zk.connected, 15.0)
             assert_one(registration, witness)
 
 
@@ -332,8 +339,8 @@ def test_one_of_two_users_closes_in_bounded_time_and_is_removed_later(
             registration.close(0.2)
             assert time.monotonic() - began < 1.0
         assert_none_left(zk, keeper)
-        eventually(lambda: not web._session._leaving)
-        assert web._session.claimed == {keeper.path}
+        eventually(lambda: not unfinished_count(web))
+        assert claimed_paths(web) == {keeper.path}
 
 
 def test_with_the_callers_client_it_is_removed_later_without_a_thread(
@@ -345,9 +352,9 @@ def test_with_the_callers_client_it_is_removed_later_without_a_thread(
             began = time.monotonic()
             registration.close(0.2)
             assert time.monotonic() - began < 1.0
-            assert registration._session._worker is not None
+            assert session_threads()
         assert_none_left(zk)
-        eventually(lambda: registration._session._worker is None)
+        eventually(lambda: not session_threads())
         assert client.connected
 
 
@@ -357,7 +364,7 @@ def test_after_the_caller_stops_its_client_close_does_not_wait(server: ZooKeeper
         with away(server, "paused"):
             registration.close(0.2)
             client.stop()
-            eventually(lambda: registration._session._worker is None)
+            eventually(lambda: not session_threads())
     assert_none_left(zk)
 
 

@@ -1,6 +1,7 @@
 """addWatch and multiRead against a real ZooKeeper, compared with kazoo's public API."""
 
 import queue
+import struct
 import threading
 from typing import Any
 
@@ -10,7 +11,6 @@ from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
 from tests.serverset.sync_helpers import Locked
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.serverset import kazoo_ext
 from zkdns.serverset.client import make_client
 from zkdns.serverset.kazoo_ext import (
     CHANGED,
@@ -82,7 +82,7 @@ def test_an_empty_multi_read_returns_nothing(zk: Any) -> None:
 
 
 def test_an_error_code_unknown_to_kazoo_concerns_one_read() -> None:
-    item = kazoo_ext._HEADER.pack(-1, False, -999) + kazoo_ext._INT.pack(-999)
+    item = struct.pack("!i?ii", -1, False, -999, -999)  # MultiHeader of an error, and ErrorResult
     (result,) = MultiRead([(GET_DATA, "/a")]).deserialize(item, 0)
     assert isinstance(result, KazooException)
     assert "-999" in str(result)

@@ -247,7 +247,7 @@ def test_a_bad_member_is_rejected_with_its_reason(data: bytes, why: str) -> None
     assert reason(data) == why
 
 
-def read_both_ways(data: bytes) -> Member | str:
+def read_with_both_decoders(data: bytes) -> Member | str:
     """The decoded member, or the reason of its error. The strict decoder must not change it."""
     found: list[Member | str] = []
     for read in (decode_member, decode_tolerantly):
@@ -261,7 +261,7 @@ def read_both_ways(data: bytes) -> Member | str:
 
 @pytest.mark.parametrize("data", [data for data, _ in [*READ.values(), *REFUSED.values()]])
 def test_the_strict_decoder_agrees_with_the_tolerant_one(data: bytes) -> None:
-    read_both_ways(data)
+    read_with_both_decoders(data)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_the_strict_decoder_agrees_with_the_tolerant_one(data: bytes) -> None:
     ],
 )
 def test_data_that_only_the_tolerant_decoder_accepts_goes_to_it(data: bytes) -> None:
-    read_both_ways(data)
+    read_with_both_decoders(data)
 
 
 @given(st.binary(max_size=300))
@@ -300,7 +300,7 @@ def test_data_that_only_the_tolerant_decoder_accepts_goes_to_it(data: bytes) -> 
 @example(b'{"serviceEndpoint":{"host":"\\u0000","port":1},"status":"ALIVE"}')
 @settings(max_examples=500, deadline=None)
 def test_arbitrary_bytes_raise_only_bad_member_error(data: bytes) -> None:
-    read_both_ways(data)
+    read_with_both_decoders(data)
 
 
 _JSON = st.recursive(
@@ -327,7 +327,7 @@ _ENDPOINT = st.fixed_dictionaries({}, optional=dict.fromkeys(("host", "port", "i
 @settings(max_examples=500, deadline=None)
 def test_fields_of_any_type_raise_only_bad_member_error(record: dict[str, Any]) -> None:
     data = json.dumps(record).encode()
-    member = read_both_ways(data)
+    member = read_with_both_decoders(data)
     if isinstance(member, str):
         return
     assert decode_member(NAME, encode_member(member)).status is member.status

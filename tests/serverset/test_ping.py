@@ -130,7 +130,7 @@ def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
     received: list[ZkdnsError | None] = []
     goes_on, returned = threading.Event(), threading.Event()
 
-    def hear(error: ZkdnsError | None) -> None:
+    def on_result(error: ZkdnsError | None) -> None:
         if error is None:
             returned.set()
         else:
@@ -138,7 +138,7 @@ def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
             returned.wait(0.3)  # a result reported in the meantime would be reported now
         received.append(error)
 
-    pinger = Pinger(hear, goes_on.wait, interval=60.0, timeout=0.05)
+    pinger = Pinger(on_result, goes_on.wait, interval=60.0, timeout=0.05)
     pinger.start()
     eventually(lambda: len(received) == 2)
     assert received[-1] is None

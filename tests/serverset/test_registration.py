@@ -10,20 +10,17 @@ from typing import Any
 import pytest
 from kazoo.security import ACL, Id, make_acl
 
+from tests.serverset.session_helpers import expire_latest_session, is_waiting, session_threads
+from tests.serverset.session_internals import claimed_paths
+from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
-from tests.support.zookeeper import ZooKeeperServer, expire_session
+from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import MembershipMonitor, client_of
 from zkdns import BadValueError, Registration, ServerSet, UnreachableError, ZooKeeperError
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 Sets = Callable[..., ServerSet]
-
-
-def is_idle(server_set: ServerSet) -> bool:
-    """Whether the session's only job is the check of its client."""
-    session = server_set._session
-    return all(job == session._replace_ended_client for _, _, job in list(session._jobs))
 
 
 def members(zk: Any, server_set: ServerSet) -> list[str]:
@@ -130,6 +127,7 @@ def test_it_registers_again_after_a_deletion(
     zk: Any, zookeeper: ZooKeeperServer, server_set: Sets, count: int
 ) -> None:
     web = server_set()
+    watches = zookeeper.count_watches()
     with web.register("a", 1) as registration, MembershipMonitor(zookeeper.address, web.path) as witness:
         for _ in range(count):
             path = registration.path
@@ -138,10 +136,7 @@ def test_it_registers_again_after_a_deletion(
             wait_for_another(zk, registration, path)
         assert witness.max_present <= 1
         assert witness.longest_gap < 2.0
-        client = web._session._client
-        assert client is not None
-        eventually(lambda: is_idle(web))  # the last one exists, but may not be watched yet
-        eventually(lambda: sum(len(watchers) for watchers in client._data_watchers.values()) == 1)
+        eventually(lambda: zookeeper.count_watches() == watches + 1)  # only the last znode is watched
 
 
 def test_it_registers_again_after_the_set_is_deleted(zk: Any, zk_root: str, server_set: Sets) -> None:
@@ -155,42 +150,50 @@ def test_it_registers_again_after_the_set_is_deleted(zk: Any, zk_root: str, serv
         eventually(lambda: zk.exists(registration.path).czxid > before and len(members(zk, web)) == 1)
 
 
-def test_a_znode_of_another_session_is_not_deleted(zk: Any, server_set: Sets) -> None:
-    web = server_set()
-    registration = web.register("a", 1)
-    setattr(registration, "_on_watch", lambda _event: None)  # noqa: B010 - simulates a late watch event
-    eventually(lambda: is_idle(web))
-    path = registration.path
-    with web._session._lock:  # the worker cannot check
-        zk.delete(path)
-        zk.create(path, b"another's")
-        closing = threading.Thread(target=registration.close)
-        closing.start()
-    closing.join()
-    assert zk.get(path)[0] == b"another's"
+def test_a_znode_of_another_session_is_not_deleted(
+    zk: Any, zookeeper: ZooKeeperServer, server_set: Sets
+) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = server_set(hosts=proxy.address)
+        with web.watch():  # so that the session does not end with the registration
+            registration = web.register("a", 1)
+            path = registration.path
+            proxy.stall()  # so that the registration does not receive the changes
+            zk.delete(path)
+            zk.create(path, b"another's")
+            closing = threading.Thread(target=registration.close)
+            closing.start()
+            eventually(lambda: is_waiting(closing))
+            proxy.resume()
+            closing.join()
+            assert not registration.is_registered
+            assert zk.get(path)[0] == b"another's"
 
 
 @pytest.mark.parametrize("attempt", range(5))
 def test_it_registers_again_soon_after_an_expired_session(
     zk: Any, zookeeper: ZooKeeperServer, server_set: Sets, attempt: int
 ) -> None:
-    web = server_set()
-    with web.register("a", 1, shard=attempt) as registration:
-        with MembershipMonitor(zookeeper.address, web.path) as witness:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = server_set(hosts=proxy.address)
+        with (
+            web.register("a", 1, shard=attempt) as registration,
+            MembershipMonitor(zookeeper.address, web.path) as witness,
+        ):
             old = witness.wait_for_one()
-            expire_session(web._session._client)
+            expire_latest_session(proxy)
             eventually(lambda: witness.wait_for_one() != old, 4.0)
             eventually(lambda: members(zk, web) == [registration.path])
             assert registration.last_error is None
-        assert witness.max_present == 1
-        assert witness.longest_gap < 4.0
+            assert witness.max_present == 1
+            assert witness.longest_gap < 4.0
 
 
 # -- many at once --------------------------------------------------------------------------------------------
 
 
 def sessions(server: ZooKeeperServer) -> set[str]:
-    """The threads with a connection. Recently closed ones may be among them, so only new ones are counted."""
+    """The sessions with a connection. Some may have been closed recently, so only new ones are counted."""
     return set(re.findall(r"sid=(0x[0-9a-f]+)", server.four_letter("cons")))
 
 
@@ -265,8 +268,8 @@ def test_many_threads_may_register_and_close_at_once(zk: Any, server_set: Sets, 
         thread.join()
     assert not left
     assert members(zk, web) == []
-    assert not web._session._jobs
-    assert not web._session.claimed
+    assert not session_threads()
+    assert not claimed_paths(web)
 
 
 def test_a_watch_callback_may_close_it(zk: Any, server_set: Sets) -> None:
@@ -321,16 +324,10 @@ def test_register_async_awaits_the_outcome(zk: Any, server_set: Sets) -> None:
 # -- refusals ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["create", "make the path"])
-def test_denied_access_is_reported(zk: Any, zookeeper: ZooKeeperServer, zk_root: str, way: str) -> None:
-    web = ServerSet(
-        "test",
-        "web",
-        zookeeper.address,
-        namespace=f"{zk_root}/{{environment}}/{{service}}",
-        session_timeout=2,
-    )
-    closed = web.path if way == "create" else zk_root
+@pytest.mark.parametrize("request_", ["create", "make the path"])
+def test_denied_access_is_reported(zk: Any, zk_root: str, server_set: Sets, request_: str) -> None:
+    web = server_set()
+    closed = web.path if request_ == "create" else zk_root
     zk.ensure_path(closed)
     zk.set_acls(closed, [make_acl("world", "anyone", read=True, admin=True)])
     try:

@@ -1,18 +1,21 @@
 """Watching a set: changes, bad members, and members that stay while ZooKeeper is unreachable."""
 
 import asyncio
+import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from kazoo.security import make_acl
 
+from tests.serverset.session_helpers import expire_latest_session
 from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
-from tests.support.zookeeper import ZooKeeperServer, expire_session
+from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 from zkdns import ServerSet, UnreachableError, Watch, ZooKeeperError
 
@@ -221,7 +224,7 @@ def test_members_stay_while_zookeeper_is_unreachable(
         first = zk.create(path, data_of("a"), sequence=True)
         with web.watch() as watch:
             proxy.go_down()
-            eventually(lambda: not web._session.is_connected)
+            eventually(lambda: not web.is_connected)
             zk.delete(first)
             zk.create(path, data_of("b"), sequence=True)
             assert not watch.wait(0.3)
@@ -246,8 +249,8 @@ def test_it_follows_over_resets_and_expired_sessions(
                 if turn % 5:
                     proxy.reset()
                 else:
-                    eventually(lambda: web._session.is_connected)
-                    expire_session(web._session._client)
+                    eventually(lambda: web.is_connected)
+                    expire_latest_session(proxy)
                 zk.create(f"{zk_root}{web.path}/member_", data_of("a", turn + 1), sequence=True)
                 counts(watch, turn + 1)
 
@@ -293,17 +296,20 @@ def test_after_a_burst_of_registrations_the_members_are_current(server_set: Sets
 def test_a_closed_watch_receives_no_changes(zookeeper: ZooKeeperServer, zk: Any, server_set: Sets) -> None:
     with client_of(zookeeper.address) as client:
         web = server_set(client=client)
-        watches = [web.watch() for _ in range(10)]
-        for watch in watches[1:]:
-            watch.close()
-        path = add(zk, web, data_of("a"))
-        eventually(lambda: watches[0].endpoints == ("a:1",))
-        assert all(watch.endpoints == () for watch in watches[1:])
-        zk.delete(path)
-        eventually(lambda: watches[0].endpoints == ())
-        held = [each for each in client._child_watchers.values() for _ in each]
-        assert len(held) == 1  # closed watches leave nothing in the client
-        watches[0].close()
+        with web.watch() as watch:
+            closed = [web.watch() for _ in range(9)]
+            for each in closed:
+                each.close()
+            path = add(zk, web, data_of("a"))
+            eventually(lambda: watch.endpoints == ("a:1",))
+            assert all(each.endpoints == () for each in closed)
+            zk.delete(path)
+            eventually(lambda: watch.endpoints == ())
+            references = [weakref.ref(each) for each in closed]
+            del closed, each
+            gc.collect()
+            # Neither the session nor the client keeps a callback of a closed watch.
+            assert [reference() for reference in references] == [None] * 9
 
 
 def test_a_subscriber_that_exits_does_not_stop_the_watch(

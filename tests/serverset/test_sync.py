@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.serverset.session_internals import data_callbacks
 from tests.serverset.sync_helpers import (
     FollowedTree,
     Locked,
@@ -26,7 +27,6 @@ from tests.support.zookeeper import ZooKeeperServer
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetDropped, SetUnread
 from zkdns.serverset.sync import SyncState
-from zkdns.serverset.sync import tree_sync as sync_module
 from zkdns.table import Table
 
 TEMPLATE = "/{environment}/{service}"
@@ -42,14 +42,17 @@ def is_recursive(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def follow(
-    zookeeper: ZooKeeperServer, zk_root: str, monkeypatch: pytest.MonkeyPatch, is_recursive: bool
-) -> Follow:
+def follow(zookeeper: ZooKeeperServer, zk_root: str, is_recursive: bool) -> Follow:
     """Makes a FollowedTree of a template below the test's root, with a short retry interval."""
-    monkeypatch.setattr(sync_module, "_RETRY_SECONDS", 0.05)
 
     def make(template: str = TEMPLATE, *, start: bool = True) -> FollowedTree:
-        return FollowedTree(zookeeper.address, f"{zk_root}{template}", start=start, recursive=is_recursive)
+        return FollowedTree(
+            zookeeper.address,
+            f"{zk_root}{template}",
+            start=start,
+            recursive=is_recursive,
+            retry_seconds=0.05,
+        )
 
     return make
 
@@ -122,7 +125,7 @@ def test_a_missing_chroot_is_waited_for(
 
 
 @pytest.mark.parametrize(
-    ("template", "followed", "beside", "name"),
+    ("template", "followed", "ignored", "name"),
     [
         ("/{service}", "web", "web/deeper", "web"),
         ("/{env}/{service}", "prod/web", "prod/web/deeper", "web.prod"),
@@ -133,11 +136,11 @@ def test_a_missing_chroot_is_waited_for(
     ],
 )
 def test_templates_lead_to_sets(  # noqa: PLR0917 - pytest passes all by name
-    zk: Any, zk_root: str, follow: Follow, template: str, followed: str, beside: str, name: str
+    zk: Any, zk_root: str, follow: Follow, template: str, followed: str, ignored: str, name: str
 ) -> None:
     with follow(template) as tree:
         tree.wait_live()
-        join(zk, f"{zk_root}/{beside}")
+        join(zk, f"{zk_root}/{ignored}")
         join(zk, f"{zk_root}/{followed}", "10.0.0.2")
         eventually(lambda: any(tree.contents.values()))
         assert [(path, *hosts.values()) for path, hosts in tree.contents.items()] == [
@@ -368,7 +371,7 @@ def test_callbacks_do_not_accumulate_for_a_vector(zk: Any, zk_root: str, follow:
         for number in range(20):
             join(zk, path, f"10.0.1.{number}")
             tree.wait_equal(zk)
-        assert len(tree.client._data_watchers.get(made, ())) <= 1
+        assert data_callbacks(tree.client, made) <= 1
         zk.set(made, vector({"inet=10.0.0.1:80": 2}))
         eventually(lambda: weights_of(tree)["10.0.0.1"] == 2.0)
 
@@ -389,7 +392,7 @@ def test_unreadable_znodes_keep_their_contents(  # noqa: PLR0917 - as above
         with lock:
             tree.restart()
             join(zk, other, "10.0.0.2")
-            eventually(lambda: tree.requested[f"{zk_root}/{locked}"] > 5)
+            eventually(lambda: tree.listed[f"{zk_root}/{locked}"] > 5)
             unread: dict[str, dict[str, str]] = {} if is_known or locked == "staging" else {web: {}}
             expected = known | unread | {other: {"member_0000000000": "10.0.0.2:80"}}
             eventually(lambda: tree.contents == expected)
@@ -425,7 +428,7 @@ def test_while_the_root_is_unreadable_the_state_is_reading(
         known = tree.wait_live().contents if is_known else {}
         with Locked(zookeeper.address, zk_root):
             tree.restart()
-            eventually(lambda: tree.requested[zk_root] > 5)
+            eventually(lambda: tree.listed[zk_root] > 5)
             assert tree.states == ([SyncState.LIVE, SyncState.AWAY] if is_known else [])
             assert tree.contents == known
         tree.wait_live().wait_equal(zk)
@@ -438,7 +441,7 @@ def test_unreadable_members_of_a_set_are_retried_together(
     members = join_many(zk, path, 50)
     with capture_logs() as logs, Locked(zookeeper.address, *members), follow() as tree:
         tree.wait_live()
-        eventually(lambda: tree.requested[path] > 10)
+        eventually(lambda: tree.listed[path] > 10)
         assert tree.pending_timers <= 2  # the next retry, and the next audit
         assert tree.contents == {path: {}}
         assert len(complaints(logs)) == 1

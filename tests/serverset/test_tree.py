@@ -60,12 +60,12 @@ def test_a_late_response_of_a_dropped_set_is_ignored() -> None:
     assert "member_b" not in web.reading
 
 
-@pytest.mark.parametrize(("is_told", "surprises"), [(True, 0), (False, 1)])
-def test_an_audit_does_not_count_a_deletion_with_an_event(is_told: bool, surprises: int) -> None:
+@pytest.mark.parametrize(("has_event", "missed"), [(True, 0), (False, 1)])
+def test_an_audit_does_not_count_a_deletion_with_an_event(has_event: bool, missed: int) -> None:
     tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     parent = known_set(tree).parent
     assert isinstance(parent, Directory)
-    if is_told:
+    if has_event:
         tree.mark_deleted(parent.children["web"])
-    assert tree.list_directory(parent, []) == ([], surprises)
+    assert tree.list_directory(parent, []) == ([], missed)
     assert parent.children == {}

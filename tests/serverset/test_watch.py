@@ -4,9 +4,11 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
+from tests.serverset.session_helpers import is_waiting
 from tests.support.waiting import eventually
 from zkdns.serverset.member import Endpoint, Member, Status
 from zkdns.serverset.watch import Watch
@@ -15,14 +17,31 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 
 class Source(Watch):
-    """A watch with members that the test sets."""
+    """A watch with members that the test sets. It counts its subscriptions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.subscription_count = 0
+
+    def subscribe(self, on_change: Callable[[], object]) -> Callable[[], None]:
+        unsubscribe = super().subscribe(on_change)
+        self.subscription_count += 1
+
+        def unsubscribe_and_count() -> None:
+            unsubscribe()
+            self.subscription_count -= 1
+
+        return unsubscribe_and_count
+
+    def publish_members(self, *members: Member) -> None:
+        self._publish(members)
 
     def publish(self, *endpoints: str, status: Status = Status.ALIVE) -> None:
         members = []
         for number, text in enumerate(endpoints):
             host, _, port = text.rpartition(":")
             members.append(Member(f"m{number}", Endpoint(host, int(port)), status=status))
-        self._publish(members)
+        self.publish_members(*members)
 
 
 def test_endpoints_are_sorted_without_duplicates() -> None:
@@ -41,7 +60,7 @@ def test_only_alive_members_are_members() -> None:
 
 def test_a_member_without_a_service_endpoint_has_no_endpoint() -> None:
     watch = Source()
-    watch._publish([Member("m0", None, {"admin": Endpoint("a", 9990)})])
+    watch.publish_members(Member("m0", None, {"admin": Endpoint("a", 9990)}))
     assert (len(watch.members), watch.endpoints) == (1, ())
 
 
@@ -104,10 +123,10 @@ def test_subscriptions_may_change_during_a_call() -> None:
 
     def first() -> None:
         received.append("first")
-        forget()
+        unsubscribe()
         watch.subscribe(lambda: received.append("third"))
 
-    forget = watch.subscribe(first)
+    unsubscribe = watch.subscribe(first)
     watch.subscribe(lambda: received.append("second"))
     watch.publish("a:1")
     assert received == ["first", "second"]
@@ -118,14 +137,14 @@ def test_subscriptions_may_change_during_a_call() -> None:
 def test_two_subscriptions_of_one_function_are_independent() -> None:
     watch, received = Source(), list[int]()
 
-    def hear() -> None:
+    def record() -> None:
         received.append(1)
 
-    forget = watch.subscribe(hear)
-    watch.subscribe(hear)
+    unsubscribe = watch.subscribe(record)
+    watch.subscribe(record)
     watch.publish("a:1")
-    forget()
-    forget()  # its own subscription has ended; this must not end the other one
+    unsubscribe()
+    unsubscribe()  # its own subscription has ended; this must not end the other one
     watch.publish("a:2")
     assert len(received) == 3
 
@@ -146,25 +165,25 @@ def test_wait_returns_after_a_change() -> None:
     watch.publish("a:1")
     assert not watch.wait(0)
     assert watch.wait(0, after=0)
-    waiting = threading.Thread(target=lambda: got.append(watch.wait(10.0)))
-    got: list[bool] = []
+    results: list[bool] = []
+    waiting = threading.Thread(target=lambda: results.append(watch.wait(10.0)))
     waiting.start()
-    eventually(lambda: watch._changed._waiters)  # type: ignore[attr-defined]
+    eventually(lambda: is_waiting(waiting))
     watch.publish("a:2")
     waiting.join()
-    assert got == [True]
+    assert results == [True]
 
 
 def test_close_wakes_waiting_threads() -> None:
-    watch, got = Source(), list[bool]()
-    waiting = [threading.Thread(target=lambda: got.append(watch.wait())) for _ in range(3)]
+    watch, results = Source(), list[bool]()
+    waiting = [threading.Thread(target=lambda: results.append(watch.wait())) for _ in range(3)]
     for thread in waiting:
         thread.start()
-    eventually(lambda: len(watch._changed._waiters) == 3)  # type: ignore[attr-defined]
+    eventually(lambda: all(map(is_waiting, waiting)))
     watch.close()
     for thread in waiting:
         thread.join()
-    assert got == [False] * 3
+    assert results == [False] * 3
 
 
 def test_iteration_returns_the_endpoints_now_and_after_each_change() -> None:
@@ -212,7 +231,7 @@ def test_it_can_be_iterated_asynchronously() -> None:
     seen = asyncio.run(program())
     changing.join()
     assert seen[-1] == ("a:500",)
-    assert not watch._subscribers
+    assert watch.subscription_count == 0
 
 
 def test_asynchronous_iteration_may_skip_quick_changes() -> None:
@@ -250,5 +269,5 @@ def test_asynchronous_iteration_can_be_left_and_cancelled() -> None:
             await task
 
     asyncio.run(program())
-    assert not watch._subscribers
+    assert watch.subscription_count == 0
     watch.publish("a:2")  # no closed event loop is called any more

@@ -1,7 +1,10 @@
 """The choice of the watch strategy, the fallback, and the audit that detects lost events."""
 
+import gc
 import random
+import struct
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -10,9 +13,10 @@ from structlog.testing import capture_logs
 from tests.serverset.sync_helpers import FollowedTree, Locked, RandomActions, data, join
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.serverset.kazoo_ext import CHANGED, MultiRead
+from zkdns.serverset.kazoo_ext import AddWatch, MultiRead, send_request
 from zkdns.serverset.sync.one_shot import OneShotStrategy
 from zkdns.serverset.sync.recursive import RecursiveStrategy
+from zkdns.serverset.sync.tree import SetNode
 
 Follow = Callable[..., FollowedTree]
 
@@ -32,15 +36,38 @@ def refusals(logs: list[Any]) -> list[str]:
     return [entry["reason"] for entry in logs if entry["event"] == "recursive_watch_refused"]
 
 
+def strategies(logs: list[Any]) -> list[str]:
+    """The strategies that were started, without repetitions."""
+    return [entry["strategy"] for entry in logs if entry["event"] == "zookeeper_watch_started"]
+
+
+class RemoveWatches(AddWatch):
+    """Remove the watches of a znode, as if the server had lost them."""
+
+    type = 18
+
+    def serialize(self) -> bytes:
+        any_type = struct.pack("!i", 3)
+        return super().serialize()[: -len(any_type)] + any_type
+
+
+def remove_watches(tree: FollowedTree, path: str) -> None:
+    """Remove the tree's watches of a znode from the server. No event reports that."""
+    done: Future[None] = Future()
+
+    def on_response(_: object, error: BaseException | None) -> None:
+        done.set_exception(error) if error else done.set_result(None)
+
+    send_request(tree.client, RemoveWatches(path), on_response)
+    done.result(10.0)
+
+
 def test_the_recursive_strategy_is_used_if_possible(follow: Follow) -> None:
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
-        assert isinstance(tree.sync._strategy, RecursiveStrategy)
         tree.restart()
         tree.wait_live()
-    assert [entry["strategy"] for entry in logs if entry["event"] == "zookeeper_watch_started"] == [
-        "a recursive watch"
-    ]
+    assert strategies(logs) == [RecursiveStrategy.name]
     assert refusals(logs) == []
 
 
@@ -61,9 +88,9 @@ def test_an_incompatible_kazoo_leads_to_one_shot_watches(
     monkeypatch.setattr("kazoo.version.__version__", "2.12.0")
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
-        assert isinstance(tree.sync._strategy, OneShotStrategy)
         join(zk, f"{zk_root}/staging/web")
         tree.wait_equal(zk)
+    assert strategies(logs) == [OneShotStrategy.name]
     assert refusals(logs) == ["kazoo is 2.12.0; its internals are known for 2.11.x only"]
 
 
@@ -79,34 +106,34 @@ def test_a_failed_self_test_leads_to_one_shot_watches(
     monkeypatch.setattr(MultiRead, "deserialize", lose_children)
     with capture_logs() as logs, follow() as tree:
         tree.wait_live().wait_equal(zk)
-        assert isinstance(tree.sync._strategy, OneShotStrategy)
+    assert strategies(logs) == [OneShotStrategy.name]
     assert refusals(logs) == ["multiRead and single reads return different results"]
 
 
 def test_events_of_other_paths_lead_to_one_shot_watches(zk: Any, zk_root: str, follow: Follow) -> None:
     join(zk, f"{zk_root}/staging/web")
+    other = f"{zk_root}-other"
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
         known = tree.contents
-        tree.read(lambda: tree.sync._on_watch_event(tree.client, CHANGED, "/elsewhere"))
-        eventually(lambda: isinstance(tree.sync._strategy, OneShotStrategy))
+        tree.client.exists(other, watch=lambda _: None)
+        zk.create(other, ephemeral=True)
+        eventually(lambda: strategies(logs) == [RecursiveStrategy.name, OneShotStrategy.name])
         assert tree.contents == known
         join(zk, f"{zk_root}/staging/web", "10.0.0.2")
         tree.wait_equal(zk)
-    assert refusals(logs) == [f"ZooKeeper sent an event for '/elsewhere', which is not below {zk_root}"]
+    assert refusals(logs) == [f"ZooKeeper sent an event for '{other}', which is not below {zk_root}"]
 
 
 # -- the audit -----------------------------------------------------------------------------------------------
 
 
-def test_an_audit_repairs_and_counts_changes_without_events(
-    zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_audit_repairs_and_counts_changes_without_events(zk: Any, zk_root: str, follow: Follow) -> None:
     web = f"{zk_root}/staging/web"
     members = [join(zk, web, f"10.0.0.{number}") for number in range(3)]
     with capture_logs() as logs, follow(audit_seconds=0.2) as tree:
         tree.wait_live()
-        monkeypatch.setattr(tree.sync, "_on_watch_event", lambda *_: None)
+        remove_watches(tree, zk_root)
         change = zk.transaction()  # at once, so that no audit sees a part of it
         change.delete(members[0])
         change.create(f"{web}/member_", data("10.0.0.9"), sequence=True)
@@ -139,24 +166,31 @@ def test_an_audit_does_not_count_unreadable_znodes(
     join(zk, f"{zk_root}/staging/api")
     with Locked(zookeeper.address, members[0], f"{zk_root}/staging/api"), follow(audit_seconds=0.05) as tree:
         tree.wait_live()
-        eventually(lambda: tree.requested[web] > 5)
+        eventually(lambda: tree.listed[web] > 5)
         assert tree.sync.repairs == 0
 
 
 # -- the one-shot strategy -----------------------------------------------------------------------------------
 
 
+def set_nodes(root: str) -> set[str]:
+    """The paths of all sets below a znode that anything in this process still refers to."""
+    gc.collect()
+    return {
+        found.path
+        for found in gc.get_objects()
+        if isinstance(found, SetNode) and found.path.startswith(f"{root}/")
+    }
+
+
 def test_watches_of_deleted_sets_are_forgotten(zk: Any, zk_root: str, follow: Follow) -> None:
     join(zk, f"{zk_root}/staging/web")
     with follow(recursive=False) as tree:
         tree.wait_live()
-        strategy = tree.sync._strategy
-        assert isinstance(strategy, OneShotStrategy)
-        known = len(strategy._watches)
         for number in range(20):
             join(zk, f"{zk_root}/staging/web{number}")
             zk.create(f"{zk_root}/staging/web{number}/vector_", b"{}")
             tree.wait_equal(zk)
             zk.delete(f"{zk_root}/staging/web{number}", recursive=True)
             tree.wait_equal(zk)
-        eventually(lambda: len(strategy._watches) == known)
+        eventually(lambda: set_nodes(zk_root) == {f"{zk_root}/staging/web"}, interval=0.1)

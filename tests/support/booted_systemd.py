@@ -157,9 +157,16 @@ class BootedSystemd:
 
     def _is_up(self) -> bool:
         assert self._group is not None
-        for pid in map(int, (self._group / "init.scope/cgroup.procs").read_text().split()):
-            self._pid = pid
+        processes = (self._group / "init.scope/cgroup.procs").read_text().split()
+        self._pid = next(int(pid) for pid in processes if _is_first_process(pid))
         return self.run("systemctl", "is-active", "test.target", check=False).strip() == "active"
+
+
+def _is_first_process(pid: str) -> bool:
+    """Whether this is process 1 of its namespace, and not one of the generators that it starts."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (numbers,) = (line.split() for line in status if line.startswith("NSpid:"))
+    return numbers[-1] == "1"
 
 
 def _enabled_units() -> set[str]:

@@ -4,6 +4,7 @@
 all commands that `zkdns --help` lists, all rows of `SETTINGS`, and all metrics that `render` returns.
 """
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -86,6 +87,7 @@ def _variable(setting: Setting) -> str:
     return setting.variable if setting.in_environment else ""
 
 
+@functools.cache
 def pages() -> dict[str, str]:
     """The text of each generated page, by the name of its file."""
     return {"cli.md": cli(), "settings.md": settings(), "metrics.md": metrics()}

@@ -186,4 +186,4 @@ def wait_for_no_connections(*servers: EchoServer) -> None:
 
 def wait_for_waiters(connections: ThriftSet[EchoClient], count: int) -> None:
     """Wait until `count` callers wait for a connection."""
-    eventually(lambda: len(connections._queue) == count)
+    eventually(lambda: connections.waiting_count == count)

@@ -7,12 +7,24 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def eventually(condition: Callable[[], _T | None], timeout: float = 20.0, interval: float = 0.005) -> _T:
+_MIN_PAUSE, _MAX_PAUSE = 0.005, 0.1  # seconds
+_PART = 0.05
+
+
+def eventually(
+    condition: Callable[[], _T | None], timeout: float = 20.0, interval: float | None = None
+) -> _T:
     """Call `condition` until it returns a true value, and return that value.
 
     An exception counts as false. After `timeout` seconds an AssertionError names the last value or exception.
+
+    Args:
+        condition: what to wait for.
+        timeout: the maximum time in seconds.
+        interval: seconds between the calls. By default 5 % of the time since the first call, so that a long
+            wait does not load the machine, and the delay stays small.
     """
-    deadline = time.monotonic() + timeout
+    started_at = time.monotonic()
     while True:
         failure: Exception | None = None
         try:
@@ -24,6 +36,7 @@ def eventually(condition: Callable[[], _T | None], timeout: float = 20.0, interv
             if value:
                 return value
             last = f"returned {value!r}"
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - started_at
+        if waited >= timeout:
             raise AssertionError(f"not within {timeout:g} s: the condition last {last}") from failure
-        time.sleep(interval)
+        time.sleep(min(max(waited * _PART, _MIN_PAUSE), _MAX_PAUSE) if interval is None else interval)

@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.systemd.service_files import ROOT, files
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 SO_RCVBUFFORCE = 33  # see socket(7); not in the socket module
 SECONDS = 20.0
@@ -157,14 +157,14 @@ def test_no_query_is_lost_during_restarts() -> None:
             thread.start()
         try:
             pids = {machine.show("zkdns.service", "MainPID")}
-            for _ in range(5):
+            for _ in range(3):
                 machine.run("systemctl", "restart", "zkdns.service")
                 pids.add(machine.show("zkdns.service", "MainPID"))
         finally:
             ended.set()
             for thread in threads:
                 thread.join()
-    assert len(pids) == 6
+    assert len(pids) == 4
     assert len(sent) > RATE
     assert answered == sent
 

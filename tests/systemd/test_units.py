@@ -19,7 +19,6 @@ pytestmark = [
         reason="needs systemd-analyze (Debian and Ubuntu: the package systemd)",
     ),
     pytest.mark.processes,
-    pytest.mark.punctual,
 ]
 
 

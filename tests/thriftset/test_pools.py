@@ -290,15 +290,16 @@ def test_an_interrupt_while_connecting_frees_the_slot(server: EchoServer) -> Non
 
 def test_connecting_does_not_block_others(servers: list[EchoServer]) -> None:
     slow, quick = servers[:2]
-    go_on = threading.Event()
+    connecting, go_on = threading.Event(), threading.Event()
 
     def connect(host: str, port: int) -> EchoClient:
         if port == slow.port:
+            connecting.set()
             go_on.wait(10.0)
         return EchoClient(host, port)
 
     with ThriftSet(FixedSet([slow.endpoint]), connect) as connections, Holder(connections) as holder:
-        eventually(lambda: connections._balance.active(slow.endpoint))
+        assert connecting.wait(10.0)
         connections.set_endpoints([quick.endpoint])
         with connections.connection() as client:
             assert client.endpoint == quick.endpoint

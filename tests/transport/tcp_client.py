@@ -10,8 +10,15 @@ from tests.transport.helpers import Running
 SECONDS = 5.0
 
 
-def framed(message: bytes) -> bytes:
-    return len(message).to_bytes(2) + message
+def framed(*messages: bytes) -> bytes:
+    """The messages with their lengths (RFC 7766 §8)."""
+    return b"".join(len(message).to_bytes(2) + message for message in messages)
+
+
+def read_messages(sock: socket.socket, count: int) -> list[bytes]:
+    """The next messages that the server sends."""
+    with sock.makefile("rb") as file:
+        return [file.read(int.from_bytes(file.read(2))) for _ in range(count)]
 
 
 class TcpClient:
@@ -27,7 +34,7 @@ class TcpClient:
         self.socket.connect(server.at)
 
     def send(self, *messages: bytes) -> None:
-        self.socket.sendall(b"".join(map(framed, messages)))
+        self.socket.sendall(framed(*messages))
 
     def read(self, count: int) -> bytes:
         data = b""

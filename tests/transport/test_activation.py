@@ -92,14 +92,16 @@ def test_variables_for_another_process_are_ignored(variables: dict[str, str]) ->
 def test_an_unusable_file_is_named(make: Make) -> None:
     unix, other = socket.socketpair()
     with unix, other:
-        assert "file 3 is a socket of AF_UNIX, SOCK_STREAM; pass UDP and TCP sockets" in refusal([unix])
-    assert "file 4 is not a listening socket" in refusal(
+        assert refusal([unix]).startswith(
+            "LISTEN_FDS: file descriptor 3 is a socket of AF_UNIX, SOCK_STREAM; pass UDP and TCP sockets"
+        )
+    assert "file descriptor 4 is not a listening socket" in refusal(
         [*both(make)[:1], make(socket.SOCK_STREAM, listening=False)]
     )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unbound:
-        assert "file 3 is not bound to a port" in refusal([unbound])
+        assert "file descriptor 3 is not bound to a port" in refusal([unbound])
     with open(os.devnull) as file:  # noqa: PTH123 - a file that is not a socket
-        assert "file 3 is not a socket" in refusal([file])  # type: ignore[list-item]
+        assert "file descriptor 3 is not a socket" in refusal([file])  # type: ignore[list-item]
 
 
 def test_sockets_are_paired_by_address_in_any_order(make: Make) -> None:
@@ -113,9 +115,9 @@ def test_sockets_are_paired_by_address_in_any_order(make: Make) -> None:
 @pytest.mark.parametrize("there", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_a_socket_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
     other = socket.SOCK_STREAM if there == socket.SOCK_DGRAM else socket.SOCK_DGRAM
-    lone = make(there, "127.0.0.9")  # the other socket is most likely free
-    (pair,) = pair_sockets([lone])
-    assert lone in {pair.udp, pair.tcp}
+    passed = make(there, "127.0.0.9")  # the other socket is most likely free
+    (pair,) = pair_sockets([passed])
+    assert passed in {pair.udp, pair.tcp}
     assert pair.udp.getsockname() == pair.tcp.getsockname()
     assert {pair.udp.type, pair.tcp.type} == {there, other}
     if other == socket.SOCK_STREAM:

@@ -9,14 +9,15 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.support.sandbox import seccomp_prefix
 from tests.support.waiting import eventually
+from tests.transport.batch_internals import control_size, headers_with_formats, sockaddr_size
 from tests.transport.helpers import FILLER, datagram
 from tests.transport.udp_client import receives_nothing_more, udp_client
-from zkdns.transport import batch as module
 from zkdns.transport.batch import HEAD, ID, LENGTH, MAX_BATCH, MAX_RESPONSE, SLOT, Batch, is_available
 from zkdns.transport.codecs import UdpCodec
 from zkdns.transport.sockets import enable_packet_info
@@ -57,50 +58,23 @@ def sendable(response: bytes) -> bytes:
 
 def test_the_headers_have_the_layout_of_the_system() -> None:
     """<bits/types/struct_iovec.h>, <bits/socket.h>, on 64-bit systems."""
-    places = {
-        module._IoVec: ("PN", ["base", "length"]),
-        module._MsgHdr: (
-            "PIPNPNi",
-            ["name", "name_length", "iov", "iov_count", "control", "control_length", "flags"],
-        ),
-    }
-    for structure, (layout, names) in places.items():
+    for structure, fields in headers_with_formats().items():
+        layout = ""
+        for name, code in fields.items():
+            layout += code
+            assert getattr(structure, name).offset == struct.calcsize(layout) - struct.calcsize(code), name
+            assert getattr(structure, name).size == struct.calcsize(code)
         assert ctypes.sizeof(structure) == struct.calcsize(layout + "0P")
-        for number, name in enumerate(names):
-            # The start of the next one, if it needs only its own size.
-            place = struct.calcsize(layout[: number + 1]) - struct.calcsize(layout[number])
-            assert getattr(structure, name).offset == place, name
-            assert getattr(structure, name).size == struct.calcsize(layout[number])
-    assert module._MmsgHdr.length.offset == ctypes.sizeof(module._MsgHdr)
-    assert module._MmsgHdr.length.size == struct.calcsize("I")
-    assert ctypes.sizeof(module._MmsgHdr) == struct.calcsize("PIPNPNi0PI0P") == 64
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_there_is_room_for_addresses_and_ancillary_data(family: socket.AddressFamily) -> None:
     """<netinet/in.h>: sockaddr_in, sockaddr_in6, and the ancillary data with in_pktinfo or in6_pktinfo."""
     is_ipv6 = family == socket.AF_INET6
-    assert module._SOCKADDR_SIZE[family] == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
+    assert sockaddr_size(family) == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
     header = struct.calcsize("@Nii0N")
-    assert module._CONTROL_SIZE[family] == header + struct.calcsize("@16sI0N" if is_ipv6 else "@iII0N")
-    assert module._CONTROL_SIZE[family] == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
-
-
-def test_the_columns_are_the_numbers_in_the_headers() -> None:
-    messages = module._Messages(3)
-    messages.control_lengths[:] = memoryview(
-        struct.pack(f"{MAX_BATCH}Q", *range(1000, 1000 + MAX_BATCH))
-    ).cast("Q")
-    for piece, first in enumerate((2000, 3000, 4000)):
-        numbers = struct.pack(f"{MAX_BATCH}H", *range(first, first + MAX_BATCH))
-        messages.piece_lengths[piece][:] = memoryview(numbers).cast("H")
-    for at in range(MAX_BATCH):
-        messages._headers[at].length = 65_535 - at
-        assert messages.lengths[at] == 65_535 - at
-        assert messages._headers[at].header.control_length == 1000 + at
-        lengths = [messages._pieces[3 * at + piece].length for piece in range(3)]
-        assert lengths == [2000 + at, 3000 + at, 4000 + at]
-        assert messages.starting_at[at].value == ctypes.addressof(messages._headers[at])
+    assert control_size(family) == header + struct.calcsize("@16sI0N" if is_ipv6 else "@iII0N")
+    assert control_size(family) == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
 
 
 # -- receive ------------------------------------------------------------------------------------------------
@@ -249,24 +223,39 @@ def test_long_and_short_responses_do_not_mix() -> None:
             assert [other.recv(2000) for _ in responses] == [b"id" + response for response in responses]
 
 
-class FewAtATime:
-    """A `sendmmsg` that sends only some of the datagrams, as the system may."""
+class LimitedLibc(ctypes.PyDLL):
+    """A C library whose `sendmmsg` sends only some datagrams at a time, as the system may.
 
-    def __init__(self, batch: Batch, most: int) -> None:
-        self.calls: list[int] = []
-        self._real, self._most = batch._sendmmsg, most
+    Attributes:
+        room: number of datagrams that the kernel accepts until its queue is full; None: no limit.
+        counts: number of datagrams of each call.
+    """
 
-    def __call__(self, fd: object, messages: object, count: ctypes.c_uint, flags: object) -> int:
-        self.calls.append(count.value)
-        return int(self._real(fd, messages, ctypes.c_uint(min(count.value, self._most)), flags))
+    def __init__(self, at_a_time: int, room: int | None = None) -> None:
+        super().__init__(None, use_errno=True)
+        self.room = room
+        self.counts: list[int] = []
+        self._at_a_time = at_a_time
+        self._send = self["sendmmsg"]
+
+    def sendmmsg(self, file: object, messages: object, count: ctypes.c_uint, flags: object) -> int:
+        """The number of datagrams that were sent; an error only if it is the first one that fails."""
+        self.counts.append(count.value)
+        if self.room == 0:
+            ctypes.set_errno(errno.EAGAIN)
+            return -1
+        limit = self._at_a_time if self.room is None else min(self._at_a_time, self.room)
+        sent = int(self._send(file, messages, ctypes.c_uint(min(count.value, limit)), flags))
+        if self.room is not None:
+            self.room -= sent
+        return sent
 
 
-@pytest.mark.parametrize("most", [1, 7, 63])
-def test_a_partly_sent_batch_is_continued(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 7, 63])
+def test_a_partly_sent_batch_is_continued(at_a_time: int) -> None:
+    libc = LimitedLibc(at_a_time)
     with receiver() as sock, udp_client() as other:
-        batch = Batch(sock)
-        few = FewAtATime(batch, most)
-        monkeypatch.setattr(batch, "_sendmmsg", few)
+        batch = Batch(sock, libc)
         for at in range(MAX_BATCH):
             other.sendto(bytes((0, at)), sock.getsockname())
         assert len(batch.receive()) == MAX_BATCH
@@ -274,29 +263,21 @@ def test_a_partly_sent_batch_is_continued(most: int, monkeypatch: pytest.MonkeyP
         assert [other.recv(100) for _ in range(MAX_BATCH)] == [
             bytes((0, at)) + b"%d" % at for at in range(MAX_BATCH)
         ]
-        assert few.calls == [*range(MAX_BATCH, 0, -most)]
+        assert libc.counts == [*range(MAX_BATCH, 0, -at_a_time)]
 
 
-def test_responses_without_room_in_the_kernel_are_counted_as_lost() -> None:
-    """A full queue, which Unix sockets can show: EAGAIN without waiting."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ours, theirs, receiver() as sock, udp_client() as other:
-        batch = Batch(sock)
+@pytest.mark.parametrize("room", [0, 3, 7])
+def test_responses_without_room_in_the_kernel_are_counted_as_lost(room: int) -> None:
+    """EAGAIN without waiting."""
+    libc = LimitedLibc(MAX_BATCH, room)
+    with receiver() as sock, udp_client() as other:
+        batch = Batch(sock, libc)
         for at in range(8):
             other.sendto(bytes((0, at)), sock.getsockname())
         assert len(batch.receive()) == 8
-        ours.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                ours.send(b"x" * 100)
-        batch._fd = ctypes.c_int(ours.fileno())
-        for at in range(8):  # a connected socket of that kind takes no address
-            header = batch._sent._headers[at].header
-            header.name, header.name_length = None, 0
-        assert batch.send([sendable(b"response")] * 8) == 8
-        for _ in range(3):
-            theirs.recv(100)
-        assert batch.send([sendable(b"response %d" % at) for at in range(8)]) == 5
+        assert batch.send([sendable(b"response")] * 8) == 8 - room
+        assert [other.recv(100) for _ in range(room)] == [bytes((0, at)) + b"response" for at in range(room)]
+        assert receives_nothing_more(other)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -319,35 +300,55 @@ def test_dns_24_a_wildcard_responds_from_the_address_of_the_query(host: str) -> 
 # -- systems without these calls ----------------------------------------------------------------------------
 
 
-def test_missing_or_different_calls_are_not_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert is_available()
+class PartialLibc(ctypes.PyDLL):
+    """A C library without one of its functions."""
+
+    def __init__(self, absent: str) -> None:
+        super().__init__(None, use_errno=True)
+        self._absent = absent
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._absent:
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+
+class ForbiddingLibc(ctypes.PyDLL):
+    """A C library whose `recvmmsg` fails, for example because seccomp forbids the call."""
+
+    def __init__(self, error: int) -> None:
+        super().__init__(None, use_errno=True)
+        self._error = error
+
+    def recvmmsg(self, *_: object) -> int:
+        """Fail."""
+        ctypes.set_errno(self._error)
+        return -1
+
+
+@pytest.mark.parametrize(
+    ("libc", "is_usable"),
+    [
+        (PartialLibc("recvmmsg"), False),
+        (PartialLibc("sendmmsg"), False),
+        (PartialLibc("recvmsg"), True),
+        (ForbiddingLibc(errno.ENOSYS), False),
+        (ForbiddingLibc(errno.EPERM), False),
+        (ForbiddingLibc(errno.EAGAIN), True),  # the usual result without datagrams
+    ],
+)
+def test_missing_and_forbidden_calls_are_not_used(libc: ctypes.PyDLL, is_usable: bool) -> None:
+    assert is_available(libc) == is_usable
+
+
+def test_other_systems_are_without_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "darwin")
         assert not is_available()
     with monkeypatch.context() as patch:
         patch.setattr(ctypes, "sizeof", lambda _: 4)
         assert not is_available()
-    for there in ("recvmmsg", "sendmmsg"):
-        with monkeypatch.context() as patch:
-            patch.setattr(ctypes, "PyDLL", lambda _name, there=there: type("Library", (), {there: None}))
-            assert not is_available()
     assert is_available()
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
-def test_a_forbidden_call_is_not_used(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a filter of system calls (seccomp) forbids it."""
-    probed = []
-
-    def forbidden(batch: Batch) -> list[bytes]:
-        probed.append(batch)
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(Batch, "receive", forbidden)
-    assert not is_available()
-    assert probed
 
 
 def test_a_call_that_a_sandbox_forbids_is_not_used() -> None:

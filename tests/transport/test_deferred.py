@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from tests.transport.helpers import DatagramAnswers, Running, StreamAnswers, datagram, echo, serving
+from tests.transport.tcp_client import framed, read_messages
 from tests.transport.udp_client import SECONDS, Serve, ask, receives_nothing_more, udp_client
 from zkdns.address import HostPort
 from zkdns.transport.contract import DeferredResponse, Deliver, ResponseLookup
@@ -47,14 +48,14 @@ def _fail(_: Deliver) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
 def test_dns_24_a_deferred_datagram_leaves_from_the_address_of_the_query(serve: Serve, address: str) -> None:
-    asked = {"127.0.0.1": "127.0.0.1", "0.0.0.0": "127.0.0.5"}.get(address, "::1")
+    host = {"127.0.0.1": "127.0.0.1", "0.0.0.0": "127.0.0.5"}.get(address, "::1")
     lookup = DeferringLookup(DatagramAnswers(echo))
     with (
         serve(echo, HostPort(address, 0), datagrams=lookup) as server,
-        udp_client(asked) as one,
-        udp_client(asked) as two,
+        udp_client(host) as one,
+        udp_client(host) as two,
     ):
-        at = (asked, server.address.port)
+        at = (host, server.address.port)
         for sock in (one, two):
             sock.connect(at)  # so that it receives from the server only
         with server.udp_stopped():
@@ -65,7 +66,7 @@ def test_dns_24_a_deferred_datagram_leaves_from_the_address_of_the_query(serve: 
         lookup.deliver(server, b"later2", datagram(b"the second"))
         lookup.deliver(server, b"later1", datagram(b"the first"))
         assert (one.recv(100), two.recv(100)) == (b"a1the first", b"b2the second")
-        assert ask(asked, server.address.port, b"id") == (b"id:udp", asked)
+        assert ask(host, server.address.port, b"id") == (b"id:udp", host)
         assert server.udp.lost == 0
 
 
@@ -96,20 +97,6 @@ def test_nothing_is_sent_after_the_end(serve: Serve) -> None:
 # -- over TCP -----------------------------------------------------------------------------------------------
 
 
-def framed(*messages: bytes) -> bytes:
-    return b"".join(struct.pack(">H", len(message)) + message for message in messages)
-
-
-def hear(sock: socket.socket, count: int) -> list[bytes]:
-    """The next messages."""
-    with sock.makefile("rb") as file:
-        heard = []
-        for _ in range(count):
-            (size,) = struct.unpack(">H", file.read(2))
-            heard.append(file.read(size))
-        return heard
-
-
 @pytest.fixture
 def lookup() -> DeferringLookup:
     return DeferringLookup(StreamAnswers(echo))
@@ -131,13 +118,13 @@ def test_dns_27_over_tcp_deferred_responses_come_in_any_order(
     lookup: DeferringLookup, server: Running, sock: socket.socket
 ) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2", b"c3"))
-    assert hear(sock, 1) == [b"c3:tcp"]
+    assert read_messages(sock, 1) == [b"c3:tcp"]
     lookup.deliver(server, b"later2", b"two")
-    assert hear(sock, 1) == [b"b2two"]
+    assert read_messages(sock, 1) == [b"b2two"]
     sock.sendall(framed(b"d4"))
-    assert hear(sock, 1) == [b"d4:tcp"]
+    assert read_messages(sock, 1) == [b"d4:tcp"]
     lookup.deliver(server, b"later1", b"one")
-    assert hear(sock, 1) == [b"a1one"]
+    assert read_messages(sock, 1) == [b"a1one"]
 
 
 def test_dns_28_over_tcp_deferred_responses_follow_a_half_close(
@@ -147,7 +134,7 @@ def test_dns_28_over_tcp_deferred_responses_follow_a_half_close(
     sock.shutdown(socket.SHUT_WR)
     lookup.deliver(server, b"later2", b"")  # there will be no response
     lookup.deliver(server, b"later1", b"one")
-    assert hear(sock, 1) == [b"a1one"]
+    assert read_messages(sock, 1) == [b"a1one"]
     assert sock.recv(100) == b""
 
 
@@ -159,9 +146,9 @@ def test_over_tcp_deferred_responses_wait_until_the_client_reads(
     sock.sendall(framed(*(b"id" + name for name in names)))
     for name in names:
         lookup.deliver(server, name, much)
-    assert hear(sock, len(names)) == [b"id" + much] * len(names)
+    assert read_messages(sock, len(names)) == [b"id" + much] * len(names)
     sock.sendall(framed(b"a1"))
-    assert hear(sock, 1) == [b"a1:tcp"]
+    assert read_messages(sock, 1) == [b"a1:tcp"]
 
 
 @pytest.mark.parametrize("how", ["reset", "closed"])
@@ -177,7 +164,7 @@ def test_over_tcp_a_response_to_a_closed_connection_is_dropped(
         lookup.deliver(server, b"later1", bytes(60_000))
         with socket.create_connection(server.at, SECONDS) as other:
             other.sendall(framed(b"b2", b"c3later1"))
-            assert hear(other, 1) == [b"b2:tcp"]
+            assert read_messages(other, 1) == [b"b2:tcp"]
 
 
 def test_over_tcp_an_internal_error_closes_only_its_connection(server: Running, sock: socket.socket) -> None:
@@ -185,4 +172,4 @@ def test_over_tcp_an_internal_error_closes_only_its_connection(server: Running, 
         other.sendall(framed(b"a1laterX"))
         assert other.recv(100) == b""
     sock.sendall(framed(b"b2"))
-    assert hear(sock, 1) == [b"b2:tcp"]
+    assert read_messages(sock, 1) == [b"b2:tcp"]

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
-from zkdns.transport import event_loop as loop_module
 from zkdns.transport.event_loop import ServingLoop, add_server, deferrer, remove_server
 
 
@@ -29,12 +28,12 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 async def words_read_by_a_server(*words: bytes) -> list[bytes]:
     """The words that a server reads one by one, and a last one after its removal."""
-    heard: list[bytes] = []
+    received: list[bytes] = []
     with pipe() as (reader, writer):
         done = asyncio.Event()
 
         def work() -> bool:
-            heard.append(os.read(reader, 10))
+            received.append(os.read(reader, 10))
             done.set()
             return False
 
@@ -47,7 +46,7 @@ async def words_read_by_a_server(*words: bytes) -> list[bytes]:
         os.write(writer, b"too late")
         await asyncio.sleep(0.02)
         remove_server(reader)  # a second time is no error
-    return heard
+    return received
 
 
 def test_a_server_works_when_its_file_is_ready_until_it_is_removed() -> None:
@@ -115,7 +114,7 @@ def test_a_busy_server_continues_and_is_then_called_for_new_data() -> None:
 
     async def main() -> tuple[int, int]:
         with pipe() as (reader, writer):
-            loop, heard = asyncio.get_running_loop(), asyncio.Event()
+            loop, received = asyncio.get_running_loop(), asyncio.Event()
             left = [True, True, False, True, False]
 
             def work() -> bool:
@@ -123,15 +122,15 @@ def test_a_busy_server_continues_and_is_then_called_for_new_data() -> None:
                 if counts["served"] in (1, 4):
                     os.read(reader, 10)
                 if counts["served"] in (3, 5):
-                    loop.call_soon_threadsafe(heard.set)
+                    loop.call_soon_threadsafe(received.set)
                 return left.pop(0)
 
             add_server(reader, work)
             counted = []
             for _ in range(2):
                 os.write(writer, b"x")
-                await asyncio.wait_for(heard.wait(), 5)
-                heard.clear()
+                await asyncio.wait_for(received.wait(), 5)
+                received.clear()
                 await asyncio.sleep(0.02)
                 counted.append(counts["served"])
             remove_server(reader)
@@ -213,12 +212,12 @@ def test_servers_work_in_other_event_loops_too() -> None:
 
 
 class Clock:
-    """The clock of the servers' loop: work takes a set time, however busy the machine is."""
+    """A clock that stands still except during work, which takes a set time however busy the machine is."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
     def spend(self, seconds: float) -> None:
@@ -226,15 +225,8 @@ class Clock:
         self.now += seconds
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Stands still except during work."""
+def test_deferred_work_runs_in_order_with_servers_in_between() -> None:
     clock = Clock()
-    monkeypatch.setattr(loop_module, "time", clock)
-    return clock
-
-
-def test_deferred_work_runs_in_order_with_servers_in_between(clock: Clock) -> None:
     done: list[str] = []
 
     async def main() -> None:
@@ -257,12 +249,13 @@ def test_deferred_work_runs_in_order_with_servers_in_between(clock: Clock) -> No
             await asyncio.wait_for(ended.wait(), 5)
             remove_server(reader)
 
-    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+    with asyncio.Runner(loop_factory=partial(ServingLoop, clock)) as runner:
         runner.run(main())
     assert "".join(done) == "aqbqcq"
 
 
-def test_deferred_work_gets_half_of_the_time_of_busy_servers(clock: Clock) -> None:
+def test_deferred_work_gets_half_of_the_time_of_busy_servers() -> None:
+    clock = Clock()
     spent = {"served": 0.0, "pieces": 0.0}
 
     def count(what: str, seconds: float) -> None:
@@ -285,7 +278,7 @@ def test_deferred_work_gets_half_of_the_time_of_busy_servers(clock: Clock) -> No
             await asyncio.wait_for(ended.wait(), 5)
             remove_server(reader)
 
-    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+    with asyncio.Runner(loop_factory=partial(ServingLoop, clock)) as runner:
         runner.run(main())
     assert spent["pieces"] == pytest.approx(0.05)
     assert 0.02 < spent["served"] < 0.15  # one piece per call would be ten times as much

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.transport.helpers import DatagramAnswers, StreamAnswers, datagram, echo, serving
-from tests.transport.test_deferred import framed, hear
+from tests.transport.tcp_client import framed, read_messages
 from tests.transport.udp_client import SECONDS, Serve, ask, receives_nothing_more, udp_client
 from zkdns.address import HostPort
 from zkdns.transport.contract import DeferredResponse, Deliver, PerClientResponse, ResponseLookup
@@ -63,8 +63,8 @@ def test_over_udp_each_client_gets_its_own_address(serve: Serve, address: str) -
                 sock.send(b"%2d" % number + (b"whoami", b"plain", b"later")[number // 2])
         for sock in (one, other):
             own = packed(sock.getsockname()[0])
-            heard = {sock.recv(100)[2:] for _ in range(3)}
-            assert heard == {own, b"late " + own, b"plain:udp"}
+            received = {sock.recv(100)[2:] for _ in range(3)}
+            assert received == {own, b"late " + own, b"plain:udp"}
         assert server.udp.lost == 0
 
 
@@ -94,11 +94,11 @@ def test_over_tcp_per_client_responses_keep_their_order(host: str) -> None:
         for source in ("127.0.0.1", "127.0.0.9") if "." in host else ("::1",):
             with socket.create_connection(server.at, SECONDS, source_address=(source, 0)) as sock:
                 sock.sendall(framed(b"a1", b"b2whoami", b"c3", b"d4whoami"))
-                assert hear(sock, 4) == [
+                assert read_messages(sock, 4) == [
                     b"a1:tcp", b"b2" + packed(source), b"c3:tcp", b"d4" + packed(source)
                 ]  # fmt: skip
                 sock.sendall(framed(b"e5later"))
-                assert hear(sock, 1) == [b"e5late " + packed(source)]
+                assert read_messages(sock, 1) == [b"e5late " + packed(source)]
 
 
 def test_over_tcp_an_internal_error_closes_only_its_connection() -> None:
@@ -108,4 +108,4 @@ def test_over_tcp_an_internal_error_closes_only_its_connection() -> None:
             assert sock.recv(100) == b""
         with socket.create_connection(server.at, SECONDS) as sock:
             sock.sendall(framed(b"b2whoami"))
-            assert hear(sock, 1) == [b"b2" + packed("127.0.0.1")]
+            assert read_messages(sock, 1) == [b"b2" + packed("127.0.0.1")]

@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,21 +14,12 @@ from tests.support.files import file_descriptors_exhausted
 from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo, serving
 from tests.transport.tcp_client import SECONDS, TcpClient, framed
-from zkdns.transport.contract import ResponseLookup
 
 LONG_ANSWER = 60_000
 
 
 def long_answers(message: bytes, *, stream: bool) -> bytes:  # noqa: ARG001 - the protocol's signature
     return message.ljust(LONG_ANSWER, b".")
-
-
-@contextlib.contextmanager
-def answering(answers: ResponseLookup) -> Iterator[Running]:
-    """Serve these responses over TCP, to all connections from now on."""
-    with serving(echo) as server:
-        server.tcp._answers = answers
-        yield server
 
 
 @contextlib.contextmanager
@@ -39,6 +31,11 @@ def held(server: Running) -> Iterator[None]:
         yield
     finally:
         release.set()
+
+
+def count_files() -> int:
+    """The number of open file descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def between_rounds(server: Running, count: Callable[[], int]) -> Callable[[], int]:
@@ -68,7 +65,7 @@ def test_dns_27_the_responses_to_a_burst_leave_in_one_write() -> None:
 def test_each_response_is_the_next_one_of_its_query() -> None:
     turns = [itertools.cycle([b":1", b":2", b":3"]), itertools.cycle([b":a", b""])]
     by_query = {b"numbers": turns[0], b"letters": turns[1]}
-    with answering(by_query) as server, TcpClient(server) as client:
+    with serving(echo, streams=by_query) as server, TcpClient(server) as client:
         client.send(b"id" + b"numbers", b"no" + b"letters", b"ID" + b"numbers", b"NO" + b"letters")
         client.send(b"xx" + b"numbers", b"yy" + b"letters", b"zz" + b"numbers")
         answers = [client.answer() for _ in range(6)]
@@ -93,25 +90,25 @@ def test_a_long_pipeline_yields_after_each_burst() -> None:
 
 def test_many_clients_do_not_make_a_turn_longer_and_all_are_served() -> None:
     """Each burst takes longer than a turn may, so that no turn has two of them."""
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
-        if message not in heard[-1:]:
+        if message not in received[-1:]:
             time.sleep(0.002)
-        heard.append(message)
+        received.append(message)
         return echo(message, stream=stream)
 
-    names = [b"\0\0asker %02d" % number for number in range(30)]
+    names = [b"\0\0client %02d" % number for number in range(30)]
     with serving(respond) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(TcpClient(server)) for _ in names]
-        eventually(lambda: len(server.tcp._connections) == len(clients))
-        bursts = between_rounds(server, lambda: sum(1 for _ in itertools.groupby(heard.copy())))
+        eventually(lambda: server.tcp.connection_count == len(clients))
+        bursts = between_rounds(server, lambda: sum(1 for _ in itertools.groupby(received.copy())))
         with held(server):
             for client, name in zip(clients, names, strict=True):
                 client.send(*[name] * 400)
         for client, name in zip(clients, names, strict=True):
             assert [client.answer() for _ in range(400)] == [name + b":tcp"] * 400
-        order = [name for name, _ in itertools.groupby(heard)]
+        order = [name for name, _ in itertools.groupby(received)]
         assert sorted(order[: len(names)]) == names
         assert bursts() <= 2
 
@@ -122,10 +119,8 @@ def test_many_clients_do_not_make_a_turn_longer_and_all_are_served() -> None:
 def test_data_that_waits_for_a_slow_reader_is_limited() -> None:
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as client:
         client.send(*[b"question"] * 200)
-        connection = eventually(lambda: server.call(lambda: next(iter(server.tcp._connections))))
-        eventually(lambda: connection._unsent)
-        waiting = server.call(lambda: len(connection._unsent))
-        assert 0 < waiting <= 1 << 17
+        waiting = eventually(lambda: server.call(lambda: server.tcp.unsent_bytes))
+        assert waiting <= 1 << 17
         for _ in range(200):
             assert client.answer() == b"question".ljust(LONG_ANSWER, b".")
 
@@ -133,14 +128,15 @@ def test_data_that_waits_for_a_slow_reader_is_limited() -> None:
 def test_a_stopped_server_still_sends_pending_responses() -> None:
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as client:
         client.send(*[b"question"] * 100)
-        eventually(lambda: any(connection._unsent for connection in server.tcp._connections))
+        eventually(lambda: server.call(lambda: server.tcp.unsent_bytes))
+        files = count_files()
         server.call(server.tcp.stop)
         received = 0
         while (answer := client.answer()) is not None:
             assert answer == b"question".ljust(LONG_ANSWER, b".")
             received += 1
         assert 0 < received < 100
-        eventually(lambda: server.tcp._selector is None)
+        assert eventually(lambda: count_files() == files - 2)  # the connection and the selector are closed
 
 
 # -- internal errors and exhausted resources ----------------------------------------------------------------
@@ -156,7 +152,7 @@ def test_an_internal_error_costs_one_connection_and_is_logged_once(failure: Exce
                 raise failure
             return iter(()) if failure == "over" else itertools.repeat(bytes(65_534))
 
-    with capture_logs() as logs, answering(FailingLookup()) as server, TcpClient(server) as other:
+    with capture_logs() as logs, serving(echo, streams=FailingLookup()) as server, TcpClient(server) as other:
         for _ in range(3):
             with TcpClient(server) as client:
                 client.send(b"idright")
@@ -165,12 +161,15 @@ def test_an_internal_error_costs_one_connection_and_is_logged_once(failure: Exce
                 assert client.answer() is None
         other.send(b"idright")
         assert other.answer() == b"idanswer"
-        assert server.call(lambda: len(server.tcp._connections)) == 1
+        assert server.call(lambda: server.tcp.connection_count) == 1
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("tcp_query_failed", "error")]
 
 
 def test_dns_30_a_response_of_the_maximum_length() -> None:
-    with answering({b"query": itertools.repeat(bytes(65_533))}) as server, TcpClient(server) as client:
+    with (
+        serving(echo, streams={b"query": itertools.repeat(bytes(65_533))}) as server,
+        TcpClient(server) as client,
+    ):
         client.send(b"idquery")
         assert client.answer() == b"id" + bytes(65_533)
 
@@ -191,19 +190,16 @@ def test_without_free_files_the_longest_idle_connection_is_closed() -> None:
 
 
 def test_without_free_files_and_connections_it_retries_later() -> None:
-    with serving(echo) as server:
+    """It does not accept again and again in the meantime, which would take all of the processor."""
+    with serving(echo, accept_retry_seconds=0.1) as server:
         full = contextlib.ExitStack()
         with held(server):
             newest = TcpClient(server)
             full.enter_context(file_descriptors_exhausted())
         with newest:
-            eventually(lambda: server.call(lambda: server.tcp._sock not in selected(server)))
+            begun, used = time.monotonic(), server.call(time.thread_time)
+            time.sleep(0.35)  # three attempts
+            assert server.call(time.thread_time) - used < 0.1 * (time.monotonic() - begun)
             full.close()
             newest.send(b"question")
             assert newest.answer() == b"question:tcp"
-
-
-def selected(server: Running) -> list[object]:
-    """The events that the server waits for."""
-    assert server.tcp._selector is not None
-    return [key.fileobj for key in server.tcp._selector.get_map().values()]

@@ -20,9 +20,9 @@ def each_client_gets_its_responses(server: Running, clients: Sequence[tuple[sock
 
     A connected socket drops datagrams from other addresses.
     """
-    for sock, asked in clients:
-        scope = asked.partition("%")[2]
-        address = (asked, server.address.port)
+    for sock, host in clients:
+        scope = host.partition("%")[2]
+        address = (host, server.address.port)
         sock.connect((*address, 0, socket.if_nametoindex(scope)) if scope else address)
     messages = [b"%3d" % number for number in range(200 // len(clients))]
     with server.udp_stopped():
@@ -34,16 +34,16 @@ def each_client_gets_its_responses(server: Running, clients: Sequence[tuple[sock
     assert (server.udp.received, server.udp.lost) == (len(messages) * len(clients), 0)
 
 
-@pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
-def test_dns_24_on_the_ipv4_wildcard_responses_leave_from_the_right_address(serve: Serve, asked: str) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
+def test_dns_24_on_the_ipv4_wildcard_responses_leave_from_the_right_address(serve: Serve, host: str) -> None:
     with serve(echo, IPV4) as server:
-        assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
+        assert ask(host, server.address.port, b"question") == (b"question:udp", host)
 
 
 def test_dns_24_on_the_ipv6_wildcard_responses_leave_from_the_right_address(serve: Serve) -> None:
     with serve(echo, IPV6) as server:
-        for asked in ("::1", *_ipv6_addresses()):
-            assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
+        for host in ("::1", *_ipv6_addresses()):
+            assert ask(host, server.address.port, b"question") == (b"question:udp", host)
 
 
 def _ipv6_addresses() -> list[str]:
@@ -56,9 +56,9 @@ def _ipv6_addresses() -> list[str]:
 
 def test_dns_24_one_batch_may_have_several_local_addresses(serve: Serve) -> None:
     with serve(echo, IPV4) as server, contextlib.ExitStack() as stack:
-        asked = [f"127.0.0.{number}" for number in range(1, 10)]
+        hosts = [f"127.0.0.{number}" for number in range(1, 10)]
         each_client_gets_its_responses(
-            server, [(stack.enter_context(udp_client()), address) for address in asked]
+            server, [(stack.enter_context(udp_client()), address) for address in hosts]
         )
 
 
@@ -92,10 +92,10 @@ def test_dns_24_a_machine_with_addresses_on_several_links(serve: Serve, own_netw
             "fe80::1%v1",
         ],
     }
-    for wildcard, asked in own.items():
+    for wildcard, hosts in own.items():
         with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
             each_client_gets_its_responses(
-                server, [(stack.enter_context(udp_client(wildcard.host)), address) for address in asked]
+                server, [(stack.enter_context(udp_client(wildcard.host)), address) for address in hosts]
             )
 
 
@@ -104,14 +104,14 @@ def test_dns_24_responses_to_other_networks_follow_the_route(serve: Serve, own_n
     del own_network
     with new_network() as theirs:
         link_twice(theirs)
-        for wildcard, source, asked in (
+        for wildcard, source, hosts in (
             (IPV4, "203.0.113.9", ["192.0.0.1", "192.0.1.1"]),
             (IPV6, "2001:db8:9::9", ["2001:db8::1", "2001:db8:1::1"]),
             (IPV6, "", ["fe80::1%here", "fe80::1%back"]),
             (IPV6, "2001:db8::2", ["fe80::1%here"]),
         ):
             with serve(echo, wildcard) as server, contextlib.ExitStack() as stack, theirs.entered():
-                clients = [(stack.enter_context(udp_client(wildcard.host)), address) for address in asked]
+                clients = [(stack.enter_context(udp_client(wildcard.host)), address) for address in hosts]
                 for sock, _ in clients:
                     if source:
                         sock.bind((source, 0))

@@ -10,7 +10,7 @@ from zkdns.config import Config
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.responder import Responder
-from zkdns.dns.response_cache import QueryCodec, ResponseCache
+from zkdns.dns.response_cache import MAX_ENTRIES, QueryCodec, ResponseCache
 from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
@@ -22,6 +22,7 @@ class Authority:
 
     Attributes:
         zone: names and records.
+        reverse: names of addresses; None: not served.
         responder: answers queries that are not cached.
         caches: the response caches, one for each transport.
         sources: counts the sources of responses that were not cached.
@@ -42,23 +43,32 @@ class Authority:
         rng: random.Random | None = None,
     ) -> None:
         self.zone = Zone(table, config, rng)
-        self._reverse = ReverseZones(self.zone, table.addresses) if table.addresses is not None else None
+        self.reverse = ReverseZones(self.zone, table.addresses) if table.addresses is not None else None
         version = f"zkdns {__version__}" if config.show_version else ""
-        self.responder = Responder(self.zone, ServerIdentity(config.identity, version), self._reverse)
+        self.responder = Responder(self.zone, ServerIdentity(config.identity, version), self.reverse)
         self.caches: list[ResponseCache] = []
         self.sources = AnswerSources()
         self._on_error = on_error
 
-    def make_cache(self, codec: QueryCodec, *, stream: bool, max_bytes: int) -> ResponseCache:
+    def make_cache(
+        self, codec: QueryCodec, *, stream: bool, max_bytes: int, max_entries: int = MAX_ENTRIES
+    ) -> ResponseCache:
         """Make a response cache for a transport. `refresh` and the `forget` methods update it from then on.
 
         Args:
             codec: the form of the transport's queries and responses.
             stream: whether the transport is TCP.
             max_bytes: approximate memory limit.
+            max_entries: maximum number of entries.
         """
         cache = ResponseCache(
-            self.responder, codec, self._on_error, stream=stream, sources=self.sources, max_bytes=max_bytes
+            self.responder,
+            codec,
+            self._on_error,
+            stream=stream,
+            sources=self.sources,
+            max_entries=max_entries,
+            max_bytes=max_bytes,
         )
         self.caches.append(cache)
         return cache
@@ -66,8 +76,8 @@ class Authority:
     def refresh(self, keys: Iterable[Labels]) -> None:
         """Update the zones and drop cached responses after the services with these keys have changed."""
         changed = self.zone.refresh(keys)
-        if self._reverse is not None:
-            changed |= self._reverse.refresh(changed)
+        if self.reverse is not None:
+            changed |= self.reverse.refresh(changed)
         for cache in self.caches:
             cache.forget(changed)
 

@@ -17,7 +17,7 @@ from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.dns.rrset import Record, RRset, Weighting, arrange
 from zkdns.names import Labels, to_wire
 
-_TYPES = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
+_CACHED_IF_EMPTY = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
 """The types for which a node caches an empty RRset too, since computing it visits all members."""
 _PRIORITY = 0  # the same for all SRV records: members differ in weight (RFC 2782)
 _SRV_DATA = struct.Struct("!3H")
@@ -69,7 +69,8 @@ class Node(msgspec.Struct):
         found = self.rendered.get(qtype)
         if found is None:
             found = arrange(self._render(query, qtype, ttl))
-            if found or qtype in _TYPES:  # empty RRsets of all other types would take unlimited memory
+            # Empty RRsets of all other types would take unlimited memory.
+            if found or qtype in _CACHED_IF_EMPTY:
                 self.rendered[qtype] = found
         return found
 

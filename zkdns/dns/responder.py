@@ -194,7 +194,7 @@ class Responder:
     # -- rules that need no lookup -------------------------------------------------------------------------
 
     def _refuse(self, query: Query, apex: Labels | None) -> Response | None:
-        """The response according to the rules that need no lookup of the name. None: none of them applies."""
+        """The response by the rules that need no lookup of the name. None: continue with the lookup."""
         # RFC 6891 §6.1.3: only version 0 exists.
         if query.edns is not None and query.edns.version:
             return Response(query, Rcode.BADVERS)

@@ -32,19 +32,23 @@ from zkdns.names import Labels
 MAX_ENTRIES = 1 << 16
 MAX_BYTES = 72 << 20
 
-# Maximum number of entries for names of no service, because there is an unlimited number of such names.
-_MAX_WITHOUT_SERVICE = 2048
+MAX_WITHOUT_SERVICE = 2048
+"""Maximum number of entries for names of no service, because there is an unlimited number of such names."""
+MAX_PER_SERVICE = 1024
+"""Maximum number of entries of one service, including all query forms and spellings.
+
+A change of the service drops them all, at some 2 µs each (measured), and no query is answered in that time.
+"""
+MAX_EVICTED_AT_ONCE = 512
+"""Maximum number of entries that are evicted together, to keep the pause short."""
+
 # Bytes of an entry in addition to its query (measured); the query is stored twice if its spelling varies.
 _ENTRY_OVERHEAD = 1300
 # One part in four of the memory is for built responses. If it is full, responses are built each time.
 _RESPONSES_DIVISOR = 4
-# Maximum number of entries of one service, including all query forms and spellings. A change of the service
-# drops them all, at some 2 µs each (measured), and no query is answered in that time.
-_MAX_PER_SERVICE = 1024
-# To make room, one in 16 entries is evicted, but at most 512 to keep the pause short. Entries of the services
-# that were cached first go first.
+# To make room, one in 16 entries is evicted, up to the limit. Entries of the services that were cached first
+# go first.
 _EVICTION_DIVISOR = 16
-_MAX_EVICTED_AT_ONCE = 512
 
 _HEADER = HEADER_SIZE - 2
 _TYPE_AND_CLASS = 4
@@ -219,7 +223,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             return
         size = answer.rotation.size if answer.rotation is not None else answer.size
         entry = _Entry(_ENTRY_OVERHEAD + 2 * len(key) + size, answer.rotation)
-        limit = _MAX_WITHOUT_SERVICE if service == ANY_SERVICE else _MAX_PER_SERVICE
+        limit = MAX_WITHOUT_SERVICE if service == ANY_SERVICE else MAX_PER_SERVICE
         if len(self._keys.get(service, ())) >= limit:
             self._evict_oldest(service, limit // 2)
         while self and (len(self) >= self._max_entries or not self._entry_memory.has_room(entry.size)):
@@ -249,7 +253,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         if key in self._seen_once:
             self._seen_once.remove(key)
             return True
-        if len(self._seen_once) >= _MAX_WITHOUT_SERVICE:
+        if len(self._seen_once) >= MAX_WITHOUT_SERVICE:
             self._seen_once.clear()
         self._seen_once.add(key)
         return False
@@ -270,7 +274,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self.forget(list(self._keys))
 
     def _make_room(self) -> None:
-        left = min(len(self) // _EVICTION_DIVISOR + 1, _MAX_EVICTED_AT_ONCE)
+        left = min(len(self) // _EVICTION_DIVISOR + 1, MAX_EVICTED_AT_ONCE)
         while left > 0 and self._keys:
             left -= self._evict_oldest(next(iter(self._keys)), left)
 

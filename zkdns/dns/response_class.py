@@ -15,7 +15,7 @@ OTHER: Final = "other"
 
 _ID = 2
 _HEADER = HEADER_SIZE - _ID
-_TYPES = {
+_COUNTED_TYPES = {
     **{kind.value: kind.name for kind in Type},
     5: "CNAME",
     15: "MX",
@@ -26,9 +26,9 @@ _TYPES = {
     65: "HTTPS",
     257: "CAA",
 }
-_TYPE_NAMES = (*_TYPES.values(), OTHER)
+_TYPE_NAMES = (*_COUNTED_TYPES.values(), OTHER)
 _RCODE_NAMES = (*(code.name for code in Rcode), OTHER)
-_TYPE_INDEXES = {number.to_bytes(2): index for index, number in enumerate(_TYPES)}
+_TYPE_INDEXES = {number.to_bytes(2): index for index, number in enumerate(_COUNTED_TYPES)}
 _RCODE_INDEXES = {code.value: index for index, code in enumerate(Rcode)}
 # The start of an OPT record (owner name and type), and the offset of the upper bits of the response code.
 _CODE = 0xF
@@ -46,10 +46,10 @@ def classify(body: bytes) -> int:
         while length := body[at]:
             at += length + 1
         at += 1
-        kind = _TYPE_INDEXES.get(body[at : at + 2], len(_TYPES))
+        kind = _TYPE_INDEXES.get(body[at : at + 2], len(_COUNTED_TYPES))
         at += 4
     else:
-        kind = len(_TYPES)
+        kind = len(_COUNTED_TYPES)
     code = body[1] & _CODE
     # A code above 15 has its upper bits in the OPT record, the only record of the response (RFC 6891 §6.1.3).
     if code in _LOWER_BITS and body[at : at + len(_OPT)] == _OPT:

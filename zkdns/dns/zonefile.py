@@ -23,8 +23,8 @@ from zkdns.dns.rrset import RRset
 from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 
-# In the order of the file.
-_TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
+# The types of the records at members' names, in the order of the file.
+_MEMBER_NAME_TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
 _ASTERISK = b"*"
 _MAX_CACHED_TEXTS = 1 << 14  # enough for the records of one large service
 _RECORD = struct.Struct("!2sHHIH")  # owner's pointer, type, class, TTL, length of the data
@@ -69,7 +69,11 @@ def _records_at(zone: Zone, service: Labels, name: Labels, found: ZoneMatch) -> 
     if _ASTERISK in (*name, *service):
         yield f"; {owner}. is left out: in this file an asterisk would stand for all other names\n"
         return
-    lines = [line for qtype in _TYPES for line in _lines(name, zone.records(found, _query(name, qtype)))]
+    lines = [
+        line
+        for qtype in _MEMBER_NAME_TYPES
+        for line in _lines(name, zone.records(found, _query(name, qtype)))
+    ]
     if found.node.is_unresolved:
         yield f"; {owner}. is answered with SERVFAIL for A and AAAA: no host could be resolved yet\n"
     elif not lines:

@@ -7,6 +7,7 @@ queried, whether it has an address of this server or returns queries to it (a fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -17,13 +18,13 @@ from zkdns.config import Config
 from zkdns.forward.loop_detection import DEFAULT_DOMAIN, LoopProbes, describe_loop
 from zkdns.forward.message import Question
 from zkdns.forward.resolver import Resolver
-from zkdns.forward.system_upstreams import SystemUpstreams, is_own
+from zkdns.forward.system_upstreams import FILES, SystemUpstreams, is_own
 from zkdns.names import Labels, parse_name
 
 log = structlog.get_logger("zkdns.forward")
 
-PROBE_SECONDS: Final = 60.0
-"""Interval between loop probes. Only one of several workers receives a returned probe."""
+LOOP_PROBE_SECONDS: Final = 60.0
+"""Interval between loop probes. Each worker sends them, but the kernel gives a returned one to any worker."""
 LOOP_AVOID_SECONDS: Final = 300.0
 """How long an upstream in a forwarding loop gets no queries; then it may have been reconfigured."""
 
@@ -52,6 +53,7 @@ class ForwardZones:
         listening: addresses of this server, as bound.
         secret: 16 random bytes, the same in all workers; None: no loop detection in this process.
         make_resolver: makes a resolver for a group of upstreams.
+        system_files: the files for `forward.upstreams = "auto"`, in order of precedence.
     """
 
     def __init__(
@@ -60,11 +62,14 @@ class ForwardZones:
         listening: Sequence[HostPort],
         secret: bytes | None,
         make_resolver: Callable[[Iterable[UpstreamAddress]], Resolver],
+        *,
+        system_files: Sequence[Path] = FILES,
     ) -> None:
         self._listening = listening
         self._system: SystemUpstreams | None = None
         if config.forward.upstreams == "auto":
-            self._system = SystemUpstreams(listening, is_silent=secret is not None)  # the watcher logs them
+            # The watcher, which has no secret, logs the upstreams once for all workers.
+            self._system = SystemUpstreams(listening, system_files, is_silent=secret is not None)
             servers = self._system.current.servers
         else:
             servers = self._without_self(config.forward.upstreams)
@@ -105,7 +110,7 @@ class ForwardZones:
         return self._default
 
     def is_configured(self, domain: Labels) -> bool:
-        """Return whether this very domain, in lower case, is a forward zone with upstreams."""
+        """Return whether there is a forward zone of exactly this domain, in lower case, with upstreams."""
         zone = self._by_domain.get(domain)
         return zone is not None and bool(zone.servers)
 
@@ -122,13 +127,13 @@ class ForwardZones:
         if self._system is not None and self._system.poll():
             self._default.servers = self._system.current.servers
             is_changed = True
-        expired = [avoided for avoided, until in self._avoided_until.items() if until <= now]
-        for avoided in expired:
-            del self._avoided_until[avoided]
+        expired = [key for key, until in self._avoided_until.items() if until <= now]
+        for key in expired:
+            del self._avoided_until[key]
         if is_changed or expired:
             self._update_resolvers()
             self._probed_at = float("-inf")
-        if self._probes is not None and now - self._probed_at >= PROBE_SECONDS:
+        if self._probes is not None and now - self._probed_at >= LOOP_PROBE_SECONDS:
             self._probed_at = now
             self._send_probes(self._probes, now)
         return is_changed
@@ -165,7 +170,8 @@ class ForwardZones:
     def _update_resolvers(self) -> None:
         """Give each resolver the upstreams that are not avoided."""
         for zone in self.all:
-            zone.resolver.replace_upstreams([one for one in zone.servers if not self._is_avoided(zone, one)])
+            used = [server for server in zone.servers if not self._is_avoided(zone, server)]
+            zone.resolver.replace_upstreams(used)
 
     def _without_self(self, servers: Iterable[UpstreamAddress]) -> tuple[UpstreamAddress, ...]:
         """Return the upstreams that are not this server, and log the others."""

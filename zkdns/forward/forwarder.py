@@ -5,24 +5,24 @@ The path of a query, with its file in zkdns/:
     dns/responder.py               the name is outside the zones
       └▶ Forwarder.answer          forward/forwarder.py
            ├▶ special_use.py       special-use name ──▶ response at once
-           ├▶ forward_zones.py     the forward zone with the longest match; none ──▶ REFUSED
-           └▶ cache.py             fresh ──▶ response at once, right for one second each
-                │ not fresh
+           ├▶ forward_zones.py     the forward zone of the name; without upstreams ──▶ REFUSED
+           └▶ cache.py             fresh entry ──▶ response at once, with the TTLs of this second
+                │ no fresh entry
                 ▼
-         deferred response         empty for now; transport/udp.py or tcp.py calls `Forwarder._begin`
+         deferred response         transport/udp.py or tcp.py calls its `start`: `Forwarder._begin`
                 ▼
          resolver.py               `resolve`: one resolution for equal questions
            ├▶ resolution.py        decides at each event: attempt, outcome or wait; no I/O
-           ├▶ upstreams.py         the best upstream
-           ├▶ message.py           the query; later, reads the reply
+           ├▶ upstreams.py         ranks the upstreams
+           ├▶ message.py           builds the query, and reads the reply
            └▶ udp_client.py        or tcp_client.py: sockets
                 ▼
-         Forwarder._on_outcome     puts the reply or failure into the cache; for each waiting query:
+         Forwarder._on_outcome     stores the reply or failure in the cache; for each waiting query:
            └▶ reply.py             the response: TTLs, size limit, EDNS
                 ▼
          deliver(response)         transport/udp.py or tcp.py sends it
 
-Equal questions are sent once, however many clients wait. A waiting query does not delay others.
+Equal questions are resolved once, however many queries wait. A waiting query does not delay others.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -51,6 +52,7 @@ from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import STOPPED, Failure, FailureKind
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.special_use import special_use_answer
+from zkdns.forward.system_upstreams import FILES
 from zkdns.forward.udp_client import affordable_sockets
 from zkdns.names import Labels
 from zkdns.transport.contract import DeferredResponse, Deliver
@@ -60,17 +62,21 @@ from zkdns.transport.log_once import LogOnce
 log = structlog.get_logger("zkdns.forward")
 
 MAX_WAITING: Final = 4_000
-"""Maximum number of queries in each worker that wait for upstreams; each of them may need a socket."""
+"""Maximum number of clients' queries that wait for upstreams in each worker.
+
+Each of them may need a socket. But equal questions need one, and a question may have no waiting query, so
+each resolver also limits its questions, to the same number (see `zkdns.forward.resolver.MAX_IN_FLIGHT`).
+"""
 STALE_TTL: Final = 30  # RFC 8767 §4
-STALE_SECONDS: Final = 1.8
-"""How long a client waits for a fresh response if there is a stale one (RFC 8767 §5)."""
+CLIENT_RESPONSE_SECONDS: Final = 1.8
+"""How long a client waits for a fresh response if there is a stale one: the timer of RFC 8767 §5."""
 
 _ID_SIZE = 2
 _TYPE_CLASS_SIZE = TYPE_CLASS.size
 _ANSWER_OVERHEAD = 700  # bytes of a cached answer in addition to its response (measured)
 # Maximum length of error texts; fits into the smallest message with the longest question (RFC 8914 §2).
 _MAX_TEXT = 200
-_NOT_CACHED = frozenset({FailureKind.OVERLOADED, FailureKind.STOPPED})
+_UNCACHED_FAILURES = frozenset({FailureKind.OVERLOADED, FailureKind.STOPPED})
 # Errors about the query, not about the upstream; passed on unchanged.
 _QUERY_ERRORS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})
 
@@ -102,8 +108,8 @@ class PendingQuestion(msgspec.Struct, gc=False):
 
     Attributes:
         waiters: the waiting queries, and the functions that deliver their responses.
-        stale_timer: sends a stale response to them; None: no query, or no stale entry so far.
-        is_late: whether the timer has fired.
+        stale_timer: delivers a stale response to them; None: no query waits, or there is no stale entry.
+        is_late: whether `stale_timer` has delivered a stale response.
     """
 
     waiters: list[tuple[PendingQuery, Deliver]]
@@ -135,8 +141,8 @@ class Forwarder:
         cache: the forward cache.
         counters: the counters.
         zones: the forward zones.
-        now: the current second on the monotonic clock.
-        sources: counts responses by source, if `Answer.source` does not have it.
+        now: the current second of the clock.
+        sources: counts responses by source, if the source is not known when `answer` returns.
         on_change: called after the upstreams have changed.
 
     Args:
@@ -145,6 +151,8 @@ class Forwarder:
         secret: 16 random bytes, the same in all workers.
         clock: returns seconds that never decrease.
         max_waiting: maximum number of queries that wait for upstreams; further ones get SERVFAIL.
+        client_response_seconds: how long a query waits for a fresh response if there is a stale one.
+        system_files: the files for `forward.upstreams = "auto"`, in order of precedence.
     """
 
     def __init__(
@@ -155,6 +163,8 @@ class Forwarder:
         clock: Callable[[], float] = time.monotonic,
         *,
         max_waiting: int = MAX_WAITING,
+        client_response_seconds: float = CLIENT_RESPONSE_SECONDS,
+        system_files: Sequence[Path] = FILES,
     ) -> None:
         self.cache = Cache(
             max_entries=config.cache.entries,
@@ -165,15 +175,16 @@ class Forwarder:
         self.sources = AnswerSources()
         self.now = int(clock())
         self.on_change: Callable[[], None] = lambda: None
-        groups = len(config.forward.zones) + 1
-        max_sockets = max(1, affordable_sockets(2 * max_waiting) // groups)
+        resolvers = len(config.forward.zones) + 1
+        max_sockets = max(1, affordable_sockets(2 * max_waiting) // resolvers)
 
         def make_resolver(servers: Iterable[UpstreamAddress]) -> Resolver:
             return Resolver(servers, max_in_flight=max_waiting, max_sockets=max_sockets)
 
-        self.zones = ForwardZones(config, listening, secret, make_resolver)
+        self.zones = ForwardZones(config, listening, secret, make_resolver, system_files=system_files)
         self._trust_ad = config.forward.trust_ad
         self._max_waiting = max_waiting
+        self._client_response_seconds = client_response_seconds
         self._clock = clock
         self._pending: dict[Question, PendingQuestion] = {}
         self._defer: Defer
@@ -187,6 +198,11 @@ class Forwarder:
     def waiting(self) -> int:
         """Number of queries that wait for upstreams."""
         return self._waiting
+
+    @property
+    def resolving(self) -> int:
+        """Number of questions that are being resolved; a prefetched one has no waiting query."""
+        return len(self._pending)
 
     @property
     def connections(self) -> int:
@@ -216,8 +232,13 @@ class Forwarder:
 
     def _on_second(self) -> None:
         now = self._clock()
+        self._timer = asyncio.get_running_loop().call_later(int(now) + 1 - now, self._on_second)
+        self.poll()
+
+    def poll(self) -> None:
+        """Update `now`, and check for other upstreams. Called every second of the clock."""
+        now = self._clock()
         self.now = int(now)
-        self._timer = asyncio.get_running_loop().call_later(self.now + 1 - now, self._on_second)
         if self.zones.poll(now):
             self.cache.flush()  # other upstreams may have other names and no failures
             self.on_change()
@@ -292,7 +313,7 @@ class Forwarder:
 
     def _uncached_response(self, pending: PendingQuery) -> bytes:
         """Return the response if there is no fresh entry: a deferred one if it may be forwarded."""
-        if not pending.query.rd:  # only cached responses without recursion desired
+        if not pending.query.rd:  # a query without recursion desired gets cached responses only
             self.sources.record(REFUSED)
             return pending.finish(self._refused(pending.query).pack(pending.limit))
         failure = self.cache.get_failure(pending.question, self.now)
@@ -301,7 +322,7 @@ class Forwarder:
         current = self._pending.get(pending.question)
         if current is not None and current.is_late:
             stale = self.cache.get_stale(pending.question, self.now)
-            if stale is not None:  # other clients have already waited in vain
+            if stale is not None:  # other clients have already waited for a fresh response
                 return self._stale_response(stale, pending)
         if self._waiting >= self._max_waiting:
             self.counters.overloaded += 1
@@ -323,8 +344,9 @@ class Forwarder:
             self.counters.joined += 1
         current.waiters.append((pending, deliver))
         if current.stale_timer is None and self.cache.get_stale(question, self.now) is not None:
-            loop = asyncio.get_running_loop()
-            current.stale_timer = loop.call_later(STALE_SECONDS, self._on_stale_timer, question, current)
+            current.stale_timer = asyncio.get_running_loop().call_later(
+                self._client_response_seconds, self._on_stale_timer, question, current
+            )
 
     def _prefetch(self, pending: PendingQuery) -> bool:
         """Resolve a question before its cache entry expires; return False if it is being resolved already."""
@@ -355,7 +377,7 @@ class Forwarder:
             self._deliver(current.waiters, outcome)
             self.cache.put(question, outcome, self.now)  # after the delivery, which does not need it
             return
-        if outcome.kind not in _NOT_CACHED:
+        if outcome.kind not in _UNCACHED_FAILURES:
             self.cache.put_failure(question, self.now, errors=_errors_of(outcome), text=outcome.text)
         if outcome.kind is FailureKind.OVERLOADED:
             self.counters.overloaded += len(current.waiters)

@@ -1,14 +1,14 @@
 """The resolution of one question: what to do at each event. No sockets, no clock.
 
     start ──▶ Attempt ──▶ on_message ──▶ Reply      a conclusive reply
-                 ▲             ├───────▶ Attempt    the same upstream in another way, or the next one
+                 ▲             ├───────▶ Attempt    the same upstream by TCP or without EDNS, or the next one
                  │             └───────▶ None       no change, for example after a forged message
                  └─────── on_timer                  no response yet: query the next upstream as well
                           on_error, on_shortage     the query could not be sent, or was rejected
     deadline reached, or every upstream has failed ──▶ Failure
 
-An attempt that is late stays open while other upstreams are queried: the time-out is that of a lost packet,
-and a resolver needs longer for a name that it has not cached.
+A late attempt stays open while other upstreams are queried: the time-out is short, to detect a lost packet,
+and an upstream needs longer for a name that it has not cached.
 
 A forged response must have the id and the port of a query and arrive before the real one. After some wrong
 messages the question goes over TCP, which cannot be forged by guessing (RFC 5452 §9).
@@ -29,23 +29,23 @@ from zkdns.forward.reply import Reply
 from zkdns.forward.upstreams import Upstream, Upstreams
 
 LIMIT_SECONDS: Final = 3.8
-"""Maximum duration of a resolution. Stub resolvers give up after 5 s, and zkdns itself needs some time."""
+"""Maximum duration of a resolution. Stub resolvers give up after 5 s, and zkdns needs some of that itself."""
 PROBE_LIMIT_SECONDS: Final = 2.0
 """Maximum duration of a probe, which only updates the state of an upstream."""
-MAX_BAD_REPLIES: Final = 8
-"""Maximum number of bad messages at one socket. A forged one has the right id with probability 1/65,536."""
+MAX_BAD_MESSAGES: Final = 8
+"""Maximum number of bad messages for one attempt. A forged one has the right id with probability 1/65,536."""
 MAX_ATTEMPTS: Final = 3
 """Maximum number of attempts with one upstream over one transport (RFC 9520 §3.1)."""
 MAX_ATTEMPTS_ON_DEAD: Final = 2
 """The same for an upstream that was dead before. Lower: thousands of questions may wait for it."""
 RETRY_SECONDS: Final = 0.1
-"""Delay before a query is sent again that could not be sent because the process had no file descriptor."""
+"""Delay before the next attempt after one that could not be sent for lack of a file descriptor."""
 
-_MAX_REPEATED_TIMEOUT = 1.0  # seconds; the time-out doubles up to this when an upstream is queried again
+_MAX_REPEATED_TIMEOUT = 1.0  # seconds; the time-out doubles up to this if an earlier attempt was late
 _STREAM_TIMEOUT_FACTOR = 2  # TCP takes one more round trip than UDP, to connect
 
 _NO_EDNS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})  # RFC 6891 §7
-# After these another upstream may have an answer. All other codes are conclusive, above all NXDOMAIN.
+# After one of these, the next upstream may have an answer. All other codes are conclusive, such as NXDOMAIN.
 _REFUSALS = frozenset({Rcode.FORMERR, Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED, Rcode.BADVERS})
 
 
@@ -93,7 +93,7 @@ class Attempt:
         sent_at: time at which it was sent.
         due_at: time from which on it is late.
         is_open: whether a response is still accepted. If not, its carrier can be released.
-        is_late: whether it was late.
+        is_late: whether there was no response until `due_at`.
         has_tcp_copy: whether the question was sent again over TCP, because an unusable message arrived.
         bad_messages: messages so far that do not answer it.
         carrier: the socket or TCP query; set and used by the resolver only.
@@ -147,8 +147,8 @@ class Resolution:
         attempts: the attempts so far.
         probed: the only upstream to query, once, to update its state; None: a client needs a response.
         wake_at: when to call `on_timer`.
-        is_over: set by the resolver.
-        scheduled_at: set by the resolver: the time of its timer for this resolution.
+        is_over: whether there is an outcome; set and used by the resolver only.
+        scheduled_at: the time of the timer for this resolution; set and used by the resolver only.
 
     Args:
         question: the question.
@@ -156,6 +156,7 @@ class Resolution:
         now: the current time.
         on_outcome: see above.
         probed: see above.
+        limit_seconds: maximum duration.
     """
 
     __slots__ = (
@@ -184,13 +185,15 @@ class Resolution:
         now: float,
         on_outcome: OnOutcome,
         probed: Upstream | None = None,
+        *,
+        limit_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self.question = question
         self.on_outcome = on_outcome
         self.probed = probed
         self.attempts: list[Attempt] = []
         self.is_over = False
-        self.wake_at = self._deadline = now + (LIMIT_SECONDS if probed is None else PROBE_LIMIT_SECONDS)
+        self.wake_at = self._deadline = now + limit_seconds
         self.scheduled_at = 0.0
         self._upstreams = upstreams
         self._started_at = now
@@ -220,12 +223,11 @@ class Resolution:
         except BadReplyError as error:
             return self._on_bad_reply(attempt, error, now)
         attempt.is_open = False
-        attempt.upstream.answered += 1
         attempt.upstream.on_response(now - attempt.sent_at if attempt.measures_rtt else None)
         return self._on_reply(attempt, reply, now)
 
     def on_error(self, attempt: Attempt, reason: str, now: float) -> Step:
-        """Handle a network error: the query could not be sent, or the upstream rejected or closed it."""
+        """Handle a network error: the query was not sent, or the upstream closed the port or connection."""
         if not attempt.is_open:
             return None
         attempt.is_open = False
@@ -290,7 +292,7 @@ class Resolution:
     def _on_wrong_id(self, attempt: Attempt, now: float) -> Step:
         """Handle a message with another id; after too many of them, use TCP."""
         self._count_bad_message(attempt)
-        if attempt.bad_messages < MAX_BAD_REPLIES:
+        if attempt.bad_messages < MAX_BAD_MESSAGES:
             return None
         attempt.is_open = False
         if self.probed is not None:
@@ -301,9 +303,9 @@ class Resolution:
     def _on_bad_reply(self, attempt: Attempt, error: BadReplyError, now: float) -> Step:
         """Handle a message with the right id that is not a reply to the question.
 
-        It may be forged, so the attempt stays open. More likely it is the only message that the upstream will
-        send, so TCP is tried at once. Servers without EDNS support send a bare FORMERR or NOTIMP; an attacker
-        who can forge that could also forge a reply, so it is trusted.
+        It may be forged, so the attempt stays open. More likely the upstream has sent it and will send no
+        other, so the question is also sent over TCP at once. A server without EDNS support may send FORMERR
+        or NOTIMP without the question. That is trusted: an attacker with the right id could forge any reply.
         """
         self._count_bad_message(attempt)
         if attempt.edns and error.rcode in _NO_EDNS:
@@ -312,7 +314,7 @@ class Resolution:
         if attempt.uses_stream or self.probed is not None:
             attempt.is_open = False
             return self._exclude(attempt.upstream, f"sends no usable response ({error.reason})", now)
-        if attempt.bad_messages >= MAX_BAD_REPLIES:
+        if attempt.bad_messages >= MAX_BAD_MESSAGES:
             attempt.is_open = False
         if attempt.has_tcp_copy:
             return None
@@ -322,7 +324,6 @@ class Resolution:
     def _count_bad_message(self, attempt: Attempt) -> None:
         attempt.bad_messages += 1
         attempt.upstream.bad_messages += 1
-        self._upstreams.bad_messages += 1
 
     def _keep_if_best(self, reply: Reply) -> None:
         if self._best_reply is None or _worth(reply) > _worth(self._best_reply):
@@ -355,14 +356,14 @@ class Resolution:
         return self._attempt(attempt.upstream, now, uses_stream=attempt.uses_stream, edns=False)
 
     def _exclude(self, upstream: Upstream, reason: str, now: float) -> Step:
-        """Query this upstream no more; continue with the next one."""
+        """Send no more queries to this upstream; continue with the next one."""
         self._excluded[upstream] = reason
         return self._attempt_next(now)
 
     def _attempt_next(self, now: float) -> Step:
-        """Return an attempt with the best of the upstreams with the fewest attempts.
+        """Return an attempt with the upstream that has the fewest attempts; of several, the best one.
 
-        If there is none, wait for the open attempts, or fail if there are none of those either.
+        If no upstream may be queried again, wait for the open attempts; without any, fail.
         """
         chosen, fewest = None, 0
         for upstream in self._upstreams.ranked() if self.probed is None else ():
@@ -381,7 +382,7 @@ class Resolution:
         return self._failure(now)
 
     def _next_due_at(self, now: float) -> float:
-        """Return when the next attempt becomes late, which is recorded for its upstream."""
+        """Return when the next open attempt becomes late; the deadline if none does earlier."""
         due = (attempt.due_at for attempt in self.attempts if attempt.is_open and attempt.due_at > now)
         return min([self._deadline, *due])
 
@@ -411,7 +412,7 @@ class Resolution:
 
 
 def _worth(reply: Reply) -> int:
-    """Rank an inconclusive reply: a truncated one has data; after SERVFAIL, the upstream at least tried."""
+    """Rank an inconclusive reply: truncated (has data), SERVFAIL (the upstream tried), REFUSED, other."""
     if reply.truncated:
         return 3
     return {Rcode.SERVFAIL: 2, Rcode.REFUSED: 1}.get(Rcode(reply.rcode), 0)

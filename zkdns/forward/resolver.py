@@ -1,9 +1,11 @@
 """Resolves questions at a group of upstreams, with sockets in the running event loop.
 
-    resolve ──▶ Resolution ──▶ Attempt ──▶ UdpClient ─┐     (zkdns.forward.resolution decides,
-                   ▲              └──────▶ TcpClient ─┤      the other three do the I/O)
-                   └── messages, errors, timer ◀──────┘
-    outcome ──▶ on_outcome(question, outcome), once
+    resolve ──▶ Resolution ──▶ Attempt ──▶ UdpClient or TcpClient ──▶ upstream
+                  │    ▲                            │
+                  │    └── message, error, timer ◀──┘
+                  └─▶ outcome ──▶ on_outcome(question, outcome), once
+
+A `Resolution` (zkdns.forward.resolution) decides each step without I/O, and the resolver carries it out.
 
 No event delays other work for long: messages are read for a limited time, time-outs are handled one by one
 with other work in between, and the event loop watches one file descriptor for all UDP sockets.
@@ -29,6 +31,8 @@ from zkdns.dns.message import Type
 from zkdns.forward.message import Question, RandomIds, build_query
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import (
+    LIMIT_SECONDS,
+    PROBE_LIMIT_SECONDS,
     STOPPED,
     Attempt,
     Failure,
@@ -37,22 +41,28 @@ from zkdns.forward.resolution import (
     Resolution,
     Step,
 )
-from zkdns.forward.tcp_client import TcpClient
+from zkdns.forward.tcp_client import TCP_TIMES, TcpClient, TcpTimes
 from zkdns.forward.udp_client import UdpClient, is_resource_shortage
-from zkdns.forward.upstreams import Upstream, Upstreams
+from zkdns.forward.upstreams import PROBE_SECONDS, Upstream, Upstreams
 from zkdns.transport.event_loop import Defer, add_server, deferrer, remove_server
 from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
 MAX_IN_FLIGHT: Final = 2000
+"""Maximum number of questions that a resolver resolves at a time.
+
+The forwarder's limit (`zkdns.forward.forwarder.MAX_WAITING`) counts waiting queries. It does not include a
+question that is prefetched, or whose queries have received a stale response. The watcher uses resolvers
+without a forwarder.
+"""
 # Datagrams are read for this long before other sockets, the feed and timers are served.
 _RECEIVE_SECONDS = 0.0001
 # Number of finished resolutions that are removed from the heap at once: some 20 µs.
 _MAX_REMOVED_AT_ONCE = 32
-# Every resolver has this RRset in its cache, so the response depends on no other server.
+# Every recursive resolver has this RRset in its cache, so the response depends on no other server.
 _PROBE_QUESTION = Question(b"\0", Type.NS)
-_PROBE_SECONDS = 1.0
+_CHECKS_PER_PROBE = 3  # how often dead upstreams are checked in the interval between two probes
 _LOG_AGAIN_SECONDS = 60.0  # for an upstream that fails again and again
 
 Owner: TypeAlias = tuple[Resolution, Attempt]
@@ -64,7 +74,7 @@ class Resolver:
 
     Attributes:
         upstreams: the group, with the state of each upstream.
-        in_flight: current resolutions, without probes.
+        in_flight: questions that are being resolved, without probes.
         questions: questions so far.
         sent: queries so far, including probes.
         answered: questions with a conclusive reply.
@@ -75,9 +85,12 @@ class Resolver:
 
     Args:
         servers: addresses of the upstreams; without any, every question fails.
-        max_in_flight: maximum number of resolutions at a time.
+        max_in_flight: maximum of `in_flight`; further questions fail at once.
         max_sockets: maximum number of UDP sockets (see `zkdns.forward.udp_client.affordable_sockets`).
         tls: the TLS context; None: one with the certification authorities of the system.
+        limit_seconds: maximum duration of a resolution.
+        probe_seconds: interval between probes of a dead upstream.
+        tcp_times: times of TCP and TLS connections.
     """
 
     def __init__(
@@ -87,24 +100,30 @@ class Resolver:
         max_in_flight: int = MAX_IN_FLIGHT,
         max_sockets: int | None = None,
         tls: ssl.SSLContext | None = None,
+        limit_seconds: float = LIMIT_SECONDS,
+        probe_seconds: float = PROBE_SECONDS,
+        tcp_times: TcpTimes = TCP_TIMES,
     ) -> None:
-        self.upstreams = Upstreams(servers)
+        self.upstreams = Upstreams(servers, probe_seconds=probe_seconds)
         self.in_flight = self.questions = self.sent = self.answered = self.failed = 0
         self.timed_out = self.overloaded = self.sent_over_tcp = 0
         self._max_in_flight = max_in_flight
         self._max_sockets = max_sockets or 2 * max_in_flight
+        self._limit_seconds = limit_seconds
+        self._check_seconds = probe_seconds / _CHECKS_PER_PROBE
         self._ids = RandomIds()
         self._numbers = itertools.count()
         self._running: set[Resolution] = set()
         self._timers: list[tuple[float, int, Resolution]] = []  # a heap; includes some finished resolutions
-        self._outcomes: deque[tuple[Question, OnOutcome, Reply | Failure]] = deque()  # known within `resolve`
+        # Outcomes that were known before `resolve` returned, and are reported later.
+        self._outcomes: deque[tuple[Question, OnOutcome, Reply | Failure]] = deque()
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
         self._defer: Defer
         self._udp: UdpClient[Owner] | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
             tls = ssl.create_default_context()  # takes 20 ms, so not at the first query
-        self._tcp = TcpClient(self._on_tcp_message, tls)
+        self._tcp = TcpClient(self._on_tcp_message, tls, times=tcp_times)
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_handling_timers = False
@@ -113,14 +132,19 @@ class Resolver:
         self._logged_at: dict[Upstream, float] = {}
 
     @property
-    def bad_messages(self) -> int:
-        """Messages so far that do not answer their query: forged or malformed ones."""
-        return self.upstreams.bad_messages
-
-    @property
     def connections(self) -> int:
         """TCP and TLS connections so far."""
         return self._tcp.opened
+
+    @property
+    def open_connections(self) -> int:
+        """TCP and TLS connections that are open or being opened."""
+        return len(self._tcp)
+
+    @property
+    def open_sockets(self) -> int:
+        """UDP sockets that wait for a response, including those of probes."""
+        return len(self._udp) if self._udp is not None else 0
 
     def start(self) -> None:
         """Start in the running event loop; its clock must be `time.monotonic`."""
@@ -142,7 +166,7 @@ class Resolver:
         self._udp = None
         self._tcp.close()
         self._timers.clear()
-        self._outcomes.extend((each.question, each.on_outcome, STOPPED) for each in self._running)
+        self._outcomes.extend((one.question, one.on_outcome, STOPPED) for one in self._running)
         self.failed += self.in_flight
         self.in_flight = 0
         for resolution in self._running:
@@ -167,15 +191,19 @@ class Resolver:
             on_outcome: called exactly once, in the event loop, after this method has returned.
         """
         self.questions += 1
-        if self._udp is None or self.in_flight >= self._max_in_flight:
-            self.overloaded += 1
+        if self._udp is None:
             self.failed += 1
-            reason = f"more than {self._max_in_flight} questions are waiting for upstreams"
+            self._report_later(question, on_outcome, STOPPED)
+            return
+        if self.in_flight >= self._max_in_flight:
+            self.failed += 1
+            self.overloaded += 1
+            reason = f"{self.in_flight} questions already wait for upstreams"
             failure = Failure(FailureKind.OVERLOADED, reason, Ede.NO_REACHABLE_AUTHORITY)
             self._report_later(question, on_outcome, failure)
             return
         now = self._clock()
-        resolution = Resolution(question, self.upstreams, now, on_outcome)
+        resolution = Resolution(question, self.upstreams, now, on_outcome, limit_seconds=self._limit_seconds)
         self.in_flight += 1
         self._running.add(resolution)
         outcome = self._execute(resolution, resolution.start(now), now)
@@ -222,7 +250,7 @@ class Resolver:
             step = resolution.on_shortage(attempt, now)
         else:
             step = resolution.on_error(attempt, _reason(message), now)
-        if not attempt.is_open and not isinstance(step, Reply):  # after a reply, the client goes first
+        if not attempt.is_open and not isinstance(step, Reply):  # a reply is reported before the release
             self._release(attempt)
         self._continue(resolution, step, now)
         if attempt.upstream.is_dead != (attempt.upstream in self._dead):
@@ -237,8 +265,8 @@ class Resolver:
     def _handle_timer(self) -> None:
         """Handle the timer of one resolution; other work is done before the next one.
 
-        Nearly all resolutions are finished before their timer. They are removed several at a time, without a
-        wake-up of the event loop for each.
+        Nearly all resolutions are finished before their timer. These are removed from the heap, several in
+        one call.
         """
         now = self._clock()
         for _ in range(_MAX_REMOVED_AT_ONCE):
@@ -349,7 +377,7 @@ class Resolver:
 
     def _set_timer(self, at: float) -> None:
         """Call `_on_timer` at this time, unless it is called earlier anyway."""
-        if self._is_handling_timers:  # which sets the timer at its end
+        if self._is_handling_timers:  # `_handle_timer` sets the timer at its end
             return
         if self._timer is not None:
             if self._timer.when() <= at:
@@ -361,7 +389,9 @@ class Resolver:
 
     def _probe(self, upstream: Upstream, question: Question, now: float) -> None:
         """Query one upstream, only to update its state."""
-        resolution = Resolution(question, self.upstreams, now, _ignore_outcome, upstream)
+        resolution = Resolution(
+            question, self.upstreams, now, _ignore_outcome, upstream, limit_seconds=PROBE_LIMIT_SECONDS
+        )
         self._running.add(resolution)
         outcome = self._execute(resolution, resolution.start(now), now)
         if outcome is not None:
@@ -377,7 +407,7 @@ class Resolver:
             if upstream.start_probe_if_due(now):
                 self._probe(upstream, _PROBE_QUESTION, now)
         if self._dead and self._probe_timer is None:
-            self._probe_timer = self._loop.call_later(_PROBE_SECONDS, self._on_probe_timer)
+            self._probe_timer = self._loop.call_later(self._check_seconds, self._on_probe_timer)
 
     def _on_probe_timer(self) -> None:
         self._probe_timer = None

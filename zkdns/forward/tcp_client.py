@@ -1,11 +1,12 @@
-"""TCP and TLS to upstreams (RFC 7766, RFC 7858): one kept connection for each, with pipelined queries.
+"""TCP and TLS to upstreams (RFC 7766, RFC 7858): a persistent connection to each, with pipelined queries.
 
     send ──▶ connection ──▶ connected? ──▶ written ──▶ message with the same id ──▶ on_message
                  │              └── no: query waits
-                 └── closed ──▶ query is sent again on a new connection if this one was useful;
+                 └── closed ──▶ query is sent again on a new connection if there was a response on this one;
                                 otherwise, or the second time, on_message with the error
 
-A server may close an idle connection at any time, so a query on a closing connection was not refused.
+A server may close an idle connection at any time, even when a query is on its way. So a query without a
+response on a closed connection was not necessarily rejected.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ssl
 from collections.abc import Callable, Collection
 from typing import Final, Generic, TypeAlias, TypeVar
 
+import msgspec
 import structlog
 
 from zkdns.address import UpstreamAddress
@@ -24,17 +26,27 @@ from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
-CONNECT_SECONDS: Final = 3.5
-IDLE_SECONDS: Final = 3.0
-"""How long an idle TCP connection is kept: the next long response is often needed soon."""
-TLS_IDLE_SECONDS: Final = 60.0
-"""The same with TLS: its handshake costs more. Most servers close earlier (RFC 7858 §3.4)."""
-STALLED_SECONDS: Final = 1.0
-"""A connection gets no more queries if a query on it has had no response for this long."""
+
+class TcpTimes(msgspec.Struct, frozen=True):
+    """Times of a connection in seconds."""
+
+    connect: float = 3.5
+    """Maximum time until the connection is established, including the TLS handshake."""
+    idle: float = 3.0
+    """How long an idle TCP connection is kept: the next long response is often needed soon."""
+    tls_idle: float = 60.0
+    """The same with TLS: its handshake costs more. Most servers close earlier (RFC 7858 §3.4)."""
+    stalled: float = 1.0
+    """A connection gets no more queries if nothing was received for this long after a query."""
+
+
+TCP_TIMES: Final = TcpTimes()
 
 # Messages are passed on for this long before other sockets, the feed and timers are served.
 _RECEIVE_SECONDS = 0.0003
-_MAX_CANCELLED = 4096  # cancelled queries without a response; a connection with more of them is replaced
+_MAX_CANCELLED = (
+    4096  # cancelled queries whose ids are still reserved; after more, the connection is replaced
+)
 _ID_SIZE = 2
 
 OwnerT = TypeVar("OwnerT")
@@ -45,7 +57,7 @@ OnMessage: TypeAlias = Callable[[OwnerT, bytes | OSError, float], None]
 
 
 class TcpQuery(Generic[OwnerT]):
-    """A query on its way, and its owner."""
+    """A query without a response so far, and its owner."""
 
     __slots__ = ("connection", "is_cancelled", "owner", "query", "query_id", "sent_at", "was_repeated")
 
@@ -62,15 +74,24 @@ class TcpClient(Generic[OwnerT]):
     """Connections to upstreams, opened when needed, in the running event loop.
 
     Attributes:
-        opened: connections so far.
+        opened: connections established so far.
+        times: the times of each connection.
 
     Args:
         on_message: receives responses and errors, never within `send` or `cancel`.
         tls: the TLS context; None: one with the certification authorities of the system.
+        times: see above.
     """
 
-    def __init__(self, on_message: OnMessage[OwnerT], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        on_message: OnMessage[OwnerT],
+        tls: ssl.SSLContext | None = None,
+        *,
+        times: TcpTimes = TCP_TIMES,
+    ) -> None:
         self.opened = 0
+        self.times = times
         self._on_message = on_message
         self._tls = tls
         self._ids = RandomIds()
@@ -78,11 +99,15 @@ class TcpClient(Generic[OwnerT]):
         self._all: set[_Connection[OwnerT]] = set()
         self._log_once = LogOnce(log, "upstream_tcp_response_failed")
 
+    def __len__(self) -> int:
+        """Return the number of connections that are open or being opened."""
+        return len(self._all)
+
     def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> TcpQuery[OwnerT]:
-        """Send a query as soon as there is a connection, with another random id."""
-        made = TcpQuery(query, owner)
-        self._send(address, made)
-        return made
+        """Send a query as soon as there is a connection; its id is replaced by another random one."""
+        sent = TcpQuery(query, owner)
+        self._send(address, sent)
+        return sent
 
     def cancel(self, query: TcpQuery[OwnerT]) -> None:
         """Ignore the response to a query."""
@@ -157,7 +182,7 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
 
     Attributes:
         address: the address of the upstream.
-        was_useful: whether there was a response.
+        was_useful: whether there was a response to a query.
     """
 
     def __init__(self, client: TcpClient[OwnerT], address: UpstreamAddress, ids: RandomIds) -> None:
@@ -172,13 +197,14 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
         self._buffer = bytearray()
         self._received_at = self._used_at = self._loop.time()
         self._is_retired = self._is_closed = self._may_be_stalled = False
-        self._idle_seconds = IDLE_SECONDS if address.tls is None else TLS_IDLE_SECONDS
+        self._times = client.times
+        self._idle_seconds = self._times.idle if address.tls is None else self._times.tls_idle
         self._idle_timer: asyncio.TimerHandle | None = None
         self._connecting = self._loop.create_task(self._connect())
 
     @property
     def is_stalled(self) -> bool:
-        """Whether it seems to be dead, for example because a firewall has forgotten it."""
+        """Whether it seems to be broken, for example because a firewall has forgotten it."""
         if self._may_be_stalled or len(self._cancelled) > _MAX_CANCELLED:
             return True
         oldest = next(iter(self._waiting.values()), None)
@@ -233,11 +259,11 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
     # -- connecting ----------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        """Connect in two steps; each closes its socket if it is cancelled."""
+        """Connect, and with TLS do the handshake. Cancelling closes the socket in both steps."""
         transport: asyncio.Transport | None
         host, port, name = self.address.host, self.address.port, self.address.tls
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._times.connect):
                 transport, _ = await self._loop.create_connection(asyncio.Protocol, host, port)
                 if name is None:
                     transport.set_protocol(self)
@@ -247,7 +273,7 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
             assert transport is not None  # noqa: S101 - start_tls returns None only for a closed transport
             self._on_connected(transport)
         except TimeoutError:
-            self._close(TimeoutError(f"does not accept connections within {CONNECT_SECONDS:g} s"))
+            self._close(TimeoutError(f"does not accept connections within {self._times.connect:g} s"))
         except ssl.SSLCertVerificationError as error:
             self._close(OSError(f"has no certificate for {name}: {error.verify_message}"))
         except OSError as error:
@@ -270,14 +296,14 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
     def _write(self, queries: list[TcpQuery[OwnerT]]) -> None:
         assert self._transport is not None  # noqa: S101 - called while connected only
         pieces: list[bytes] = []
-        for each in queries:
-            pieces += (LENGTH.pack(len(each.query)), each.query_id.to_bytes(_ID_SIZE), each.query[_ID_SIZE:])
+        for sent in queries:
+            pieces += (LENGTH.pack(len(sent.query)), sent.query_id.to_bytes(_ID_SIZE), sent.query[_ID_SIZE:])
         if pieces:
             self._transport.write(b"".join(pieces))  # RFC 7766 §8: lengths and messages together
 
     def _process_buffer(self) -> None:
         """Pass complete messages on for a limited time; pause if there are more."""
-        end_of_turn = self._loop.time() + _RECEIVE_SECONDS
+        pause_at = self._loop.time() + _RECEIVE_SECONDS
         at, buffer = 0, self._buffer
         while not self._is_closed and len(buffer) >= at + LENGTH.size:
             start = at + LENGTH.size
@@ -286,7 +312,7 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
                 break
             self._on_message(bytes(buffer[start:end]))
             at = end
-            if self._loop.time() >= end_of_turn and len(buffer) > at:
+            if self._loop.time() >= pause_at and len(buffer) > at:
                 self._pause()
                 break
         del buffer[:at]
@@ -315,11 +341,11 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
     # -- closing -------------------------------------------------------------------------------------------
 
     def _is_overdue(self, query: TcpQuery[OwnerT]) -> bool:
-        """Return whether nothing has been received since a query was sent some time ago."""
+        """Return whether nothing was received after a query, which was sent some time ago."""
         return (
             self._transport is not None
             and query.sent_at >= self._received_at
-            and self._loop.time() - query.sent_at > STALLED_SECONDS
+            and self._loop.time() - query.sent_at > self._times.stalled
         )
 
     def _on_idle_timer(self) -> None:

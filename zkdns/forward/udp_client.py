@@ -2,9 +2,10 @@
 
 A new socket has a new port, which the kernel chooses at random (from net.ipv4.ip_local_port_range). It is
 connected, so it receives only datagrams from the address and port of its upstream. To forge a response, an
-attacker must guess the port as well as the id (RFC 5452 §9.2). A socket costs some 11 µs (measured), so a few
-are created in advance and closed later, outside of the path of a query. They have no port until they are
-connected.
+attacker must guess the port as well as the id (RFC 5452 §9.2).
+
+To create and close a socket takes some 11 µs (measured). So a few are created in advance, and used ones are
+closed later, when no query waits for it. A spare socket has no port until it is connected.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from zkdns.address import UpstreamAddress
 from zkdns.transport.event_loop import Defer
@@ -50,11 +51,14 @@ class UdpClient(Generic[OwnerT]):
     Args:
         max_sockets: maximum number of sockets with an open query; each takes a file descriptor.
         defer: runs work that can wait; see `zkdns.transport.event_loop.deferrer`.
+        poll: watches the sockets; None: an epoll object if this system has epoll.
     """
 
-    def __init__(self, max_sockets: int, defer: Defer) -> None:
+    def __init__(
+        self, max_sockets: int, defer: Defer, poll: select.epoll | SelectorPoll | None = None
+    ) -> None:
         self._max_sockets = max_sockets
-        self._poll = _new_poll()
+        self._poll = _new_poll() if poll is None else poll
         self._defer = defer
         self._waiting: dict[int, tuple[socket.socket, OwnerT]] = {}
         self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
@@ -62,8 +66,7 @@ class UdpClient(Generic[OwnerT]):
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable when `receive` has messages."""
-        file: int = self._poll.fileno()
-        return file
+        return self._poll.fileno()
 
     def __len__(self) -> int:
         """Return the number of sockets with an open query."""
@@ -85,7 +88,7 @@ class UdpClient(Generic[OwnerT]):
             OSError: no file descriptor is left, or the address cannot be reached.
         """
         if len(self._waiting) >= self._max_sockets:
-            raise SocketLimitError(errno.EMFILE, "too many queries are waiting for answers")
+            raise SocketLimitError(errno.EMFILE, "too many queries are waiting for responses")
         family, at = socket_address(address.host, address.port)
         if not self._spare.get(family) and self._released:
             self._recycle()  # keeps the total within the limit
@@ -150,8 +153,8 @@ class UdpClient(Generic[OwnerT]):
             Whether there may be more.
         """
         ready = self._poll.poll(0, MAX_DATAGRAMS_PER_CALL)
-        for number, _ in ready:
-            waiting = self._waiting.get(number)
+        for fd, _ in ready:
+            waiting = self._waiting.get(fd)
             if waiting is None:  # released because of an earlier message of this call
                 continue
             sock, owner = waiting
@@ -193,27 +196,32 @@ def affordable_sockets(wanted: int) -> int:
     return max(1, min(wanted, max(granted - soft, granted // 2)))
 
 
-class _SelectorPoll:
-    """The methods of `select.epoll` used here, on systems without it."""
+class SelectorPoll:
+    """The methods of `select.epoll` that `UdpClient` uses, for systems without epoll."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
 
     def fileno(self) -> int:
+        """Return a file descriptor that is readable when `poll` has events."""
         return self._selector.fileno()
 
-    def register(self, number: int, events: int) -> None:
-        self._selector.register(number, events)
+    def register(self, fd: int, eventmask: int) -> None:
+        """Watch a file descriptor."""
+        self._selector.register(fd, eventmask)
 
-    def unregister(self, number: int) -> None:
-        self._selector.unregister(number)
+    def unregister(self, fd: int) -> None:
+        """Stop watching a file descriptor."""
+        self._selector.unregister(fd)
 
-    def poll(self, timeout: float, max_events: int) -> list[tuple[int, int]]:
-        return [(key.fd, events) for key, events in self._selector.select(timeout)][:max_events]
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+        """Return file descriptors with events, and the events."""
+        return [(key.fd, events) for key, events in self._selector.select(timeout)][:maxevents]
 
     def close(self) -> None:
+        """Close the selector."""
         self._selector.close()
 
 
-def _new_poll() -> Any:  # noqa: ANN401 - the two classes have no common type
-    return select.epoll() if hasattr(select, "epoll") else _SelectorPoll()
+def _new_poll() -> select.epoll | SelectorPoll:
+    return select.epoll() if hasattr(select, "epoll") else SelectorPoll()

@@ -14,9 +14,10 @@ from typing import Final
 
 from zkdns.address import UpstreamAddress
 
+# Seconds after which the next upstream is queried as well. A late response is still accepted.
 MIN_TIMEOUT: Final = 0.3
 MAX_TIMEOUT: Final = 0.8
-_FIRST_TIMEOUT = 0.4  # before the first measurement; late responses are accepted all the same
+_FIRST_TIMEOUT = 0.4  # before the first measurement
 
 MAX_FAILURES: Final = 3
 """An upstream is dead after this number of failures in a row."""
@@ -26,7 +27,7 @@ MAX_REFUSALS: Final = 3
 PROBE_SECONDS: Final = 3.0
 """Interval between probes of a dead upstream. The first is sent at once."""
 EXPLORE_SECONDS: Final = 10.0
-"""Maximum age of the measurement of an upstream that gets no queries because others are nearer."""
+"""How long an upstream gets no query because others are nearer; then it is measured again."""
 NO_EDNS_SECONDS: Final = 3600.0
 """How long queries to an upstream without EDNS support omit EDNS; it may be replaced or updated later."""
 
@@ -43,29 +44,33 @@ class Upstream:
     Attributes:
         address: its address.
         rtt: smoothed round-trip time in seconds; None: not measured since it was last dead.
+        failures: queries without a response in a row.
         refusals: error responses in a row.
         queried_at: time of the last query.
         sent: queries so far.
-        answered: queries with a response.
         timed_out: queries without a response in time; it may have arrived later.
         bad_messages: messages that do not answer their query: forged or malformed ones.
+
+    Args:
+        address: see above.
+        probe_seconds: interval between probes while it is dead.
     """
 
-    def __init__(self, address: UpstreamAddress) -> None:
+    def __init__(self, address: UpstreamAddress, probe_seconds: float = PROBE_SECONDS) -> None:
         self.address = address
         self.rtt: float | None = None
-        self.refusals = 0
+        self.failures = self.refusals = 0
         self.queried_at = _NEVER
-        self.sent = self.answered = self.timed_out = self.bad_messages = 0
+        self.sent = self.timed_out = self.bad_messages = 0
+        self._probe_seconds = probe_seconds
         self._variation = 0.0
-        self._failures = 0
         self._probe_at = _NEVER
         self._no_edns_until = _NEVER
 
     @property
     def is_dead(self) -> bool:
         """Whether it has failed too many times in a row."""
-        return self._failures >= MAX_FAILURES
+        return self.failures >= MAX_FAILURES
 
     @property
     def timeout(self) -> float:
@@ -88,7 +93,7 @@ class Upstream:
         Args:
             seconds: the round-trip time; None: it was not measured.
         """
-        self._failures = 0
+        self.failures = 0
         if seconds is not None:
             self._measure(seconds)
 
@@ -100,7 +105,7 @@ class Upstream:
                 that an upstream which has become slow soon ranks below the others.
         """
         was_dead = self.is_dead
-        self._failures += 1
+        self.failures += 1
         if self.is_dead:
             self.rtt = None
             if not was_dead:
@@ -112,7 +117,7 @@ class Upstream:
         """Return whether to send a probe now: it is dead, and the last probe is old enough."""
         if not self.is_dead or now < self._probe_at:
             return False
-        self._probe_at = now + PROBE_SECONDS
+        self._probe_at = now + self._probe_seconds
         return True
 
     def _measure(self, seconds: float) -> None:
@@ -128,22 +133,25 @@ class Upstreams:
 
     Attributes:
         all: the current upstreams.
-        bad_messages: messages that do not answer their query, from current and former upstreams.
 
     Args:
         addresses: in order of preference as long as nothing has been measured.
+        probe_seconds: interval between probes of a dead upstream.
     """
 
-    def __init__(self, addresses: Iterable[UpstreamAddress]) -> None:
+    def __init__(self, addresses: Iterable[UpstreamAddress], *, probe_seconds: float = PROBE_SECONDS) -> None:
         self.all: Sequence[Upstream] = ()
-        self.bad_messages = 0
+        self._probe_seconds = probe_seconds
         self._explore_at = _NEVER
         self.replace(addresses)
 
     def replace(self, addresses: Iterable[UpstreamAddress]) -> None:
         """Replace the upstreams; an upstream in both groups keeps its state."""
         current = {upstream.address: upstream for upstream in self.all}
-        self.all = [current.get(address) or Upstream(address) for address in dict.fromkeys(addresses)]
+        self.all = [
+            current.get(address) or Upstream(address, self._probe_seconds)
+            for address in dict.fromkeys(addresses)
+        ]
         self._explore_at = _NEVER
 
     def ranked(self) -> Sequence[Upstream]:
@@ -154,10 +162,10 @@ class Upstreams:
         return sorted(alive or self.all, key=_rank)
 
     def to_explore(self, first: Upstream, now: float) -> Upstream | None:
-        """Return the upstream with the oldest measurement if that is too old.
+        """Return an upstream to measure again: the one that was queried least recently, if that is long ago.
 
-        The caller sends it the question that `first` gets, only to measure it. Upstreams are compared by the
-        same questions this way, and no client waits for the response, so a slow upstream does no harm.
+        The caller sends it the question that it sends to `first`. So upstreams are compared by the same
+        questions. No client waits for this response, so a slow upstream delays none.
         """
         if now < self._explore_at:
             return None

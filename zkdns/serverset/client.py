@@ -32,7 +32,8 @@ _MAX_RETRY_DELAY = 0.7
 Client: TypeAlias = KazooClient
 """The type of the client, for callers that only pass it on."""
 
-_CONNECT_TIMEOUT = 1.0  # seconds, for the first attempt; a healthy server responds within milliseconds
+CONNECT_TIMEOUT = 1.0
+"""Seconds for the first attempt to connect. A healthy server responds within milliseconds."""
 
 
 def make_client(
@@ -42,12 +43,14 @@ def make_client(
     access: Access = ANONYMOUS,
     read_only: bool = False,
     identity: tuple[int, bytes] | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
 ) -> KazooClient:
     """Make a client, which is not started yet.
 
     It tries to connect for ever, at intervals of at most 1 s (kazoo's default grows to an hour). It waits for
-    the response of a server for 1 s, at the next attempt for 2 s, and so on up to kazoo's own limit. Only a
-    SASL failure ends it for good (`LOST`), as with any kazoo client; then the caller has to make another one.
+    the response of a server for `connect_timeout`, at the next attempt for twice as long, and so on up to
+    kazoo's own limit. Only a SASL failure ends it for good (`LOST`), as with any kazoo client; then the
+    caller has to make another one.
 
     Args:
         hosts: `host:port,host:port/chroot`.
@@ -55,6 +58,7 @@ def make_client(
         access: credentials and TLS.
         read_only: whether to accept a server without a quorum that serves reads (`CONNECTED_RO`).
         identity: the session id and password to resume, unless it has expired. None: a new session.
+        connect_timeout: seconds, for the first attempt.
     """
     # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
@@ -62,7 +66,7 @@ def make_client(
     client = KazooClient(
         hosts=hosts,
         timeout=session_timeout,
-        handler=_Handler(access.tls),
+        handler=_Handler(access.tls, connect_timeout),
         auth_data=[("digest", digest.reveal()) for digest in access.digests],
         sasl_options=access.sasl.options() if access.sasl else None,
         read_only=read_only,
@@ -111,12 +115,12 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
     rejects a server, and does not use TLS when it searches for a server with a quorum.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, connect_timeout: float) -> None:
         super().__init__()
         self._tls = tls
         self._names: dict[Any, str] = {}
         self._reported: set[tuple[str, str]] = set()
-        self._connect_timeout = _CONNECT_TIMEOUT
+        self._first_timeout = self._connect_timeout = connect_timeout
         self._is_connecting = False
 
     def spawn(self, func: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kazoo's
@@ -192,7 +196,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         """Wait for sockets. kazoo waits for two (the second is its wake-up pipe) once it is connected."""
         if len(readable) > 1:
             self._is_connecting = False
-            self._connect_timeout = _CONNECT_TIMEOUT
+            self._connect_timeout = self._first_timeout
             # Data that TLS has read from the socket but not returned yet is invisible to the kernel.
             if waiting := [one for one in readable if isinstance(one, ssl.SSLSocket) and one.pending()]:
                 return waiting, [], []

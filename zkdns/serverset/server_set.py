@@ -77,6 +77,11 @@ class ServerSet:
             else Session.of_client(client, session_timeout)
         )
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether ZooKeeper is connected now. False while nothing is registered or watched."""
+        return self._session.is_connected
+
     def __repr__(self) -> str:
         return f"ServerSet({self.environment!r}, {self.service!r}, {self._session.hosts!r})"
 

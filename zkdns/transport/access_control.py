@@ -32,7 +32,8 @@ PRIVATE: Final = (  # the networks that may query by default
     *("169.254.0.0/16", "fe80::/10"),  # RFC 3927, RFC 4291 §2.5.6
 )
 
-_MAX_ADDRESSES = 1 << 16  # results to cache; an IPv6 network has an unlimited number of addresses
+MAX_CACHED_ADDRESSES: Final = 1 << 16
+"""Maximum number of results that are cached; an IPv6 network has an unlimited number of addresses."""
 _IPV4, _IPV6 = 4, 16
 _PREFIX = {_IPV4: 3, _IPV6: 7}  # bytes of a network for rate limiting: a /24, a /56
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 §2.5.5.2
@@ -43,14 +44,16 @@ class Allowlist(dict[bytes, bool]):
 
     Args:
         networks: allowed networks, such as `10.0.0.0/8`; loopback is always allowed.
+        max_cached: maximum number of results that are cached.
     """
 
-    def __init__(self, networks: Iterable[str]) -> None:
+    def __init__(self, networks: Iterable[str], *, max_cached: int = MAX_CACHED_ADDRESSES) -> None:
         super().__init__()
+        self._max_cached = max_cached
         self._networks = tuple(map(ipaddress.ip_network, (*LOOPBACK, *networks)))
 
     def __missing__(self, packed: bytes) -> bool:
-        if len(self) >= _MAX_ADDRESSES:
+        if len(self) >= self._max_cached:
             self.clear()
         address = ipaddress.ip_address(packed)
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:

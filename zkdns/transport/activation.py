@@ -83,7 +83,7 @@ _WANTED = "pass UDP and TCP sockets (ListenDatagram=, ListenStream=) with Accept
 
 
 def _named(number: int) -> str:
-    return f"cannot listen on what LISTEN_FDS passes: file {number}"
+    return f"LISTEN_FDS: file descriptor {number}"
 
 
 def _check(sock: socket.socket) -> None:

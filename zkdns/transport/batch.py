@@ -160,9 +160,10 @@ class Batch:
 
     Args:
         sock: a UDP socket; on a wildcard address, `enable_packet_info` must have been called.
+        libc: the C library with the two calls. None: that of the system.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, libc: ctypes.PyDLL | None = None) -> None:
         self._sock = sock  # keeps the file descriptor open
         self._fd, self._flags = ctypes.c_int(sock.fileno()), ctypes.c_int(socket.MSG_DONTWAIT)
         self._numbers = [ctypes.c_uint(count) for count in range(MAX_BATCH + 1)]
@@ -176,7 +177,7 @@ class Batch:
         self._overflow = mmap.mmap(-1, MAX_BATCH * _OVERFLOW)  # takes no memory until it is used
         self._clients = bytearray(MAX_BATCH * _SOCKADDR_SIZE[socket.AddressFamily(sock.family)])
         self._received, self._sent = _Messages(2), _Messages(3)
-        libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL: none of these calls waits
+        libc = libc or _load_libc()
         self._sendmmsg = libc.sendmmsg
         first, max_count = self._received.starting_at[0], self._numbers[MAX_BATCH]
         self._receive = partial(libc.recvmmsg, self._fd, first, max_count, self._flags, None)
@@ -354,23 +355,32 @@ class _LocalAddresses:
         return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[start : start + _IN_PKTINFO])
 
 
-def is_available() -> bool:
-    """Whether this system has the calls, with the structures defined here, and permits them."""
+def is_available(libc: ctypes.PyDLL | None = None) -> bool:
+    """Whether this system has the calls, with the structures defined here, and permits them.
+
+    Args:
+        libc: as for `Batch`.
+    """
+    libc = libc or _load_libc()
     return (
         sys.platform == "linux"
         and ctypes.sizeof(ctypes.c_void_p) == 8  # noqa: PLR2004 - bytes of an address
-        and all(hasattr(ctypes.PyDLL(None), name) for name in ("recvmmsg", "sendmmsg"))
-        and _is_permitted()
+        and all(hasattr(libc, name) for name in ("recvmmsg", "sendmmsg"))
+        and _is_permitted(libc)
     )
 
 
-def _is_permitted() -> bool:
+def _is_permitted(libc: ctypes.PyDLL) -> bool:
     """Whether the call is permitted, which seccomp may prevent. Tries it on a socket without datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            return not Batch(probe).receive()
+            return not Batch(probe, libc).receive()
         except OSError:
             return False
+
+
+def _load_libc() -> ctypes.PyDLL:
+    return ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL: neither of the calls waits
 
 
 def _half_of(offset: int, size: int) -> int:

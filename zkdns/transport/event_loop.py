@@ -47,10 +47,14 @@ Defer: TypeAlias = Callable[[Callable[[], None]], object]
 
 
 class ServingLoop(asyncio.SelectorEventLoop):
-    """An event loop with the fast path for servers. On systems without epoll it is an ordinary event loop."""
+    """An event loop with the fast path for servers. On systems without epoll it is an ordinary event loop.
 
-    def __init__(self) -> None:
-        self.serving = _ServingSelector() if hasattr(select, "epoll") else None
+    Args:
+        clock: a monotonic clock in seconds, which measures the work of servers.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.serving = _ServingSelector(clock) if hasattr(select, "epoll") else None
         super().__init__(self.serving)
 
     def call_soon(
@@ -111,10 +115,14 @@ class _ServingSelector(selectors.BaseSelector):
 
     Attributes:
         has_loop_work: whether asyncio has something to do, so that `select` has to return soon.
+
+    Args:
+        clock: as above.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.has_loop_work = False
+        self._clock = clock
         self._servers: dict[int, Work] = {}
         self._busy: set[int] = set()  # servers with more work
         self._pieces: deque[Callable[[], None]] = deque()  # deferred work
@@ -143,12 +151,12 @@ class _ServingSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Serve until asyncio has something to do; return the ready files of the inner selector."""
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else self._clock() + timeout
         self.has_loop_work = False
         while True:
             is_busy = self._busy or self._pieces
             ready = self._epoll.poll(0 if is_busy else timeout)
-            started = time.monotonic() if self._pieces else 0.0
+            started = self._clock() if self._pieces else 0.0
             for file in tuple(self._busy):
                 self._serve(file)
             for file, _ in ready:
@@ -160,7 +168,7 @@ class _ServingSelector(selectors.BaseSelector):
             if self.has_loop_work:
                 return self._others.select(0)
             if end is not None:
-                timeout = end - time.monotonic()
+                timeout = end - self._clock()
                 if timeout <= 0:
                     return self._others.select(0)
 
@@ -183,10 +191,10 @@ class _ServingSelector(selectors.BaseSelector):
         Args:
             started: when the servers started. 0: no piece was deferred then, so only one is run.
         """
-        now = time.monotonic()
+        now = self._clock()
         end = 2 * now - started if started else now
         self._run(self._pieces.popleft())
-        while self._pieces and time.monotonic() < end:
+        while self._pieces and self._clock() < end:
             self._run(self._pieces.popleft())
 
     def _run(self, work: Callable[[], bool | None]) -> bool | None:

@@ -35,6 +35,8 @@ log = structlog.get_logger("zkdns.transport")
 
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 recommends a few seconds; counted from the last complete query
 MAX_PER_CLIENT = 128
+ACCEPT_RETRY_SECONDS = 1.0
+"""Without a free file descriptor and a connection to close, nothing is accepted for this long."""
 
 # Bytes to read from one connection before others are served: some 50 queries. If each of them is new and
 # takes 20 µs, they take 1 ms.
@@ -46,8 +48,6 @@ _MAX_ACCEPTED = 16  # new connections before others are served
 # that have just connected or received a response may be about to send a query. A client whose connection is
 # closed all the same retries (RFC 7766 §6.2.4).
 _INACTIVE_SECONDS = 1.0
-# If there is no free file descriptor and no connection to close, nothing is accepted for this long.
-_ACCEPT_RETRY_SECONDS = 1.0
 
 
 class TcpServer:
@@ -71,6 +71,8 @@ class TcpServer:
         idle_seconds: maximum time without a complete query.
         max_connections: maximum number of connections.
         max_per_client: maximum number of connections of one client.
+        accept_retry_seconds: how long nothing is accepted if there is no free file descriptor and no
+            connection to close.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class TcpServer:
         idle_seconds: float = IDLE_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
         max_per_client: int = MAX_PER_CLIENT,
+        accept_retry_seconds: float = ACCEPT_RETRY_SECONDS,
     ) -> None:
         self.received = 0
         self.counters = Counters()
@@ -94,6 +97,7 @@ class TcpServer:
         self._idle_seconds = idle_seconds
         self._max_connections = max_connections
         self._max_per_client = max_per_client
+        self._accept_retry_seconds = accept_retry_seconds
         self._loop: asyncio.AbstractEventLoop
         self._selector: selectors.DefaultSelector | None = None
         self._ready: deque[Callable[[float], None]] = deque()  # connections that are ready but not served yet
@@ -115,6 +119,21 @@ class TcpServer:
     def file(self) -> int:
         """The file descriptor of its socket."""
         return self._sock.fileno()
+
+    @property
+    def connection_count(self) -> int:
+        """The number of open connections."""
+        return len(self._connections)
+
+    @property
+    def client_count(self) -> int:
+        """The number of clients with open connections."""
+        return len(self._per_client)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of responses that wait because their clients do not read."""
+        return sum(connection.unsent_bytes for connection in self._connections)
 
     def stop_accepting(self) -> None:
         """Accept no more connections; existing ones stay open until they are inactive or the server stops."""
@@ -205,7 +224,7 @@ class TcpServer:
                 replacement = self._access.check_stream(peer[0]) if self._access else None
                 answers = self._answers if replacement is None else replacement
                 connection = _Connection(self, sock, answers, packed_address(peer[0]), now)
-                self._open(connection, _client_of(peer))
+                self._open(connection, client_of(peer))
             except OSError:  # the client has closed it already, or it cannot be watched
                 sock.close()
 
@@ -215,7 +234,7 @@ class TcpServer:
             next(iter(self._connections)).abort()
         elif self._selector is not None:
             self._selector.unregister(self._sock)
-            self._loop.call_later(_ACCEPT_RETRY_SECONDS, self._listen)
+            self._loop.call_later(self._accept_retry_seconds, self._listen)
 
     def _open(self, connection: _Connection, client: str) -> None:
         """Register a new connection, and close another one if there are too many."""
@@ -279,6 +298,11 @@ class _Connection:
         self._deferred: list[bytes] = []  # responses that arrived while others waited to be sent
         self._pending = 0  # number of deferred responses
         self._is_closing = self._is_closed = self._client_finished = False
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of responses that wait to be sent."""
+        return len(self._unsent) + sum(map(len, self._deferred))
 
     def ready(self, now: float) -> None:
         """Read and answer a burst, or send more of the waiting data; a failing connection is closed."""
@@ -420,7 +444,7 @@ class _Connection:
         self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
 
 
-def _client_of(peer: object) -> str:
+def client_of(peer: object) -> str:
     """The key that identifies a client: its address, or the /64 network of an IPv6 address.
 
     A host may use all addresses of its /64.

@@ -44,8 +44,8 @@ from zkdns.transport.sockets import (
 
 log = structlog.get_logger("zkdns.udp")
 
-# Batches to answer before the event loop serves TCP, the feed and timers.
-_MAX_BATCHES = 4
+MAX_BATCHES_PER_CALL = 4
+"""Batches to answer before the event loop serves TCP, the feed and timers."""
 # If a batch has at least this many queries, more have usually arrived in the meantime. Receiving again then
 # costs less than returning to epoll (measured: a twentieth of a response at 180,000 a second).
 _MIN_BATCH_TO_CONTINUE = 2
@@ -124,7 +124,7 @@ class UdpServer:
     def _answer_batches(self) -> bool:
         batch = self._batch
         assert batch is not None  # noqa: S101 - set if this method is used
-        for _ in range(_MAX_BATCHES):
+        for _ in range(MAX_BATCHES_PER_CALL):
             try:
                 queries = batch.receive()
             except OSError:
@@ -256,7 +256,7 @@ class UdpServer:
     # -- one by one ----------------------------------------------------------------------------------------
 
     def _answer_singly(self) -> bool:
-        for _ in range(_MAX_BATCHES * MAX_BATCH):
+        for _ in range(MAX_BATCHES_PER_CALL * MAX_BATCH):
             try:
                 message, ancillary, _, client = self._sock.recvmsg(_MAX_DATAGRAM, self._ancillary)
             except BlockingIOError:

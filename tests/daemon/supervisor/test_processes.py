@@ -20,7 +20,7 @@ from zkdns.config import load_config
 from zkdns.daemon.ipc.child import TASKS, Task
 from zkdns.daemon.supervisor.config_diff import config_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 WEB = "m0.web.staging.discovery"
 WEB_ADDRESS = {"192.0.2.1"}

@@ -35,7 +35,7 @@ from tests.support.upstream import (
 )
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+pytestmark = pytest.mark.processes
 
 WEB, WWW = "m0.web.staging.discovery", "www.example"
 MEMBERS, FORWARDED = {"192.0.2.1"}, {"192.0.2.77"}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dns.message
-import pytest
 
 from tests.daemon.ipc.feed_helpers import member, put, running_publisher, until
 from zkdns.config import Config
@@ -77,7 +76,6 @@ def _has_more_responses(clients: Clients, count: int) -> Callable[[], bool]:
     return lambda: clients.responses > count
 
 
-@pytest.mark.punctual
 def test_no_response_is_older_than_the_change_applied_before_its_query(short_path: Path) -> None:
     async def main() -> Clients:
         path = str(short_path / "feed")

@@ -27,6 +27,6 @@ Each part has one job and owns its own state:
 - `event_queue` passes calls from kazoo's threads to the event loop, in order.
 """
 
-from zkdns.serverset.sync.tree_sync import AUDIT_SECONDS, SyncState, TreeSync
+from zkdns.serverset.sync.tree_sync import AUDIT_SECONDS, RETRY_SECONDS, SyncState, TreeSync
 
-__all__ = ["AUDIT_SECONDS", "SyncState", "TreeSync"]
+__all__ = ["AUDIT_SECONDS", "RETRY_SECONDS", "SyncState", "TreeSync"]

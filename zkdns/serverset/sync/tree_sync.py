@@ -45,9 +45,12 @@ log = structlog.get_logger("zkdns.sync")
 AUDIT_SECONDS = 300.0
 """The period of audits, which read everything again although events should report every change."""
 
-# A znode that cannot be read, for instance because access is denied, is tried again at this interval, since
-# no event reports the end of the error. Trying ten thousand such znodes again costs 40 requests.
-_RETRY_SECONDS = 2.0
+RETRY_SECONDS = 2.0
+"""The interval of attempts to read a znode that cannot be read, for instance because access is denied.
+
+No event reports the end of the error. Trying ten thousand such znodes again costs 40 requests.
+"""
+
 # Maximum random delay after a reconnect, so that a thousand machines do not read everything at once.
 _RECONNECT_JITTER = 0.25
 # After a server has refused the recursive watch, one-shot watches are used for this long. A server that is
@@ -78,6 +81,7 @@ class TreeSync(SyncListener):
         on_state: called in the event loop when the state changes. Before `LIVE`, all changes were published.
         recursive: whether to use a recursive watch if the server supports it.
         audit_seconds: seconds between two audits.
+        retry_seconds: seconds between two attempts to read a znode that cannot be read.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class TreeSync(SyncListener):
         *,
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self.state = SyncState.READING
         self.repairs = 0
@@ -104,6 +109,7 @@ class TreeSync(SyncListener):
         self._unsupported_until = 0.0
         self._audit_seconds = audit_seconds
         self._audit = Audit(audit_seconds)
+        self._retry_seconds = retry_seconds
         self._loop = asyncio.get_running_loop()
         self._queue = ThreadsafeQueue(self._on_queue_drained)
         self._strategy: WatchStrategy | None = None
@@ -417,7 +423,7 @@ class TreeSync(SyncListener):
             node is self._tree.root or (isinstance(node, Directory) and not isinstance(error, NoAuthError))
         )
         self._initial_pending += is_initial
-        self._loop.call_later(_RETRY_SECONDS, self._retry, self._strategy, node, is_initial)
+        self._loop.call_later(self._retry_seconds, self._retry, self._strategy, node, is_initial)
 
     def _retry(self, strategy: WatchStrategy | None, node: Node, is_initial: bool) -> None:
         if strategy is not None and strategy is self._strategy and not node.is_gone:
