@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import expire_session
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
-from zkdns.serverset.client import make_client
+from zkdns.serverset.client import SESSION_TIMEOUT, make_client
 from zkdns.serverset.sync import AUDIT_SECONDS, RETRY_SECONDS, SyncState, TreeSync
 from zkdns.serverset.sync.strategy import Read
 from zkdns.table import Table
@@ -88,11 +88,12 @@ class FollowedTree:
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        session_timeout: float = SESSION_TIMEOUT,
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
         self.states: list[SyncState] = []
-        self.client: Any = make_client(hosts)
+        self.client: Any = make_client(hosts, session_timeout=session_timeout)
         self.sync: CountingSync
         self._hosts = hosts
         self._template = template
