@@ -181,13 +181,13 @@ def unusable_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> 
     """
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return unusable_address(address.ipv4_mapped)
+    if address.is_unspecified:
+        return "the wildcard address"
     if isinstance(address, ipaddress.IPv4Address):
         if address.packed[0] == 0:
             return "an address of this network (RFC 1122 §3.2.1.3)"
         if address == ipaddress.IPv4Address("255.255.255.255"):
             return "the broadcast address"
-    elif address.is_unspecified:
-        return "the unspecified address"
     elif address.is_link_local:
         return "a link-local address"
     return "a multicast address" if address.is_multicast else None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoAuthError, NoNodeError
 
-from zkdns.errors import BadMemberError, UnreachableError, ZkdnsError
+from zkdns.errors import BadMemberError, ZkdnsError
 from zkdns.serverset.logs import Log
 from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
+from zkdns.serverset.reachability import unreachable_error
 from zkdns.serverset.session import CONNECTION_ERRORS, Backoff, Session, to_zkdns_error
 from zkdns.serverset.watch import Watch
 
@@ -70,9 +71,7 @@ class SetWatch(Watch):
         if self.event_count:
             return
         self.close()
-        raise self._last_error or UnreachableError(
-            f"cannot watch {self._directory}: ZooKeeper at {self._session.hosts} cannot be reached"
-        )
+        raise self._last_error or unreachable_error(f"watch {self._directory}", self._session.hosts)
 
     def close(self) -> None:
         """Stop watching and wake all waiting threads. Closing twice is allowed."""
