@@ -36,9 +36,9 @@ pytestmark = pytest.mark.processes
 
 CLIENTS = (*LIBRARIES, *TOOLS, *RESOLVED)
 
-# Shorter than the retry interval of all clients (musl 2.5 s, glibc 5 s), including the start of the program.
-MAX_SECONDS = 2.0
-TRIES = 3  # on a busy machine the start of a program may be slow once; a retry happens each time
+# Shorter than the retry interval of all clients (musl 2.5 s, glibc 5 s).
+MAX_DELAY_SECONDS = 2.0
+TRIES = 5  # on a busy machine a program may be slow once; a retry happens each time
 
 
 class ClientMachines:
@@ -113,12 +113,15 @@ def finds_ipv6(look_up: Lookup) -> None:
 def is_not_delayed_by_a_missing_aaaa(look_up: Lookup) -> None:
     """A missing AAAA record is NODATA. After NXDOMAIN some clients would not look up A records."""
     assert look_up("AAAA", OLD) == LookupResult(failure=look_up.client.nodata)
-    took: list[float] = []
-    while len(took) < TRIES and min(took, default=MAX_SECONDS) >= MAX_SECONDS:
+    query_type = "both" if look_up.client.queries_both_families else "A"
+    delays: list[float] = []
+    while len(delays) < TRIES and min(delays, default=MAX_DELAY_SECONDS) >= MAX_DELAY_SECONDS:
         started_at = time.monotonic()
-        look_up.finds("both" if look_up.client.queries_both_families else "A", OLD, OLD_IPV4)
-        took.append(time.monotonic() - started_at)
-    assert min(took) < MAX_SECONDS, took
+        look_up(query_type, NONE)  # the time that the program takes without a delay
+        found_at = time.monotonic()
+        look_up.finds(query_type, OLD, OLD_IPV4)
+        delays.append((time.monotonic() - found_at) - (found_at - started_at))
+    assert min(delays) < MAX_DELAY_SECONDS, delays
 
 
 def finds_srv(look_up: Lookup) -> None:

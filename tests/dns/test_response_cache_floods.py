@@ -99,10 +99,10 @@ def test_no_flood_exceeds_the_memory_limit(
 def test_the_reported_memory_is_the_memory_in_use(flood: Callable[[random.Random], bytes]) -> None:
     server = Server({"web.staging": many(10)})
     server.respond(query(WEB, "SRV").to_wire())
-    most = 1 << 19
+    max_bytes = 1 << 19
     dice = random.Random(1)
     messages = [flood(dice) for _ in range(500)]
-    caches = bounded(server, most)
+    caches = bounded(server, max_bytes)
     for wire in messages[:50]:  # memory of the zone
         for stream in (False, True):
             server.respond(wire, stream=stream)

@@ -96,7 +96,7 @@ class _Checker:
         lifetimes = self._history.services.get(answer.service, [])
         if any(lifetime.exists_throughout(begin, answer.received) for lifetime in lifetimes):
             yield "NXDOMAIN for an existing service"
-        if any(member.is_held for member in self._by_service[answer.service]):
+        if self._has_held_members(answer):
             yield "NXDOMAIN for a service with held members"
 
     def _member_errors(self, answer: Answer, message: dns.message.Message, begin: float) -> Iterator[str]:
@@ -119,7 +119,7 @@ class _Checker:
             for member in own
             if member not in members and member.exists_throughout(begin, answer.received)
         ]
-        is_held = any(member.is_held for member in own)
+        is_held = self._has_held_members(answer)
         if not found and self._history.had_member_throughout(answer.service, begin, answer.received):
             yield "empty answer for a service with members"
         elif not found and is_held:
@@ -128,8 +128,15 @@ class _Checker:
             yield f"{', '.join(member.address for member in missing)} is missing"
         lifetimes = self._history.services.get(answer.service, [])
         exists = any(lifetime.may_exist_in(begin, answer.received) for lifetime in lifetimes)
-        if not exists and not is_held:
+        if not exists and not any(member.is_held for member in own):
             yield "NOERROR for a service that does not exist"
+
+    def _has_held_members(self, answer: Answer) -> bool:
+        """Whether the response must have held members."""
+        assert answer.received is not None
+        if any(begin <= answer.received and answer.sent <= end for begin, end in self._history.undetected):
+            return False
+        return any(member.is_held for member in self._by_service[answer.service])
 
     def _members_in(self, answer: Answer, message: dns.message.Message) -> Iterator[MemberLifetime | str]:
         """The members of a response; for records without a member, the error."""

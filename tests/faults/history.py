@@ -83,6 +83,9 @@ class History:
     faults: list[Fault] = field(default_factory=list)
     excused: list[tuple[float, float]] = field(default_factory=list)
     """Queries sent in these intervals may get no response: their worker may have been killed."""
+    undetected: list[tuple[float, float]] = field(default_factory=list)
+    """Responses in these intervals may lack all members of a service: zkdns restores the members that it
+    removed before it detected that many more were deleted."""
     unread_until: float = -math.inf
     """Before this time ZooKeeper cannot have been read, so that only SERVFAIL is correct."""
     read_by: float = -math.inf

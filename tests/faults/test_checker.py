@@ -72,6 +72,11 @@ def with_fault(
     return known
 
 
+def with_undetected(known: History, begin: float, end: float) -> History:
+    known.undetected.append((begin, end))
+    return known
+
+
 CORRECT = [
     ("all members", history(member(1), member(2)), answer(1, 2)),
     ("all members by SRV", history(member(1), member(2)), answer(1, 2, qtype="SRV")),
@@ -88,6 +93,11 @@ CORRECT = [
         "old during a fault",
         with_fault(history(member(1), member(2, deleted=NOW - 3 * LAG), member(3, NOW - 3 * LAG))),
         answer(1, 2, stale=True),
+    ),
+    (
+        "no held member before the mass deletion is detected",
+        with_undetected(history(member(1, deleted=LONG_AGO, is_held=True)), JUST_NOW, NOW),
+        answer(),
     ),
     ("held member", history(member(1), member(2, deleted=LONG_AGO, is_held=True)), answer(1, 2)),
 ]
@@ -124,6 +134,11 @@ WRONG = [
     (
         "empty answer for a service with held members",
         history(member(1, deleted=LONG_AGO, is_held=True)),
+        answer(),
+    ),
+    (
+        "empty answer for a service with held members",
+        with_undetected(history(member(1, deleted=LONG_AGO, is_held=True)), LONG_AGO, JUST_NOW),
         answer(),
     ),
     ("NXDOMAIN for an existing service", history(member(1)), answer(rcode="NXDOMAIN")),

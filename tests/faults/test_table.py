@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
 _OWNERS = 6
 _DENIED = [make_digest_acl("zkdns-test", "secret", all=True)]
+_DETECTION = 0.5
+"""Seconds after a deletion in one transaction within which zkdns has read all of it, on a busy machine."""
 _MEGABYTE = 1_000_000  # ZooKeeper rejects slightly larger data (jute.maxbuffer)
 
 
@@ -94,7 +96,9 @@ def test_base_path_is_deleted_and_recreated(direct_client: Any, proxy: FaultProx
         with scenario.fault(), history.deletion(lifetimes, held=True):
             # In one transaction. One by one, the deletion takes so long on a server that has just started
             # that zkdns removes the first service before it can detect the mass deletion.
+            started_at = time.monotonic()
             delete_at_once(direct_client, "/discovery")
+            history.undetected.append((started_at, time.monotonic() + _DETECTION))
         scenario.wait_for_answers(200)
         for service in SERVICES:
             history.create_service(direct_client, service)

@@ -44,7 +44,9 @@ class Zookeeper:
         self.dropped_at: dict[str, float] = {}
 
     def apply(self, change: Change, now: float) -> None:
-        before = self.sets.get(getattr(change, "origin", ""), {}).keys()
+        if not isinstance(change, SetPut | SetChanged | SetDropped):
+            return
+        before = self.sets.get(change.origin, {}).keys()
         match change:
             case SetPut():
                 self.sets[change.origin] = {entry.name: entry for entry in change.members}
@@ -57,7 +59,7 @@ class Zookeeper:
             case SetDropped() if change.origin in self.sets:
                 del self.sets[change.origin]
                 self.dropped_at[change.origin] = now
-            case _:
+            case _:  # a change of a set that does not exist
                 return
         for name in before - self.sets.get(change.origin, {}).keys():
             self.left_at[change.origin, name] = now

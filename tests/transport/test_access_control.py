@@ -39,8 +39,10 @@ def contains_address(query: bytes, address: bytes) -> bool:
     return address in query
 
 
-def access(*networks: str, most: int = 0, refused: ResponseLookup = REFUSALS) -> AccessControl:
-    return AccessControl(Allowlist(networks), refused, TRUNCATIONS, contains_address, most, AccessCounters())
+def access(*networks: str, rate_limit: int = 0, refused: ResponseLookup = REFUSALS) -> AccessControl:
+    return AccessControl(
+        Allowlist(networks), refused, TRUNCATIONS, contains_address, rate_limit, AccessCounters()
+    )
 
 
 def at(
@@ -90,7 +92,7 @@ def test_dns_25_a_refused_client_does_not_affect_its_batch() -> None:
 
 
 def test_dns_25_a_network_over_the_limit_is_truncated_until_the_next_second() -> None:
-    made = access("203.0.113.0/24", "198.51.100.0/24", most=3)
+    made = access("203.0.113.0/24", "198.51.100.0/24", rate_limit=3)
     assert at(made, ["203.0.113.1", "203.0.113.2", "198.51.100.1"]) is None
     assert at(made, ["203.0.113.3", "198.51.100.1"]) is None
     assert at(made, ["203.0.113.1", "198.51.100.1"]) == [TRUNCATIONS, None]
@@ -99,19 +101,19 @@ def test_dns_25_a_network_over_the_limit_is_truncated_until_the_next_second() ->
 
 
 def test_dns_25_an_ipv6_network_is_a_customers_prefix() -> None:
-    made = access("2001:db8::/32", most=2)
+    made = access("2001:db8::/32", rate_limit=2)
     assert at(made, ["2001:db8:0:1::1", "2001:db8:0:ff::1", "2001:db8:0:100::1"]) is None
     assert at(made, ["2001:db8:0:2::1", "2001:db8:0:100::1"]) == [TRUNCATIONS, None]
 
 
 def test_dns_25_an_ipv4_mapped_client_has_its_ipv4_network() -> None:
-    made = access("10.0.0.0/8", most=1)
+    made = access("10.0.0.0/8", rate_limit=1)
     assert at(made, ["::ffff:10.0.0.1", "::ffff:10.0.1.1"]) is None
     assert at(made, ["::ffff:10.0.0.9", "::ffff:10.0.2.1"]) == [TRUNCATIONS, None]
 
 
 def test_a_refused_client_is_not_truncated() -> None:
-    made = access(most=1)
+    made = access(rate_limit=1)
     assert at(made, ["203.0.113.1", "203.0.113.1"]) == [REFUSALS, REFUSALS]
 
 
@@ -140,7 +142,7 @@ def test_over_udp_each_client_gets_its_own_response(serve: Serve, address: str) 
 
 
 def test_dns_25_over_udp_a_network_over_the_limit_gets_short_responses(serve: Serve) -> None:
-    made = access(most=5)
+    made = access(rate_limit=5)
     made.counters.second = -1
     with serve(echo, access=made) as server, udp_client() as sock:
         sock.connect(server.at)
@@ -165,14 +167,14 @@ def test_dns_25_over_tcp_a_refused_client_is_refused_each_query() -> None:
 
 
 def test_counters_of_networks_are_cleared_each_second() -> None:
-    made = access("0.0.0.0/0", most=10)
+    made = access("0.0.0.0/0", rate_limit=10)
     for second, third in itertools.product(range(3), range(200)):
         at(made, [f"203.0.{third}.1"], now=second)
         assert len(made.counters.queries) == third + 1
 
 
 def test_dns_23_a_valid_cookie_bypasses_the_rate_limit() -> None:
-    made = access("203.0.113.0/24", most=1)
+    made = access("203.0.113.0/24", rate_limit=1)
     hosts = ["203.0.113.1", "203.0.113.2", "203.0.113.1", "203.0.114.1"]
     queries = [packed("203.0.113.1"), packed("203.0.113.1"), b"", packed("203.0.114.1")]
     assert at(made, hosts, queries=queries) == [None, TRUNCATIONS, TRUNCATIONS, REFUSALS]
@@ -180,7 +182,7 @@ def test_dns_23_a_valid_cookie_bypasses_the_rate_limit() -> None:
 
 
 def test_dns_23_over_udp_a_cookie_is_found_in_queries_of_any_length(serve: Serve) -> None:
-    made = access(most=1)
+    made = access(rate_limit=1)
     made.counters.second = -1
     proof = packed("127.0.0.1")
     with serve(echo, access=made) as server, udp_client() as sock:

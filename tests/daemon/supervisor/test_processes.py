@@ -119,13 +119,13 @@ def test_no_child_outlives_a_killed_supervisor(short_path: Path) -> None:
 # -- replacement of children --------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_replaced_within_a_second() -> None:
+def test_a_killed_worker_is_replaced_before_stub_resolvers_repeat_a_query() -> None:
     with demo() as server:
         pid = server.wait_ready().pid_of("worker")
         os.kill(pid, signal.SIGKILL)
         # Queries wait in the socket, which the supervisor keeps open.
-        assert server.lookup(WEB, timeout=1.0) == WEB_ADDRESS
-        assert server.lookup(WEB, tcp=True, timeout=1.0) == WEB_ADDRESS
+        assert server.lookup(WEB, timeout=4.0) == WEB_ADDRESS
+        assert server.lookup(WEB, tcp=True, timeout=4.0) == WEB_ADDRESS
         assert server.pid_of("worker") != pid
         assert roles(server) == ["watcher", "worker"]  # and no zombie
         (ended,) = server.events("process_exited")
