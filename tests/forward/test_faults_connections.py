@@ -249,9 +249,11 @@ def test_upstream_without_tls_fails_with_a_reason(secured: Tls) -> None:
     async def scenario() -> None:
         with UpstreamServer() as upstream:
             address = UpstreamAddress("127.0.0.1", upstream.address.port, TLS_NAME)
-            async with running_resolver(address, tls=secured.trust) as resolver:
+            times = TcpTimes(connect=0.5)
+            async with running_resolver(address, tls=secured.trust, tcp_times=times) as resolver:
                 outcome = await failure(resolver, "www.example")
-                assert outcome.kind in {FailureKind.NETWORK, FailureKind.TIMED_OUT}
+                assert outcome.kind is FailureKind.NETWORK
+                assert outcome.text == f"{address} does not accept connections within 0.5 s"
                 assert not upstream.queries_over(TCP, "www.example")
 
     run(scenario)
@@ -293,7 +295,8 @@ def test_stalled_connection_is_replaced(secured: Tls) -> None:
 
     async def scenario() -> None:
         with UpstreamServer(certificate=secured.certificate) as upstream:
-            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+            times = TcpTimes(stalled=0.2)
+            async with running_resolver(upstream.tls_address, tls=secured.trust, tcp_times=times) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 lost = {received.port for received in upstream.queries}
                 upstream.set_behaviour(lambda received: [] if received.port in lost else answers(received))

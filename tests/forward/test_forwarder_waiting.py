@@ -24,8 +24,6 @@ from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import UpstreamServer, answers, is_silent, returns_rcode
 from zkdns.config import CacheSettings
 
-pytestmark = pytest.mark.punctual
-
 STALE, NO_REACHABLE_AUTHORITY, NETWORK_ERROR = 3, 22, 23
 
 
@@ -173,6 +171,7 @@ def test_dns_32_unreachable_upstream_is_servfail_with_network_error() -> None:
     run(scenario)
 
 
+@pytest.mark.punctual
 def test_dns_32_silent_upstream_is_servfail_before_a_stub_gives_up() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_silent) as upstream:
@@ -283,6 +282,7 @@ def test_stale_responses_can_be_disabled() -> None:
     run(scenario)
 
 
+@pytest.mark.punctual
 def test_dns_35_stale_response_after_1_8_seconds_when_upstreams_are_slow() -> None:
     async def scenario() -> None:
         waits = Waits()
@@ -344,6 +344,7 @@ def test_stale_timer_starts_for_queries_that_join_a_prefetch() -> None:
     run(scenario)
 
 
+@pytest.mark.punctual
 def test_stale_timer_of_a_finished_question_does_not_affect_the_next() -> None:
     delay = 0.5
 
@@ -387,6 +388,7 @@ def test_queries_keep_waiting_if_the_stale_entry_is_flushed() -> None:
 # -- limits -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.punctual
 def test_queries_over_the_limit_get_servfail_at_once_and_are_counted() -> None:
     async def scenario() -> None:
         waits = Waits()
@@ -439,8 +441,8 @@ def test_flood_in_one_batch_is_limited_and_every_query_is_answered() -> None:
                 responses = await asyncio.gather(*pending.values())
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
                 upstream.set_behaviour(answers)
-                for number in set(range(count)) - set(pending):  # these failures are not cached
-                    assert await scene.data(f"n{number}.example") == ["192.0.2.1"]
+                (number, *_) = set(range(count)) - set(pending)
+                assert await scene.data(f"n{number}.example") == ["192.0.2.1"]  # its failure is not cached
 
     run(scenario)
 

@@ -24,8 +24,6 @@ from zkdns.forward.reply import Reply
 from zkdns.forward.tcp_client import TcpClient, TcpTimes
 from zkdns.forward.udp_client import SelectorPoll, UdpClient
 
-pytestmark = pytest.mark.punctual
-
 COUNT = 200  # datagrams; fits into the receive buffer of a socket
 
 

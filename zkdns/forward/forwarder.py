@@ -64,8 +64,8 @@ log = structlog.get_logger("zkdns.forward")
 MAX_WAITING: Final = 4_000
 """Maximum number of clients' queries that wait for upstreams in each worker.
 
-Each of them may need a socket. But equal questions need one, and a question may have no waiting query, so each
-resolver also limits its questions, to the same number (`zkdns.forward.resolver.MAX_IN_FLIGHT`).
+Each of them may need a socket. But equal questions need one, and a question may have no waiting query, so
+each resolver also limits its questions, to the same number (see `zkdns.forward.resolver.MAX_IN_FLIGHT`).
 """
 STALE_TTL: Final = 30  # RFC 8767 §4
 CLIENT_RESPONSE_SECONDS: Final = 1.8

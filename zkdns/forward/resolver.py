@@ -52,8 +52,9 @@ log = structlog.get_logger("zkdns.forward")
 MAX_IN_FLIGHT: Final = 2000
 """Maximum number of questions that a resolver resolves at a time.
 
-The forwarder's own limit (`zkdns.forward.forwarder.MAX_WAITING`) counts waiting queries. It misses a question
-that is prefetched, or whose queries have got a stale response. The watcher uses a resolver without a forwarder.
+The forwarder's limit (`zkdns.forward.forwarder.MAX_WAITING`) counts waiting queries. It does not include a
+question that is prefetched, or whose queries have received a stale response. The watcher uses resolvers
+without a forwarder.
 """
 # Datagrams are read for this long before other sockets, the feed and timers are served.
 _RECEIVE_SECONDS = 0.0001
