@@ -97,7 +97,7 @@ def test_an_upstream_is_dead_if_all_workers_report_it_and_the_busiest_comes_firs
             worker(3, 9, "192.0.2.2:53"),
         )
         upstreams = rates_between(before, reading(1.0, *workers)).upstreams
-        found = [(one.address, one.dead, one.rtt_seconds, one.queries) for one in upstreams]
+        found = [(one.address, one.is_dead, one.rtt_seconds, one.queries) for one in upstreams]
         assert found == [("192.0.2.2:53", False, 0.5, 9.0), ("192.0.2.1:53", others_too, 0.5, 3.0)]
 
 

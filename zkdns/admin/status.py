@@ -10,7 +10,7 @@ import msgspec
 
 from zkdns.address import HostPort
 from zkdns.errors import ZkdnsError
-from zkdns.telemetry.stats import WorkerStats
+from zkdns.telemetry.stats import UpstreamStatus, WorkerStats
 
 Source: TypeAlias = Literal["zookeeper", "snapshot", "static", "demo"]
 """`snapshot`: a snapshot without ZooKeeper; `static`: a static file; `demo`: the embedded example."""
@@ -57,18 +57,6 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """True if it has a table."""
 
 
-class UpstreamStatus(msgspec.Struct, frozen=True):
-    """State of an upstream, combined from all workers."""
-
-    address: str
-    domain: str
-    """The forward zone it serves. Empty: all names outside of other forward zones."""
-    dead: bool
-    """True if all workers send its queries to other upstreams."""
-    rtt_seconds: float | None
-    """Shortest round-trip time of all workers. None: not measured yet."""
-
-
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """State of the server. Times are Unix times."""
 
@@ -85,6 +73,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """None: the watcher has not reported yet."""
     workers: tuple[WorkerStatus, ...]
     upstreams: tuple[UpstreamStatus, ...]
+    """Combined from all workers."""
     started: float
     now: float
 

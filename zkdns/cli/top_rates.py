@@ -14,7 +14,14 @@ from zkdns.address import HostPort
 from zkdns.admin.status import StatsReading, WorkerReading
 from zkdns.dns.answer_source import FORWARD_CACHE, RESPONSE_CACHE, STALE, UPSTREAM
 from zkdns.errors import ZkdnsError
-from zkdns.telemetry.stats import ForwardStats, UpstreamStats, WorkerStats, growth, quantile
+from zkdns.telemetry.stats import (
+    ForwardStats,
+    UpstreamStatus,
+    WorkerStats,
+    combine_upstreams,
+    growth,
+    quantile,
+)
 
 PATH: Final = "/api/stats"
 _SECONDS = 5.0
@@ -28,15 +35,9 @@ class NoStatsError(ZkdnsError):
     """The server's stats cannot be read; the text says why."""
 
 
-class UpstreamRates(msgspec.Struct, frozen=True):
-    """Rates of an upstream, summed over all workers."""
+class UpstreamRates(UpstreamStatus, frozen=True):
+    """State of an upstream, combined from all workers, and its rates, summed over all workers."""
 
-    address: str
-    domain: str
-    """The forward zone it serves. Empty: all names outside of other forward zones."""
-    dead: bool
-    """True if all workers send its queries to other upstreams."""
-    rtt_seconds: float | None
     queries: float
     timeouts: float
 
@@ -201,29 +202,20 @@ def _upstreams(before: StatsReading, after: StatsReading) -> Iterable[UpstreamRa
     seconds = after.clock - before.clock
     queries = _growth_by(before, after, lambda worker: _by_upstream(worker, "queries"))
     timeouts = _growth_by(before, after, lambda worker: _by_upstream(worker, "timeouts"))
-    views: dict[tuple[str, str], list[UpstreamStats]] = {}
-    for worker in after.workers:
-        for one in _upstreams_of(worker):
-            views.setdefault((one.address, one.domain), []).append(one)
     found = [
         UpstreamRates(
-            *key,
-            all(one.is_dead for one in of_workers),
-            min((one.rtt_seconds for one in of_workers if one.rtt_seconds is not None), default=None),
-            queries[key] / seconds,
-            timeouts[key] / seconds,
+            **msgspec.structs.asdict(status),
+            queries=queries[status.address, status.domain] / seconds,
+            timeouts=timeouts[status.address, status.domain] / seconds,
         )
-        for key, of_workers in views.items()
+        for status in combine_upstreams(after.workers)
     ]
     return sorted(found, key=lambda one: (-one.queries, one.domain, one.address))
 
 
-def _upstreams_of(worker: WorkerStats) -> tuple[UpstreamStats, ...]:
-    return worker.forward.upstreams if worker.forward is not None else ()
-
-
 def _by_upstream(worker: WorkerStats, field: str) -> dict[tuple[str, str], int]:
-    return {(one.address, one.domain): getattr(one, field) for one in _upstreams_of(worker)}
+    upstreams = worker.forward.upstreams if worker.forward is not None else ()
+    return {(one.address, one.domain): getattr(one, field) for one in upstreams}
 
 
 def _share(part: str, rates: Mapping[str, float]) -> float | None:

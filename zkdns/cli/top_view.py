@@ -80,7 +80,7 @@ def _upstreams(rates: Rates) -> Table:
     for title in ("rtt", "queries/s", "timeouts/s"):
         table.add_column(title, justify="right")
     for one in rates.upstreams:
-        state = Text("down", style="red") if one.dead else Text("up", style="green")
+        state = Text("down", style="red") if one.is_dead else Text("up", style="green")
         domain = (Text(one.domain or "all others"),) if with_domains else ()
         numbers = (_latency(one.rtt_seconds), _rate(one.queries), _rate(one.timeouts))
         table.add_row(Text(one.address), *domain, state, *map(Text, numbers))

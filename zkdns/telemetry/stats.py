@@ -5,7 +5,7 @@ Counters count from the start of their process. Prometheus and the HTTP API are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, Literal, TypeAlias
 
@@ -59,20 +59,27 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Times that members of a service became held."""
 
 
-class UpstreamStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Stats of a worker about one upstream."""
+class UpstreamStatus(msgspec.Struct, frozen=True):
+    """State of an upstream, for one worker or combined for all."""
 
     address: str
     domain: str
     """The forward zone it serves. Empty: all names outside of other forward zones."""
-    is_dead: bool
-    """True while the worker sends its queries to other upstreams."""
+    is_dead: bool = msgspec.field(name="dead")
+    """True while its queries are sent to other upstreams; of several workers: by all."""
     rtt_seconds: float | None
-    """Smoothed round-trip time. None: not measured yet."""
+    """Smoothed round-trip time; of several workers: the shortest. None: not measured yet."""
+
+
+class UpstreamStats(UpstreamStatus, frozen=True):
+    """State and counters of an upstream, for one worker."""
+
+    is_dead: bool = msgspec.field(name="is_dead")  # the name in `/api/stats`
     queries: int
     timeouts: int
+    """Queries without a response in time."""
     bad_messages: int
-    """Messages that match no outstanding query."""
+    """Messages that do not answer a query: forged or malformed ones."""
 
 
 class ForwardStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,6 +164,26 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Processes replaced after they ended unexpectedly, by role."""
     reloads: dict[str, int] | None = None
     """Reloads of the configuration by result. None: there is no configuration file to reload."""
+
+
+# -- all workers --------------------------------------------------------------------------------------------
+
+
+def combine_upstreams(workers: Iterable[WorkerStats]) -> tuple[UpstreamStatus, ...]:
+    """Combine the state of each upstream in all workers; in the configured order."""
+    found: dict[tuple[str, str], list[UpstreamStats]] = {}
+    for worker in workers:
+        for upstream in worker.forward.upstreams if worker.forward is not None else ():
+            found.setdefault((upstream.address, upstream.domain), []).append(upstream)
+    return tuple(
+        UpstreamStatus(
+            address,
+            domain,
+            all(one.is_dead for one in reported),
+            min((one.rtt_seconds for one in reported if one.rtt_seconds is not None), default=None),
+        )
+        for (address, domain), reported in found.items()
+    )
 
 
 # -- two readings -------------------------------------------------------------------------------------------

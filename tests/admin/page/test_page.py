@@ -13,10 +13,10 @@ from tests.admin.helpers import STATUS, FakeBackend, Reader, entry, serving
 from tests.support.chromium import Chromium, Tab
 from zkdns.address import HostPort
 from zkdns.admin.sse import MAX_STREAMS
-from zkdns.admin.status import UpstreamStatus, ZooKeeperStatus
+from zkdns.admin.status import ZooKeeperStatus
 from zkdns.daemon.ipc.control_messages import ExplainedMember, Explanation, ServiceLine, Session, TypeAnswer
 from zkdns.telemetry import last_hour
-from zkdns.telemetry.stats import SOURCES
+from zkdns.telemetry.stats import SOURCES, UpstreamStatus
 
 pytestmark = pytest.mark.processes
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -23,7 +23,6 @@ from zkdns.admin.status import (
     StatsReading,
     Status,
     TableStatus,
-    UpstreamStatus,
     WorkerReading,
     WorkerStatus,
     ZooKeeperStatus,
@@ -51,7 +50,7 @@ from zkdns.daemon.supervisor.reload import Reloader
 from zkdns.daemon.supervisor.self_check import unresponsive_addresses
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.names import to_text
-from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, UpstreamStats, WatcherStats, WorkerStats
+from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, WatcherStats, WorkerStats, combine_upstreams
 
 _RESPONSE_SECONDS = 1.0
 _MAX_NAME = 4096  # characters; more than any name and nearly any znode path
@@ -108,7 +107,7 @@ class AdminBackend:
             zookeeper=_zookeeper(config, watcher),
             table=_table(watcher),
             workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._state.workers),
-            upstreams=_upstreams(self.worker_stats().values()),
+            upstreams=combine_upstreams(self.worker_stats().values()),
             started=self._state.started,
             now=time.time(),
         )
@@ -263,20 +262,3 @@ def _table(stats: WatcherStats | None) -> TableStatus | None:
     if stats is None:
         return None
     return TableStatus(stats.services, stats.alive, stats.hidden, stats.held, stats.bad)
-
-
-def _upstreams(workers: Iterable[WorkerStats]) -> tuple[UpstreamStatus, ...]:
-    """Combine the stats of all workers for each upstream, in the configured order."""
-    found: dict[tuple[str, str], list[UpstreamStats]] = {}
-    for stats in workers:
-        for one in stats.forward.upstreams if stats.forward is not None else ():
-            found.setdefault((one.address, one.domain), []).append(one)
-    return tuple(
-        UpstreamStatus(
-            address,
-            domain,
-            all(one.is_dead for one in views),
-            min((one.rtt_seconds for one in views if one.rtt_seconds is not None), default=None),
-        )
-        for (address, domain), views in found.items()
-    )
