@@ -51,11 +51,11 @@ async def running_resolver(*servers: UpstreamAddress, **options: Any) -> AsyncIt
             await asyncio.sleep(0)
 
 
-def resolving(resolver: Resolver, asked: Question | str) -> asyncio.Future[Reply | Failure]:
+def resolving(resolver: Resolver, question_or_name: Question | str) -> asyncio.Future[Reply | Failure]:
     """Resolve a question; check that the outcome is reported once, after `resolve` has returned."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Reply | Failure] = loop.create_future()
-    expected = question(asked) if isinstance(asked, str) else asked
+    expected = question(question_or_name) if isinstance(question_or_name, str) else question_or_name
     has_returned = False
 
     def on_outcome(reported: Question, outcome: Reply | Failure) -> None:
@@ -68,15 +68,17 @@ def resolving(resolver: Resolver, asked: Question | str) -> asyncio.Future[Reply
     return result
 
 
-async def resolve(resolver: Resolver, asked: Question | str) -> Reply | Failure:
-    return await resolving(resolver, asked)
+async def resolve(resolver: Resolver, question_or_name: Question | str) -> Reply | Failure:
+    return await resolving(resolver, question_or_name)
 
 
-async def answer(resolver: Resolver, asked: Question | str) -> list[str]:
+async def answer(resolver: Resolver, question_or_name: Question | str) -> list[str]:
     """Resolve a question; return the data of the answer records, or fail if there is no reply."""
-    outcome = await resolve(resolver, asked)
+    outcome = await resolve(resolver, question_or_name)
     assert isinstance(outcome, Reply), outcome
-    return data_of(outcome, question(asked) if isinstance(asked, str) else asked)
+    return data_of(
+        outcome, question(question_or_name) if isinstance(question_or_name, str) else question_or_name
+    )
 
 
 def bad_messages(resolver: Resolver) -> int:
@@ -84,15 +86,15 @@ def bad_messages(resolver: Resolver) -> int:
     return sum(upstream.bad_messages for upstream in resolver.upstreams.all)
 
 
-async def failure(resolver: Resolver, asked: Question | str) -> Failure:
-    outcome = await resolve(resolver, asked)
+async def failure(resolver: Resolver, question_or_name: Question | str) -> Failure:
+    outcome = await resolve(resolver, question_or_name)
     assert isinstance(outcome, Failure), outcome
     return outcome
 
 
-def data_of(reply: Reply, asked: Question) -> list[str]:
+def data_of(reply: Reply, resolved: Question) -> list[str]:
     """Return the data of the answer records, read by dnspython."""
-    rendered = reply.render(parse_query(build_query(asked, 1)), 65535, 0)
+    rendered = reply.render(parse_query(build_query(resolved, 1)), 65535, 0)
     return [item.to_text() for rrset in dns.message.from_wire(rendered).answer for item in rrset]
 
 

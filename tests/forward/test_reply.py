@@ -37,10 +37,10 @@ LIMIT = 65535
 
 
 def rendered(
-    found: Reply, asked: Query, limit: int = LIMIT, seconds: int = 0, **options: object
+    found: Reply, client_query: Query, limit: int = LIMIT, seconds: int = 0, **options: object
 ) -> dns.message.Message:
     """Return the response to a query, read strictly."""
-    wire = found.render(asked, limit, seconds, **options)  # type: ignore[arg-type]
+    wire = found.render(client_query, limit, seconds, **options)  # type: ignore[arg-type]
     assert len(wire) <= limit
     return read(wire)
 
@@ -120,7 +120,7 @@ def test_only_tc_of_the_upstreams_flags_is_passed_on() -> None:
 @pytest.mark.parametrize("trust_ad", [False, True])
 @pytest.mark.parametrize("authentic", [False, True])
 @pytest.mark.parametrize(
-    ("asked", "wants"),
+    ("client_query", "wants"),
     [
         (query(), False),
         (query(edns=False), False),
@@ -130,10 +130,10 @@ def test_only_tc_of_the_upstreams_flags_is_passed_on() -> None:
     ],
 )
 def test_dns_33_ad_is_passed_on_if_trusted_and_requested(
-    asked: Query, *, wants: bool, authentic: bool, trust_ad: bool
+    client_query: Query, *, wants: bool, authentic: bool, trust_ad: bool
 ) -> None:
     found = reply("A", [rrset("A")], flags=dns.flags.AD if authentic else 0)
-    response = rendered(found, asked, trust_ad=trust_ad)
+    response = rendered(found, client_query, trust_ad=trust_ad)
     assert bool(response.flags & dns.flags.AD) == (wants and authentic and trust_ad)
 
 
@@ -229,15 +229,15 @@ def test_dns_22_additional_records_are_removed_first_at_every_limit(
 
     parts = records(answer, NAME), records(authority, "example.com."), records(additional, "x.example.com.")
     found = reply("TYPE731", *parts)
-    asked = query("TYPE731", edns=edns)
-    whole = len(found.render(asked, LIMIT, 0))
+    client_query = query("TYPE731", edns=edns)
+    whole = len(found.render(client_query, LIMIT, 0))
     needed = len(answer) + len(authority)
-    expected = list(itertools.chain(*sections(rendered(found, asked))))
+    expected = list(itertools.chain(*sections(rendered(found, client_query))))
     assert len(expected) == needed + len(additional)
     least = whole - len(found.records)
     limits = {least + end - less for end in (*found.ends, 0) for less in (0, 1)} - {least - 1}
     for limit in sorted(limits):
-        response = rendered(found, asked, limit)
+        response = rendered(found, client_query, limit)
         kept = list(itertools.chain(*sections(response)))
         assert kept == expected[: len(kept)]
         assert bool(response.flags & dns.flags.TC) == (len(kept) < needed)
@@ -248,8 +248,8 @@ def test_dns_22_additional_records_are_removed_first_at_every_limit(
 def test_reply_of_64_kib_is_complete_over_tcp_and_truncated_over_udp() -> None:
     addresses = [f"10.{at >> 8}.{at & 255}.1" for at in range(4090)]
     found = reply("A", [rrset("A", NAME, *addresses)])
-    asked = parse_query(dns.message.make_query(NAME, "A").to_wire())
-    assert len(rendered(found, asked).answer) == 4090
-    cut = rendered(found, asked, 512)
+    client_query = parse_query(dns.message.make_query(NAME, "A").to_wire())
+    assert len(rendered(found, client_query).answer) == 4090
+    cut = rendered(found, client_query, 512)
     assert len(cut.answer) == (512 - 33) // 16
     assert cut.flags & dns.flags.TC

@@ -32,13 +32,13 @@ def answer(
     name: str, qtype: str = "A", configured: Callable[[Labels], bool] = nothing, *, edns: bool = True
 ) -> dns.message.Message | None:
     """Return the response, read and checked for the properties of all responses; None: it is forwarded."""
-    asked = query(qtype, name, edns=edns)
-    response = special_use_answer(asked, configured)
+    received = query(qtype, name, edns=edns)
+    response = special_use_answer(received, configured)
     if response is None:
         return None
     parsed = read(response.pack(512))
     assert not response.truncated
-    assert parsed.id == asked.id
+    assert parsed.id == received.id
     assert parsed.flags & ~0xF == dns.flags.QR | dns.flags.AA | dns.flags.RD
     assert parsed.question[0].name == dns.name.from_text(name)
     assert (parsed.edns >= 0) == edns

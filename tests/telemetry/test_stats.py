@@ -3,11 +3,20 @@
 import math
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkdns.telemetry.stats import LATENCY_BUCKETS, growth, quantile
+from zkdns.telemetry.stats import (
+    LATENCY_BUCKETS,
+    ForwardStats,
+    UpstreamStats,
+    WorkerStats,
+    combine_upstreams,
+    growth,
+    quantile,
+)
 
 ENDS = (0.0, *LATENCY_BUCKETS, math.inf)
 
@@ -39,3 +48,22 @@ def test_without_responses_there_is_no_quantile() -> None:
 @pytest.mark.parametrize(("before", "after", "grown"), [(0, 3, 3), (3, 3, 0), (3, 5, 2), (5, 3, 3)])
 def test_a_counter_that_fell_has_restarted_at_0(before: int, after: int, grown: int) -> None:
     assert growth(before, after) == grown
+
+
+def test_upstreams_of_all_workers_are_combined() -> None:
+    def worker(*reported: tuple[str, str, bool, float | None]) -> WorkerStats:
+        upstreams = tuple(UpstreamStats(*state, queries=1, timeouts=0, bad_messages=0) for state in reported)
+        return WorkerStats(forward=ForwardStats(upstreams=upstreams))
+
+    combined = combine_upstreams(
+        [
+            worker(("b:53", "", True, None), ("a:53", "", True, 0.2), ("a:53", "corp", False, None)),
+            WorkerStats(),
+            worker(("b:53", "", True, None), ("a:53", "", False, 0.1)),
+        ]
+    )
+    assert list(msgspec.to_builtins(combined)) == [
+        {"address": "b:53", "domain": "", "dead": True, "rtt_seconds": None},
+        {"address": "a:53", "domain": "", "dead": False, "rtt_seconds": 0.1},
+        {"address": "a:53", "domain": "corp", "dead": False, "rtt_seconds": None},
+    ]

@@ -1,6 +1,6 @@
-"""Addresses of host names, from the upstreams, whose replies have TTLs.
+"""Addresses of host names, from the upstreams: unlike those of the system's resolver, they have TTLs.
 
-    /etc/hosts ──▶ upstreams ──▶ (None) the caller uses the system's resolver
+    /etc/hosts ──▶ upstreams ──▶ None: the caller uses the system's resolver
 
 The system's resolver also uses search lists, mDNS, LDAP and the other sources of nsswitch.conf.
 """
@@ -95,7 +95,9 @@ class HostLookup:
         wire = to_wire(name)
         if not forward_zone.servers or not self._is_forwarded(name, wire):
             return None
-        outcomes = await asyncio.gather(*(_resolve(forward_zone, Question(wire, each)) for each in _FAMILIES))
+        outcomes = await asyncio.gather(
+            *(_resolve(forward_zone, Question(wire, qtype)) for qtype in _FAMILIES)
+        )
         replies = {
             qtype: outcome
             for qtype, outcome in zip(_FAMILIES, outcomes, strict=True)

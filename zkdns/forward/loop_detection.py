@@ -2,10 +2,10 @@
 
     zkdns ── probe ──▶ upstream ──▶ … ──▶ zkdns receives its own probe: a loop
 
-A loop causes no storm, because equal questions in flight are sent once; but each of them times out, for no
-visible reason. The name of a probe holds its time and a keyed hash of the time, the domain and the upstream;
-the key is the server's secret. So every worker recognizes the probes of all workers without storing them, and
-a recorded probe is rejected a moment later.
+A loop causes no storm, because equal questions are sent once at a time. But each question times out, for no
+visible reason. The name of a probe has its time and a keyed hash of the time, the domain and the upstream;
+the key is the secret of the server. So every worker recognizes the probes of all workers without storing
+them, and a probe that an attacker replays is rejected some seconds later.
 
 This module sends no probes, and does not remove upstreams.
 """

@@ -47,8 +47,8 @@ _NOERROR, _NXDOMAIN = int(Rcode.NOERROR), int(Rcode.NXDOMAIN)
 _SOA_TYPE, _OPT_TYPE, _ANY_TYPE = int(Type.SOA), int(Type.OPT), int(Type.ANY)
 _ADDRESS_SIZES: Final = {int(Type.A): 4, int(Type.AAAA): 16}
 
-# Types whose data holds names that may be compressed (RFC 1035 §3.3), or that some servers compress although
-# they must not (RFC 3597 §4): bytes before the names, number of names, bytes after them.
+# Types with names in their data that may be compressed (RFC 1035 §3.3), or that some servers compress
+# although RFC 3597 §4 forbids it: bytes before the names, number of names, bytes after them.
 _NAMES_IN: Final = {
     2: (0, 1, 0),  # NS
     3: (0, 1, 0),  # MD

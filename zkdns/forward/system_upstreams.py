@@ -1,9 +1,9 @@
-"""The upstreams of `upstream = "auto"`: the resolvers in this machine's resolv.conf(5) files.
+"""The upstreams of `forward.upstreams = "auto"`: the resolvers in this machine's resolv.conf(5) files.
 
     /etc/resolv.conf ─▶ systemd-resolved's list ─▶ NetworkManager's list ─▶ systemd-resolved itself
 
-The first of these with an address that is not zkdns itself is used. So the result is the same if
-/etc/resolv.conf names the upstreams, systemd-resolved's stub, or already zkdns.
+The first of these that names another resolver than zkdns is used. So the result is the same whether
+/etc/resolv.conf names the upstreams, systemd-resolved's stub, or zkdns.
 
 This module never sends queries.
 """
@@ -28,7 +28,7 @@ log = structlog.get_logger("zkdns.forward")
 
 FILES = (
     Path(RESOLV_CONF),
-    # Asking the upstreams of systemd-resolved instead of its stub saves a hop, and a loop if it asks zkdns.
+    # To query the upstreams of systemd-resolved, and not its stub, saves a hop; if it queries zkdns, a loop.
     Path(RESOLVED_LIST),
     # NetworkManager writes its upstreams here if it runs a local resolver (NetworkManager.conf(5), "dns"),
     Path("/run/NetworkManager/no-stub-resolv.conf"),
@@ -68,17 +68,17 @@ def choose(
     named: Mapping[str, Sequence[UpstreamAddress]], is_own: Callable[[UpstreamAddress], bool]
 ) -> NameServers:
     """Choose the upstreams from the name servers in each file; earlier files have precedence."""
-    others = {file: [one for one in servers if not is_own(one)] for file, servers in named.items()}
+    others = {file: [server for server in servers if not is_own(server)] for file, servers in named.items()}
     for file, servers in others.items():
-        if better := tuple(one for one in servers if one.host not in RESOLVED_STUBS):
-            return NameServers(better, file)
+        if no_stubs := tuple(server for server in servers if server.host not in RESOLVED_STUBS):
+            return NameServers(no_stubs, file)
     return next(
         (NameServers(tuple(servers), file) for file, servers in others.items() if servers), NameServers()
     )
 
 
 def is_own(server: UpstreamAddress, listening: Iterable[HostPort]) -> bool:
-    """Whether an upstream is this server.
+    """Return whether an upstream is this server.
 
     Args:
         server: an upstream.
@@ -98,9 +98,9 @@ def is_own(server: UpstreamAddress, listening: Iterable[HostPort]) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Whether an address belongs to this machine: then the kernel also uses it as the source address.
+    """Return whether an address belongs to this machine: then it can also be a source address.
 
-    Sends nothing. Binding would be no test: with `net.ipv4.ip_nonlocal_bind`, any address can be bound.
+    Sends nothing. A successful bind would prove nothing: with `net.ipv4.ip_nonlocal_bind`, any address works.
     """
     address = ipaddress.ip_address(host)
     if address.is_loopback:
@@ -129,7 +129,7 @@ class SystemUpstreams:
         self._is_silent = is_silent
         self._listening = tuple(listening)
         self._files = tuple(files)
-        self._taken = self._seen = self._signatures()
+        self._signatures_read = self._signatures_seen = self._signatures()
         self.current = NameServers()
         """The current upstreams."""
         self._read(is_first=True)
@@ -143,10 +143,10 @@ class SystemUpstreams:
         Returns:
             Whether `current` has changed.
         """
-        before, self._seen = self._seen, self._signatures()
-        if self._seen != before or self._seen == self._taken:
+        before, self._signatures_seen = self._signatures_seen, self._signatures()
+        if self._signatures_seen != before or self._signatures_seen == self._signatures_read:
             return False
-        self._taken = self._seen
+        self._signatures_read = self._signatures_seen
         return self._read()
 
     def _signatures(self) -> tuple[tuple[int, ...] | None, ...]:
@@ -182,7 +182,7 @@ class SystemUpstreams:
 
 
 def _signature(file: Path) -> tuple[int, ...] | None:
-    """A value that changes if the file or a link to it is written or replaced; None: not a file."""
+    """Return a value that changes when the file or a link to it is written or replaced; None: not a file."""
     try:
         status = file.stat()
     except OSError:
@@ -193,7 +193,7 @@ def _signature(file: Path) -> tuple[int, ...] | None:
 
 
 def _text_of(file: Path) -> str:
-    """The content of a file; empty if it is missing or unreadable."""
+    """Return the content of a file; empty if it is missing or unreadable."""
     if _signature(file) is None:
         return ""
     try:
