@@ -33,7 +33,7 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     state: str | None = None
     """One of `STATES`. None: the configuration names no ZooKeeper."""
     stale_since: float | None = None
-    """Time of the last contact with ZooKeeper by `time.monotonic`, a clock shared by all processes.
+    """Time of the last contact with ZooKeeper by `zkdns.clock`, which all processes share.
     None: ZooKeeper is connected."""
     services: int = 0
     alive: int = 0

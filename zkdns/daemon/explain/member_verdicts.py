@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from zkdns.address import HostPort
+from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.control_messages import ExplainedMember, Session, Verdict
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import short_name
@@ -38,7 +38,7 @@ class MemberVerdicts:
         self._zone = zone
         self._context = context
         self._table = context.publisher.table
-        self._unix_offset = time.time() - asyncio.get_running_loop().time()
+        self._unix_offset = time.time() - elapsed_seconds()
 
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
         """Yield all members of a service, and the znodes that could not be parsed or read."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import structlog
 
+from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.feed import PublisherListener
 from zkdns.dns.message import Type
 from zkdns.forward.host_lookup import HostAddresses, type_of
@@ -75,7 +76,7 @@ class HostResolver(PublisherListener):
         refresh_seconds: float = REFRESH_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
         round_seconds: float = ROUND_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed_seconds,
     ) -> None:
         self.failures: dict[str, Failure] = {}
         self.resolved: dict[str, float] = {}
