@@ -171,7 +171,6 @@ def test_dns_32_unreachable_upstream_is_servfail_with_network_error() -> None:
     run(scenario)
 
 
-@pytest.mark.punctual
 def test_dns_32_silent_upstream_is_servfail_before_a_stub_gives_up() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_silent) as upstream:
@@ -282,7 +281,6 @@ def test_stale_responses_can_be_disabled() -> None:
     run(scenario)
 
 
-@pytest.mark.punctual
 def test_dns_35_stale_response_after_1_8_seconds_when_upstreams_are_slow() -> None:
     async def scenario() -> None:
         waits = Waits()
@@ -344,7 +342,6 @@ def test_stale_timer_starts_for_queries_that_join_a_prefetch() -> None:
     run(scenario)
 
 
-@pytest.mark.punctual
 def test_stale_timer_of_a_finished_question_does_not_affect_the_next() -> None:
     delay = 0.5
 
@@ -388,7 +385,6 @@ def test_queries_keep_waiting_if_the_stale_entry_is_flushed() -> None:
 # -- limits -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.punctual
 def test_queries_over_the_limit_get_servfail_at_once_and_are_counted() -> None:
     async def scenario() -> None:
         waits = Waits()

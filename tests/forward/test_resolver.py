@@ -128,7 +128,6 @@ def test_nearest_upstream_is_used_and_others_are_only_measured() -> None:
     run(scenario)
 
 
-@pytest.mark.punctual
 def test_exploring_a_slow_upstream_delays_no_question() -> None:
     async def scenario() -> None:
         with UpstreamServer(last_byte=1) as near, UpstreamServer(is_silent, last_byte=2) as silent:
