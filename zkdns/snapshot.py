@@ -17,6 +17,7 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import math
 import os
 import re
 import stat
@@ -329,7 +330,7 @@ def _unusable(header: Header, expected: Expected) -> str | None:
         return f"was read from {header.zookeeper}, whose chroot differs from that of {expected.zookeeper}"
     # Negative if the clock is behind, as on a machine without a battery: the snapshot is accepted.
     age = expected.now - header.written
-    if expected.max_age and not age <= expected.max_age:  # in this form NaN is rejected too
+    if expected.max_age and not -math.inf < age <= expected.max_age:  # in this form NaN is rejected too
         limit = format_duration(expected.max_age)
         return f"is {format_duration(age)} old; at most {limit} is accepted (snapshot.max_age)"
     return None

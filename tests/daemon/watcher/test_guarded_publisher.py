@@ -11,7 +11,7 @@ from zkdns.serverset.changes import SetChanged, SetPut
 from zkdns.serverset.member import Endpoint, Member
 
 ORIGIN = "/discovery/prod/web"
-HOLD_SECONDS = 600.0
+HOLD_SECONDS = 600
 
 
 def test_held_time_goes_on_during_a_suspend() -> None:
@@ -21,7 +21,7 @@ def test_held_time_goes_on_during_a_suspend() -> None:
         nonlocal now
         publisher = Publisher()
         guarded = GuardedPublisher(
-            Config(guard=GuardSettings(seconds=HOLD_SECONDS)),
+            Config(listen=(), namespaces=(), guard=GuardSettings(seconds=HOLD_SECONDS)),
             publisher,
             lambda _ready, _stale: None,
             session_timeout=10.0,
