@@ -123,6 +123,7 @@ class ZnodeTree:
         """How many sets had a name that is not valid in DNS, since the start."""
         self._namespace = namespace
         self._is_chrooted = is_chrooted
+        self._has_loopback = False  # whether a member with a loopback address was logged
         self._pending: dict[SetNode, _Pending] = {}
         # Sets of `_pending` that may have changed since the last `take_changes`.
         self._touched: dict[SetNode, None] = {}
@@ -371,6 +372,9 @@ class ZnodeTree:
         log.warning("member_field_ignored", path=f"{node.path}/{name}", field=field, detail=why)
 
     def _add_member(self, node: SetNode, member: Member) -> None:
+        if not self._has_loopback and any(map(_is_loopback, member.addresses)):
+            self._has_loopback = True
+            log.warning("member_on_loopback", path=f"{node.path}/{member.name}", addresses=member.addresses)
         if node.vectors:
             member = _weighted(member, node)
         node.members[member.name] = member
@@ -446,6 +450,10 @@ class ZnodeTree:
         for name, member in node.members.items():
             if member is not None and (weighted := _weighted(member, node)) is not member:
                 node.members[name] = pending.added[name] = weighted
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
 
 
 def _weighted(member: Member, node: SetNode) -> Member:
