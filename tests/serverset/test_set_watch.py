@@ -147,8 +147,6 @@ BAD = {
     "host": b'{"serviceEndpoint":{"port":1},"status":"ALIVE"}',
     "port": b'{"serviceEndpoint":{"host":"a","port":70000},"status":"ALIVE"}',
     "status": b'{"serviceEndpoint":{"host":"a","port":1},"status":"GONE"}',
-    "shard": b'{"serviceEndpoint":{"host":"a","port":1},"status":"ALIVE","shard":"x"}',
-    "field": b'{"serviceEndpoint":{"host":"a","port":1},"status":"ALIVE","additionalEndpoints":3}',
 }
 
 
@@ -167,6 +165,20 @@ def test_a_bad_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> N
         add(zk, web, data_of("next"))
         eventually(lambda: watch.endpoints == ("good:1", "next:1"))
         assert watch.bad_members == expected  # each is counted and logged once
+
+
+def test_an_invalid_optional_field_costs_only_itself(
+    zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
+) -> None:
+    web = server_set()
+    add(zk, web, data_of("a")[:-1] + b',"shard":"x","additionalEndpoints":3}')
+    with caplog.at_level("WARNING"), web.watch() as watch:
+        assert watch.endpoints == ("a:1",)
+        assert watch.members[0].shard is None
+        assert not watch.bad_members
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == 2
+    assert all(text.startswith("zkdns: member_field_ignored ") for text in found)
 
 
 def test_an_unreadable_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> None:
