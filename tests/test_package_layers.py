@@ -17,7 +17,7 @@ import zkdns
 PACKAGE = Path(zkdns.__file__).parent
 
 LAYERS = (
-    ("errors", "names", "address", "namespace", "durations", "resolv_conf", "config"),
+    ("clock", "errors", "names", "address", "namespace", "durations", "resolv_conf", "config"),
     ("serverset",),
     # "" is the package zkdns itself, which imports the library's modules when they are used.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),

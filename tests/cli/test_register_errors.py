@@ -44,7 +44,7 @@ def test_all_usage_errors_are_printed(environment: dict[str, str], zk: Any, zk_r
         ),
         (
             ("--environment", "e", "--port", "1", "--host", "0.0.0.0"),
-            "--host: is '0.0.0.0', the wildcard",
+            "--host: host '0.0.0.0' is the wildcard address",
         ),
         (
             ("--environment", "e", "--port", "1", "--namespace", "/aurora/{role}/{environment}/{job}"),

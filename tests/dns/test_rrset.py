@@ -233,6 +233,19 @@ def test_an_endpoint_that_one_of_two_members_has_lost_is_not_held() -> None:
         assert ports(ask(server, WEB, "SRV")) == [(80, f"{target}.{WEB}."), (80, f"m3.{WEB}.")]
 
 
+def test_srv_records_of_held_members_have_a_lower_priority() -> None:
+    """RFC 2782: a client uses them only if it reaches no member with a lower number."""
+    server = Server({"web.staging": [member(at, f"10.0.0.{at}:80") for at in (1, 2, 3)]}, order="fixed")
+    assert [text.split()[0] for text in data(ask(server, WEB, "SRV"))] == ["0", "0", "0"]
+    hold(server, 2)
+    records = [text.split() for text in data(ask(server, WEB, "SRV"))]
+    assert [(priority, target) for priority, _, _, target in records] == [
+        ("0", f"m1.{WEB}."),
+        ("0", f"m3.{WEB}."),
+        ("1", f"m2.{WEB}."),
+    ]
+
+
 def test_a_shard_prefers_a_present_member() -> None:
     members = [member(at, f"10.0.0.{at}:80", shard=7) for at in (1, 2, 3)]
     server = Server({"web.staging": members})

@@ -112,6 +112,34 @@ def test_the_shutdown_of_one_large_service_is_not_a_collapse() -> None:
     assert scenario.answered("large") == []
 
 
+# -- a service that is whole again --------------------------------------------------------------------------
+
+
+def test_holding_ends_when_the_service_is_whole_again_at_other_endpoints(scenario: Scenario) -> None:
+    scenario.disturb()
+    scenario.settle()
+    scenario.leave("api", *range(1, 6))
+    scenario.join("api", 11, 12, 13, 14)
+    assert scenario.held("api") == [1, 2, 3, 4, 5]
+    scenario.join("api", 15)
+    assert scenario.held("api") == []
+    assert scenario.answered("api") == [11, 12, 13, 14, 15]
+
+
+def test_members_that_stayed_count_towards_the_whole_service(scenario: Scenario) -> None:
+    scenario.disturb()
+    scenario.settle()
+    scenario.leave("web", *range(1, 7))
+    assert scenario.held("web") == [1, 2, 3, 4, 5, 6]
+    scenario.join("web", 11, 12, 13)
+    scenario.leave("web", 7)  # half of the service is there, so this one is not held
+    scenario.join("web", 14, 15, 16)
+    assert scenario.held("web") == [1, 2, 3, 4, 5, 6]
+    scenario.join("web", 1)
+    assert scenario.held("web") == []
+    assert scenario.answered("web") == [1, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+
+
 # -- disturbances -------------------------------------------------------------------------------------------
 
 

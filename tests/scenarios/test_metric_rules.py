@@ -243,6 +243,7 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
         "zkdns_zookeeper_state",
         "zkdns_zookeeper_stale_seconds",
         "zkdns_bad_members_total",
+        "zkdns_ignored_fields_total",
         "zkdns_bad_names_total",
         "zkdns_guard_holds_total",
         "zkdns_audit_repairs_total",

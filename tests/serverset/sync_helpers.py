@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import expire_session
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
-from zkdns.serverset.client import make_client
+from zkdns.serverset.client import SESSION_TIMEOUT, make_client
 from zkdns.serverset.sync import AUDIT_SECONDS, RETRY_SECONDS, SyncState, TreeSync
 from zkdns.serverset.sync.strategy import Read
 from zkdns.table import Table
@@ -88,11 +88,12 @@ class FollowedTree:
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        session_timeout: float = SESSION_TIMEOUT,
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
         self.states: list[SyncState] = []
-        self.client: Any = make_client(hosts)
+        self.client: Any = make_client(hosts, session_timeout=session_timeout)
         self.sync: CountingSync
         self._hosts = hosts
         self._template = template
@@ -363,6 +364,8 @@ class RandomActions:
         self._actions: dict[Callable[[], None], int] = {
             self._join: 50,
             self._leave: 30,
+            self._change: 15,
+            self._replace: 5,
             self._delete_service: 6,
             self._remake_service: 6,
             self._delete_environment: 2,
@@ -384,13 +387,34 @@ class RandomActions:
         return f"{self._environment()}/{self._dice.choice(['api', 'web', 'db', 'cache'])}"
 
     def _join(self) -> None:
-        self._made += 1
-        join(self._client, self._service(), f"10.2.{self._made // 250}.{self._made % 250}")
+        path = self._service()
+        self._client.ensure_path(path)
+        self._client.create(f"{path}/member_", self._new_data(), sequence=True)
 
     def _leave(self) -> None:
+        if path := self._member():
+            self._client.delete(path)
+
+    def _change(self) -> None:
+        if path := self._member():
+            self._client.set(path, self._new_data())
+
+    def _replace(self) -> None:
+        """Delete a member and create it again under its name, in one transaction."""
+        if path := self._member():
+            change = self._client.transaction()
+            change.delete(path)
+            change.create(path, self._new_data())
+            change.commit()
+
+    def _member(self) -> str | None:
         service = self._service()
-        if members := self._client.get_children(service):
-            self._client.delete(f"{service}/{self._dice.choice(sorted(members))}")
+        members = self._client.get_children(service)
+        return f"{service}/{self._dice.choice(sorted(members))}" if members else None
+
+    def _new_data(self) -> bytes:
+        self._made += 1
+        return data(f"10.2.{self._made // 250}.{self._made % 250}")
 
     def _delete_service(self) -> None:
         self._client.delete(self._service(), recursive=True)

@@ -20,6 +20,7 @@ from zkdns.serverset.member import (
     decode_tolerantly,
     encode_member,
     is_ip,
+    unusable_address,
 )
 
 NAME = "member_0000000318"
@@ -202,6 +203,20 @@ REFUSED = {
     "half an address": (service(host="10.0.0"), "host"),
     "too much of an address": (service(host="10.0.0.256"), "host"),
     "a scope": (service(host="fe80::1%eth0"), "host"),
+    "an unspecified address": (service(host="0.0.0.0"), "host"),
+    "an unspecified IPv6 address": (service(host="::"), "host"),
+    "an address of this network": (service(host="0.1.2.3"), "host"),
+    "the broadcast address": (service(host="255.255.255.255"), "host"),
+    "a multicast address": (service(host="239.1.1.1"), "host"),
+    "an IPv6 multicast address": (service(host="[ff02::1]"), "host"),
+    "an unspecified address in IPv6": (service(host="::ffff:0.0.0.0"), "host"),
+    "a link-local address": (service(host="fe80::1"), "host"),
+    "a hexadecimal number": (service(host="0x7f000001"), "host"),
+    "hexadecimal numbers": (service(host="0x7f.0.0.0x1"), "host"),
+    "a wildcard": (service(host="*"), "host"),
+    "characters of a shell": (service(host="a;b@c$"), "host"),
+    "a backslash": (service(host="a\\b"), "host"),
+    "letters beyond ASCII": (service(host="höst"), "host"),
     "a long label": (service(host="a" * 64 + ".example"), "host"),
     "a long name": (service(host=".".join(["a" * 60] * 5)), "host"),
     "an empty label": (service(host="a..b"), "host"),
@@ -221,13 +236,6 @@ REFUSED = {
     "status number beyond the enumeration": (written(status=99), "status"),
     "negative status": (written(status=-1), "status"),
     "status that is true": (written(status=True), "status"),
-    "shard beyond 32 bits": (written(shard=2**31), "shard"),
-    "shard with a fraction": (written(shard=1.5), "shard"),
-    "shard in words": (written(shard="one"), "shard"),
-    "additionalEndpoints in a list": (written(additionalEndpoints=[]), "field"),
-    "additional endpoint without port": (written(additionalEndpoints={"http": {"host": "a"}}), "port"),
-    "additional endpoint without host": (written(additionalEndpoints={"http": {"port": 1}}), "host"),
-    "additional endpoint that is text": (written(additionalEndpoints={"http": "a:1"}), "host"),
     "thrift, cut short": (THRIFT[:-1], "thrift"),
     "thrift with something behind it": (THRIFT + b"\0", "thrift"),
     "thrift without a host": (THRIFT.replace(b"\x0b\0\1", b"\x0b\0\7"), "host"),
@@ -328,6 +336,71 @@ def test_fields_of_any_type_raise_only_bad_member_error(record: dict[str, Any]) 
 # -- encoding ---------------------------------------------------------------------------------------------
 
 
+OWN = Endpoint("myhost", 8080)
+HTTP = {"http": {"host": "a", "port": 1}}
+IGNORED = {
+    "shard beyond 32 bits": (written(shard=2**40), Member(NAME, OWN), ["shard"]),
+    "shard with a fraction": (written(shard=3.5), Member(NAME, OWN), ["shard"]),
+    "shard in words": (written(shard="abc"), Member(NAME, OWN), ["shard"]),
+    "shard that is true": (written(shard=True), Member(NAME, OWN), ["shard"]),
+    "shard with another fault": (
+        written(shard="abc", metadata={"a": 1, "b": "c"}),
+        Member(NAME, OWN, metadata={"b": "c"}),
+        ["shard", "metadata"],
+    ),
+    "metadata that is a list": (written(metadata=[1]), Member(NAME, OWN), ["metadata"]),
+    "additionalEndpoints in a list": (
+        written(additionalEndpoints=[1]),
+        Member(NAME, OWN),
+        ["additionalEndpoints"],
+    ),
+    **{
+        f"an additional endpoint {what}": (
+            written(additionalEndpoints={"bad": endpoint, **HTTP}),
+            Member(NAME, OWN, additional={"http": Endpoint("a", 1)}),
+            ["additionalEndpoints"],
+        )
+        for what, endpoint in {
+            "without port": {"host": "a"},
+            "without host": {"port": 1},
+            "that is text": "a:1",
+            "that is null": None,
+            "with a scope": {"host": "fe80::1%eth0", "port": 1},
+            "at an unspecified address": {"host": "0.0.0.0", "port": 1},
+        }.items()
+    },
+    "addresses of the wrong kind": (
+        service(inet="nonsense", inet6="10.0.0.1"),
+        Member(NAME, OWN),
+        ["inet", "inet"],
+    ),
+    "an unusable address": (
+        service(inet="0.0.0.0", inet6="fe80::1%eth0"),
+        Member(NAME, OWN),
+        ["inet", "inet"],
+    ),
+    "only additional endpoints": (
+        written(serviceEndpoint=None, additionalEndpoints=HTTP),
+        Member(NAME, None, additional={"http": Endpoint("a", 1)}),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "expected", "fields"), IGNORED.values(), ids=IGNORED.keys())
+def test_an_invalid_optional_field_does_not_affect_the_rest(
+    data: bytes, expected: Member, fields: list[str]
+) -> None:
+    found: list[tuple[str, str]] = []
+    assert decode_member(NAME, data, lambda field, why: found.append((field, why))) == expected
+    assert [field for field, _ in found] == fields
+    assert all(why for _, why in found)
+
+
+def test_a_member_without_any_usable_endpoint_is_rejected() -> None:
+    assert reason(written(serviceEndpoint=None, additionalEndpoints={"http": {"host": "a"}})) == "host"
+
+
 def test_a_member_is_encoded_byte_for_byte_as_go_serversets_does() -> None:
     expected = b'{"serviceEndpoint":{"host":"myhost","port":8080},"additionalEndpoints":{},"status":"ALIVE"}'
     assert encode_member(Member(NAME, Endpoint("myhost", 8080))) == expected
@@ -373,7 +446,8 @@ def test_shard_0_is_written_and_metadata_comes_last() -> None:
     assert b'{"host":"::1","port":1}' in encode_member(member)  # IPv6 without brackets
 
 
-_HOSTS = st.ip_addresses().map(str).map(canonical_host) | st.from_regex(
+_ADDRESSES = st.ip_addresses().filter(lambda address: unusable_address(address) is None)
+_HOSTS = _ADDRESSES.map(str).map(canonical_host) | st.from_regex(
     r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z][a-z0-9]{0,10}){0,3}", fullmatch=True
 )
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=20)

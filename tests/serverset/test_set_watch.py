@@ -105,6 +105,41 @@ def test_a_name_without_a_sequence_may_return_with_other_data(zk: Any, server_se
             sees(watch, f"new{turn}:1")
 
 
+def test_data_changed_in_place_is_read_again(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    path = add(zk, web, data_of("a"))
+    with web.watch() as watch:
+        for host in ("b", "c"):
+            zk.set(path, data_of(host))
+            sees(watch, f"{host}:1")
+        zk.set(path, data_of("c").replace(b"ALIVE", b"DEAD"))
+        eventually(lambda: watch.endpoints == ())
+        zk.set(path, b"garbage")
+        eventually(lambda: watch.bad_members["json"] == 1)
+        zk.set(path, data_of("d"))
+        sees(watch, "d:1")
+
+
+def test_data_changed_during_a_disconnect_is_read_again(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = ServerSet(
+            "test",
+            "web",
+            proxy.address,
+            namespace=f"{zk_root}/{{environment}}/{{service}}",
+            session_timeout=4.0,
+        )
+        path = add(zk, web, data_of("a"))
+        with web.watch() as watch:
+            sees(watch, "a:1")
+            proxy.go_down()
+            zk.set(path, data_of("b"))
+            proxy.come_up()
+            sees(watch, "b:1")
+
+
 BAD = {
     "empty": b"",
     "json": b'["member"]',
@@ -112,8 +147,6 @@ BAD = {
     "host": b'{"serviceEndpoint":{"port":1},"status":"ALIVE"}',
     "port": b'{"serviceEndpoint":{"host":"a","port":70000},"status":"ALIVE"}',
     "status": b'{"serviceEndpoint":{"host":"a","port":1},"status":"GONE"}',
-    "shard": b'{"serviceEndpoint":{"host":"a","port":1},"status":"ALIVE","shard":"x"}',
-    "field": b'{"serviceEndpoint":{"host":"a","port":1},"status":"ALIVE","additionalEndpoints":3}',
 }
 
 
@@ -132,6 +165,20 @@ def test_a_bad_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> N
         add(zk, web, data_of("next"))
         eventually(lambda: watch.endpoints == ("good:1", "next:1"))
         assert watch.bad_members == expected  # each is counted and logged once
+
+
+def test_an_invalid_optional_field_costs_only_itself(
+    zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
+) -> None:
+    web = server_set()
+    add(zk, web, data_of("a")[:-1] + b',"shard":"x","additionalEndpoints":3}')
+    with caplog.at_level("WARNING"), web.watch() as watch:
+        assert watch.endpoints == ("a:1",)
+        assert watch.members[0].shard is None
+        assert not watch.bad_members
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == 2
+    assert all(text.startswith("zkdns: member_field_ignored ") for text in found)
 
 
 def test_an_unreadable_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> None:

@@ -255,6 +255,18 @@ def test_a_bad_member_is_skipped_and_counted_by_reason(
         assert dict(tree.sync.bad_members) == {reason: 2}
 
 
+def test_a_loopback_address_is_followed_and_logged_once(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    first = join(zk, path, "127.0.0.1")
+    join(zk, path, "::1")
+    with capture_logs() as logs, follow() as tree:
+        tree.wait_live()
+        assert len(tree.contents[path]) == 2
+    found = [entry for entry in logs if entry["event"] == "member_on_loopback"]
+    assert len(found) == 1
+    assert found[0]["path"] in {first, f"{path}/member_0000000001"}
+
+
 def test_children_without_the_prefix_are_ignored(zk: Any, zk_root: str, follow: Follow) -> None:
     path = f"{zk_root}/staging/web"
     for name in ("leader", "vector_0000000001", "Member_1", "member", "member_abc"):

@@ -18,7 +18,7 @@ from thriftpy2.protocol import TBinaryProtocolFactory
 from thriftpy2.utils import serialize
 
 from zkdns.errors import BadMemberError
-from zkdns.serverset.member import Endpoint, Member, Status, decode_member
+from zkdns.serverset.member import Endpoint, Member, Status, decode_member, unusable_address
 
 NAME = "member_0000000318"
 IDL = """
@@ -62,11 +62,10 @@ def reason(data: bytes) -> str:
 OWN = written.Endpoint(host="myhost", port=8080)
 
 _LABELS = st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z][a-z0-9]{0,8}){0,2}", fullmatch=True)
-_HOSTS = st.ip_addresses(v=4).map(str) | _LABELS
+_ADDRESSES = st.ip_addresses(v=4).filter(lambda address: unusable_address(address) is None).map(str)
+_HOSTS = _ADDRESSES | _LABELS
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
-_ENDPOINTS = st.builds(
-    Endpoint, _HOSTS, st.integers(1, 65535), inet=st.none() | st.ip_addresses(v=4).map(str)
-)
+_ENDPOINTS = st.builds(Endpoint, _HOSTS, st.integers(1, 65535), inet=st.none() | _ADDRESSES)
 
 
 @given(

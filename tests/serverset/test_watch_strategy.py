@@ -136,13 +136,15 @@ def test_an_audit_repairs_and_counts_changes_without_events(zk: Any, zk_root: st
         remove_watches(tree, zk_root)
         change = zk.transaction()  # at once, so that no audit sees a part of it
         change.delete(members[0])
+        change.set_data(members[1], data("10.0.0.8"))
         change.create(f"{web}/member_", data("10.0.0.9"), sequence=True)
         for path in (f"{zk_root}/prod", f"{zk_root}/prod/web"):
             change.create(path)
         change.create(f"{zk_root}/prod/web/member_", data(), sequence=True)
         assert not [result for result in change.commit() if isinstance(result, Exception)]
         tree.wait_equal(zk)
-        assert tree.sync.repairs == 3  # a member has left, one has joined, and an environment was created
+        # A member has left, one has changed, one has joined, and an environment was created.
+        assert tree.sync.repairs == 4
     assert {entry["path"] for entry in logs if entry["log_level"] == "error"} == {zk_root, web}
 
 

@@ -215,7 +215,7 @@ OpenMetrics format if the client accepts it. Counters start at 0 in a new proces
 """
 
 _EVERYTHING = (
-    WatcherStats(state="live", bad=0, bad_members={"json": 0}),
+    WatcherStats(state="live", bad=0, bad_members={"json": 0}, ignored_fields={"shard": 0}),
     (
         WorkerStats(
             responses=(ResponseStats(transport="udp", qtype="A", rcode="NOERROR", count=0),),

@@ -232,6 +232,11 @@ class ZooKeeperServer:
                 process.wait(_STOP_TIMEOUT)
         self._end_process()
 
+    def lose_data(self) -> None:
+        """Remove all znodes and transactions. The server must be down."""
+        assert not self.running
+        shutil.rmtree(self.directory / "data" / "version-2")
+
     def pause(self) -> None:
         """Stop it with SIGSTOP, and wait until it has stopped. Connections stay open without responses."""
         process = self._running_process()

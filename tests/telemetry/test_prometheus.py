@@ -17,6 +17,7 @@ FULL = WatcherStats(
     held=4,
     bad=1,
     bad_members={"json": 5, "port": 1},
+    ignored_fields={"shard": 6},
     bad_names=2,
     repairs=7,
     holds=8,
@@ -51,6 +52,7 @@ def test_each_watcher_stat_is_a_metric() -> None:
         ("zkdns_members", "bad"): 1,
         ("zkdns_bad_members_total", "json"): 5,
         ("zkdns_bad_members_total", "port"): 1,
+        ("zkdns_ignored_fields_total", "shard"): 6,
         ("zkdns_bad_names_total",): 2,
         ("zkdns_audit_repairs_total",): 7,
         ("zkdns_guard_holds_total",): 8,
@@ -65,6 +67,7 @@ def test_every_family_has_a_type_and_a_sentence_as_help() -> None:
     families = list(text_string_to_metric_families(render(FULL)))
     assert {family.name for family in families if family.type == "counter"} == {
         "zkdns_bad_members",
+        "zkdns_ignored_fields",
         "zkdns_bad_names",
         "zkdns_audit_repairs",
         "zkdns_guard_holds",

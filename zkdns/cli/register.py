@@ -20,15 +20,11 @@ from zkdns.serverset.member import canonical_host
 from zkdns.serverset.server_set import make_member
 
 _AUTO = "auto"
-_WILDCARDS = frozenset({"0.0.0.0", "::"})
 _MAX_SHARD = 2**31 - 1
 
 
 def _parse_host(value: str) -> str:
-    host = value if value == _AUTO else canonical_host(value)
-    if host in _WILDCARDS:
-        raise BadValueError(f"is {value!r}, the wildcard address; write an address of this machine")
-    return host
+    return value if value == _AUTO else canonical_host(value)
 
 
 def _parse_endpoint(value: str) -> tuple[str, str | int]:

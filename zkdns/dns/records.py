@@ -19,7 +19,9 @@ from zkdns.names import Labels, to_wire
 
 _CACHED_IF_EMPTY = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
 """The types for which a node caches an empty RRset too, since computing it visits all members."""
-_PRIORITY = 0  # the same for all SRV records: members differ in weight (RFC 2782)
+# RFC 2782: a client uses records of a higher number only if it can reach none of a lower one. Live members
+# differ in weight only.
+_PRIORITY, _HELD_PRIORITY = 0, 1
 _SRV_DATA = struct.Struct("!3H")
 _MAX_STRING = 255  # RFC 1035 §3.3
 
@@ -112,7 +114,8 @@ class Node(msgspec.Struct):
             else:
                 name = to_wire(target.name)
             # RFC 2782: the target is not compressed
-            data = _SRV_DATA.pack(_PRIORITY, target.weighting.srv_weight, target.port) + name
+            priority = _HELD_PRIORITY if target.weighting.held else _PRIORITY
+            data = _SRV_DATA.pack(priority, target.weighting.srv_weight, target.port) + name
             answer = pack_record(owner, Type.SRV, ttl, data)
             yield Record(answer, tuple(additional), target.weighting)
 

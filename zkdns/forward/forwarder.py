@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -40,6 +39,7 @@ import msgspec
 import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
+from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
 from zkdns.dns.answer_source import FORWARD_CACHE, PENDING, REFUSED, STALE, UPSTREAM, ZONE, AnswerSources
 from zkdns.dns.edns import MIN_UDP_SIZE, Ede, pack_ede
@@ -160,7 +160,7 @@ class Forwarder:
         config: Config,
         listening: Sequence[HostPort],
         secret: bytes,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed_seconds,
         *,
         max_waiting: int = MAX_WAITING,
         client_response_seconds: float = CLIENT_RESPONSE_SECONDS,

@@ -219,7 +219,7 @@ class Guard:
             if name in member_set.members and name not in joining and name not in absent
         }
         lost = self._record(member_set, joining, leaving, now)
-        replaced = self._end_for_returned(member_set, joining)
+        replaced = self._end_for_returned(member_set, joining, leaving)
         others: list[Change] = []
         if lost and not self._losses.in_window and self._losses.is_collapse():
             others = self._open_window(now, _REASON_COLLAPSE, except_origin=origin)
@@ -265,10 +265,14 @@ class Guard:
                 self._losses.leave(origin, member, now)
         return lost
 
-    def _end_for_returned(self, member_set: MemberSet, joining: dict[str, Member]) -> list[str]:
+    def _end_for_returned(
+        self, member_set: MemberSet, joining: dict[str, Member], leaving: Collection[str]
+    ) -> list[str]:
         """Release held and waiting members that join again or are replaced.
 
-        A member is replaced if another one joins with its endpoint. Returns the names of replaced members.
+        A member is replaced if another one joins with its endpoint. All held ones are replaced if the set has
+        as many live members as before, for instance after a deployment to other hosts. Returns the names of
+        replaced members.
         """
         wait, hold = self._waits.get(member_set.origin), self._holds.get(member_set.origin)
         endpoints = {found for member in joining.values() if (found := endpoint_of(member))}
@@ -279,7 +283,16 @@ class Guard:
         if hold is not None:
             replaced |= hold.names_at(endpoints)
             self._discard_held(hold, member_set, (*joining, *replaced), "they are back")
+            if hold.members and self._count_live(member_set, joining, leaving) >= hold.whole:
+                replaced |= hold.members.keys()
+                self._discard_held(hold, member_set, list(hold.members), "the service is whole again")
         return sorted(replaced.difference(joining))
+
+    def _count_live(self, member_set: MemberSet, joining: dict[str, Member], leaving: Collection[str]) -> int:
+        """The number of served members that a set has in ZooKeeper after this change."""
+        gone = {*self._absent(member_set.origin), *leaving, *joining}
+        stays = (member for name, member in member_set.members.items() if name not in gone)
+        return sum(map(self._is_served, stays)) + sum(map(self._is_served, joining.values()))
 
     def _hold_lost(self, member_set: MemberSet, ledger: LossLedger, now: float) -> list[Member]:
         """Hold all lost members of a set. Returns those that the table has lost already, to be restored."""
@@ -289,6 +302,8 @@ class Guard:
         if wait is not None:
             new.update({name: member_set.members[name] for name in wait.names})
             hold.final_changes = hold.final_changes or wait.final_changes
+        if not hold.members:
+            hold.whole = ledger.remaining + len(new)
         self._start_hold(member_set, hold, new, now, self._disturbance)
         return [member for name, member in new.items() if name not in member_set.members]
 
@@ -352,7 +367,10 @@ class Guard:
             self._losses.count(-served, now)
         if ledger := self._losses.ledgers.get(member_set.origin):
             ledger.exclude(served)
-        self._start_hold(member_set, self._holds.get(member_set.origin, Hold()), found, now, _REASON_ADOPTED)
+        hold = self._holds.get(member_set.origin, Hold())
+        if not hold.members:
+            hold.whole = self._count_served(member_set)
+        self._start_hold(member_set, hold, found, now, _REASON_ADOPTED)
         return self._changes_for(member_set, (), ())
 
     # -- the end of waits and holds ------------------------------------------------------------------------
@@ -426,6 +444,7 @@ class Guard:
         if not lost:
             return []
         hold.final_changes = (SetDropped(origin),)
+        hold.whole = len(lost)
         self._start_hold(MemberSet(origin, name), hold, lost, now, self._disturbance)
         return [SetPut(origin, name, tuple(lost.values())), MembersHeld(origin, tuple(sorted(lost)))]
 

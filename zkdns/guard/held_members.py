@@ -27,12 +27,14 @@ class HeldMember(NamedTuple):
 class Hold:
     """The held members of one set, by name and by endpoint."""
 
-    __slots__ = ("_by_endpoint", "due", "final_changes", "members")
+    __slots__ = ("_by_endpoint", "due", "final_changes", "members", "whole")
 
     def __init__(self) -> None:
         self.members: dict[str, HeldMember] = {}
         self.final_changes: tuple[Change, ...] = ()
         """If the set itself was dropped: the changes to pass on when its last held member is released."""
+        self.whole = 0
+        """How many served members the set had when it lost the first held ones."""
         self.due = -math.inf
         """When the guard checks next whether the time of a member is over."""
         self._by_endpoint: dict[tuple[str, int], set[str]] = {}

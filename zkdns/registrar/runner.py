@@ -47,6 +47,8 @@ from zkdns.serverset.server_set import ServerSet
 if TYPE_CHECKING:
     from zkdns.serverset.registration import Registration
 
+from zkdns.serverset.reachability import unreachable_error
+
 log = Log("zkdns.register")
 
 NOT_FOUND: Final = 127
@@ -212,9 +214,8 @@ class Registrar:
         deadline = time.monotonic() + _CONNECT_TIMEOUT
         while not (self._is_connected or self._stop_signals or self._options.wait):
             if not self._handle_event(deadline):
-                raise UnreachableError(
-                    f"cannot register in {self._set.path}: ZooKeeper at {self._options.zookeeper} cannot be "
-                    "reached (--wait keeps trying)"
+                raise unreachable_error(
+                    f"register in {self._set.path}", self._options.zookeeper, " (--wait keeps trying)"
                 )
 
     def _start_program(self) -> None:

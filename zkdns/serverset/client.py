@@ -7,6 +7,7 @@ import logging
 import select
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -52,6 +53,10 @@ def make_client(
     kazoo's own limit. Only a SASL failure ends it for good (`LOST`), as with any kazoo client; then the
     caller has to make another one.
 
+    ZooKeeper refuses a client that has seen a later transaction than the server. So a client would stay away
+    for ever from an ensemble that has lost its data or was restored from an older state. After a session
+    timeout without a session, although a server accepts connections, the client accepts an older state.
+
     Args:
         hosts: `host:port,host:port/chroot`.
         session_timeout: seconds.
@@ -63,10 +68,11 @@ def make_client(
     # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
     quiet.setLevel(logging.CRITICAL + 1)
+    handler = _Handler(access.tls, connect_timeout, session_timeout)
     client = KazooClient(
         hosts=hosts,
         timeout=session_timeout,
-        handler=_Handler(access.tls, connect_timeout),
+        handler=handler,
         auth_data=[("digest", digest.reveal()) for digest in access.digests],
         sasl_options=access.sasl.options() if access.sasl else None,
         read_only=read_only,
@@ -76,6 +82,7 @@ def make_client(
         ),
         logger=quiet,
     )
+    handler.on_long_absence = lambda: _accept_older_state(client, hosts)
     if access.sasl is not None:
         client.add_listener(lambda _: _log_auth_failure(client, hosts))
     return client
@@ -98,6 +105,13 @@ def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> t
     return thread
 
 
+def _accept_older_state(client: KazooClient, hosts: str) -> None:
+    """Send no last transaction with the next attempts to connect."""
+    if client.last_zxid:
+        log.warning("zookeeper_older_state_accepted", zookeeper=hosts, last=hex(client.last_zxid))
+        client.last_zxid = 0
+
+
 def _log_auth_failure(client: KazooClient, hosts: str) -> None:
     """Log that a server has rejected the credentials. Otherwise only the closed connection would show it."""
     if client.client_state == KeeperState.AUTH_FAILED:
@@ -113,10 +127,16 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
 
     TLS: kazoo always trusts the system's authorities in addition to the configured ones, does not log why it
     rejects a server, and does not use TLS when it searches for a server with a quorum.
+
+    Attributes:
+        on_long_absence: called before a handshake more than a session timeout after the last session.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None, connect_timeout: float) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, connect_timeout: float, session_timeout: float) -> None:
         super().__init__()
+        self.on_long_absence: Callable[[], object] = lambda: None
+        self._session_timeout = session_timeout
+        self._absent_since = 0.0
         self._tls = tls
         self._names: dict[Any, str] = {}
         self._reported: set[tuple[str, str]] = set()
@@ -151,7 +171,9 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
                 used.
             timeout: seconds.
         """
-        self._is_connecting = True
+        if not self._is_connecting:
+            self._is_connecting = True
+            self._absent_since = time.monotonic()
         name = hostname if isinstance(hostname, str) else self._names.get(address, address[0])
         limit = self._connect_timeout if timeout is None else min(timeout, self._connect_timeout)
         try:
@@ -162,6 +184,8 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             self._connect_timeout *= 2
             raise
         self._names[address] = name
+        if time.monotonic() - self._absent_since > self._session_timeout:
+            self.on_long_absence()
         return connection
 
     def _begin_tls(self, tls: ssl.SSLContext, connection: Any, name: str, server: str) -> Any:  # noqa: ANN401 - sockets

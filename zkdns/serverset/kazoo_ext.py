@@ -75,16 +75,18 @@ class GetData:
 
     Args:
         path: with the chroot.
+        watch: whether to watch the data. Its event arrives through `intercept_events`.
     """
 
     type = GET_DATA
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, watch: bool = False) -> None:
         self._path = path.encode()
+        self._watch = watch
 
     def serialize(self) -> bytes:
         """Encode the request."""
-        return _INT.pack(len(self._path)) + self._path + b"\0"  # no watch
+        return _INT.pack(len(self._path)) + self._path + bytes((self._watch,))
 
     def deserialize(self, data: bytes, offset: int) -> list[Result]:
         """Decode the data, and the czxid that follows it."""

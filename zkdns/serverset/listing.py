@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
-from zkdns.errors import UnreachableError
 from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, make_client
 from zkdns.serverset.member import MEMBER_PREFIX
+from zkdns.serverset.reachability import unreachable_error
 from zkdns.serverset.session import CONNECTION_ERRORS, to_zkdns_error
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def list_services(
     try:
         client.start_async().wait(timeout)
         if not client.connected:
-            raise UnreachableError(f"cannot list {namespace.root}: ZooKeeper at {hosts} cannot be reached")
+            raise unreachable_error(f"list {namespace.root}", hosts)
         return _Walk(client, namespace, environment).run(progress or (lambda *_: None))
     except (KazooException, *CONNECTION_ERRORS) as error:
         raise to_zkdns_error(error, f"list {namespace.root}", hosts) from None

@@ -2,8 +2,9 @@
 
 Reading is tolerant, because other programs write members differently: a port may be "80",
 additionalEndpoints may be null, a byte-order mark may come first, and the thrift encoding of old twitter
-commons is accepted. An invalid member is rejected alone, and the rest of its set stays. Writing is strict:
-compact, with the fields in the order that old readers expect.
+commons is accepted. An invalid optional field is ignored alone. An invalid required field rejects the member
+alone, and the rest of its set stays. Writing is strict: compact, with the fields in the order that old
+readers expect.
 
 There are two decoders. The strict one accepts exactly the fields and types that those three write, and takes
 a fifth of the time, which matters because a server may read a hundred thousand members when it starts. If it
@@ -16,26 +17,29 @@ import enum
 import ipaddress
 import re
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Final, Never, NoReturn, TypeAlias
 
 import msgspec
 
 from zkdns.address import MAX_PORT
 from zkdns.errors import BadMemberError, BadValueError
-from zkdns.names import MAX_NAME, parse_name
 from zkdns.serverset.thrift import STRUCT, read_instance
 
 MEMBER_PREFIX: Final = "member_"
 
+_FIRST_MULTICAST = 224  # the first byte of IPv4 multicast addresses; reserved addresses follow
 _BOM = b"\xef\xbb\xbf"
 # The characters that Go's encoding/json escapes. In JSON they occur in strings only.
 _ESCAPED_BY_GO = tuple((chr(code).encode(), f"\\u{code:04x}".encode()) for code in (*b"<>&", 0x2028, 0x2029))
 _SEQUENCE = re.compile(r"-?[0-9]{1,10}")  # an int32, as ZooKeeper writes it: %010d
 _MIN_SHARD, _MAX_SHARD = -(2**31), 2**31 - 1
 
-# Host names that need no further check: no escapes, and the last label is not a number (RFC 1123 §2.1).
-_PLAIN_NAME = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9_-]{1,63}\.)*(?![0-9]+\Z)[A-Za-z0-9_-]{1,63}")
+# RFC 1123 §2.1, and underscores. The last label is not a number, also not a hexadecimal one: inet_aton, and
+# with it most resolvers, would read such a name as an IPv4 address.
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)(?:[A-Za-z0-9_-]{1,63}\.)*(?!(?:[0-9]+|0[xX][0-9A-Fa-f]*)\Z)[A-Za-z0-9_-]{1,63}"
+)
 
 
 class Status(enum.StrEnum):
@@ -147,39 +151,55 @@ def canonical_host(text: str) -> str:
     """Return an IP address in canonical form (without brackets, mapped IPv4 as IPv4), or a host name.
 
     Raises:
-        BadValueError: the text is neither. A numeric text that is not an address (`10.0.0`) is rejected: it
-            cannot be a host name (RFC 1123 §2.1), and resolvers would read it as an unintended address.
+        BadValueError: the text is neither, or an address that no client can connect to. A numeric text that
+            is not an address (`10.0.0`, `0x7f000001`) is rejected: it cannot be a host name (RFC 1123 §2.1),
+            and resolvers would read it as an unintended address.
     """
-    if (text[-1:].isdigit() and _is_ipv4(text)) or _PLAIN_NAME.fullmatch(text):
+    if _HOST_NAME.fullmatch(text) or (text[-1:].isdigit() and _is_unicast_ipv4(text)):
         return text
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
-        return _host_name(text)
+        name = text.removesuffix(".")
+        if _HOST_NAME.fullmatch(name):
+            return name
+        raise BadValueError(f"host {text!r} is neither an IP address nor a host name") from None
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id:
             raise BadValueError(f"host {text!r} has a scope, which no DNS record can carry")
-        return str(address.ipv4_mapped or address)
+        address = address.ipv4_mapped or address
+    if (reason := unusable_address(address)) is not None:
+        raise BadValueError(f"host {text!r} is {reason}, which no client can connect to")
     return str(address)
 
 
-def _is_ipv4(text: str) -> bool:
-    """Whether the text is an IPv4 address without leading zeros, which would allow two spellings."""
+def unusable_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Which kind of address this is, if no client can connect to it. None: it may be usable.
+
+    A link-local IPv6 address is useless without a scope, which no DNS record can carry (RFC 4007 §11).
+    """
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return unusable_address(address.ipv4_mapped)
+    if address.is_unspecified:
+        return "the wildcard address"
+    if isinstance(address, ipaddress.IPv4Address):
+        if address.packed[0] == 0:
+            return "an address of this network (RFC 1122 §3.2.1.3)"
+        if address == ipaddress.IPv4Address("255.255.255.255"):
+            return "the broadcast address"
+    elif address.is_link_local:
+        return "a link-local address"
+    return "a multicast address" if address.is_multicast else None
+
+
+def _is_unicast_ipv4(text: str) -> bool:
+    """Whether the text is an IPv4 address of classes A to C, without leading zeros (two spellings)."""
     try:
-        socket.inet_pton(socket.AF_INET, text)  # six times faster than the module ipaddress
+        packed = socket.inet_pton(socket.AF_INET, text)  # six times faster than the module ipaddress
     except (OSError, ValueError):  # ValueError: a NUL or a lone surrogate
         return False
-    return True
-
-
-def _host_name(text: str) -> str:
-    labels = parse_name(text)
-    if not labels or len(text) >= MAX_NAME or not text.isascii() or not text.isprintable() or " " in text:
-        raise BadValueError(f"host {text!r} is neither an IP address nor a host name")
-    if labels[-1].isdigit() or set(text) & set("[]:/\\"):
-        raise BadValueError(f"host {text!r} is neither an IP address nor a host name")
-    return text.removesuffix(".")
+    return 0 < packed[0] < _FIRST_MULTICAST
 
 
 _Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_PORT)]
@@ -208,15 +228,20 @@ class _StrictMember(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename
 _STRICT_DECODER = msgspec.json.Decoder(_StrictMember)
 
 
-def decode_member(name: str, data: bytes) -> Member:
+OnIgnored: TypeAlias = Callable[[str, str], object]
+"""Called with the name of an optional field that is ignored, and why."""
+
+
+def decode_member(name: str, data: bytes, on_ignored: OnIgnored = lambda _field, _why: None) -> Member:
     """Decode the data of a member's znode.
 
     Args:
         name: the znode's name.
         data: JSON in any known dialect, or thrift.
+        on_ignored: called for each invalid optional field, which does not affect the rest of the member.
 
     Raises:
-        BadMemberError: its reason is `empty`, `thrift`, `json`, `host`, `port`, `status`, `shard` or `field`.
+        BadMemberError: its reason is `empty`, `thrift`, `json`, `host`, `port` or `status`.
     """
     try:
         strict = _STRICT_DECODER.decode(data)
@@ -230,14 +255,14 @@ def decode_member(name: str, data: bytes) -> Member:
             strict.metadata or _EMPTY,
         )
     except (msgspec.DecodeError, UnicodeDecodeError, BadValueError):
-        return decode_tolerantly(name, data)
+        return decode_tolerantly(name, data, on_ignored)
 
 
 def _strict_endpoints(written: dict[str, _StrictEndpoint]) -> dict[str, Endpoint]:
     return {name: Endpoint(canonical_host(each.host), each.port) for name, each in written.items()}
 
 
-def decode_tolerantly(name: str, data: bytes) -> Member:
+def decode_tolerantly(name: str, data: bytes, on_ignored: OnIgnored = lambda _field, _why: None) -> Member:
     """Decode as `decode_member`, without its fast path for members with exactly the usual fields.
 
     Raises:
@@ -247,13 +272,14 @@ def decode_tolerantly(name: str, data: bytes) -> Member:
     if not payload.strip():
         raise BadMemberError("empty", "it has no data")
     fields = read_instance(payload) if payload[0] == STRUCT else _json_object(payload)
+    additional = _additional(fields.get("additionalEndpoints"), on_ignored)
     return Member(
         name=name,
-        service=_service_endpoint(fields.get("serviceEndpoint")),
-        additional=_additional(fields.get("additionalEndpoints")) or _EMPTY,
+        service=_service_endpoint(fields.get("serviceEndpoint"), on_ignored, is_optional=bool(additional)),
+        additional=additional or _EMPTY,
         status=_status(fields.get("status")),
-        shard=_shard(fields.get("shard")),
-        metadata=_metadata(fields.get("metadata")) or _EMPTY,
+        shard=_shard(fields.get("shard"), on_ignored),
+        metadata=_metadata(fields.get("metadata"), on_ignored) or _EMPTY,
     )
 
 
@@ -293,16 +319,18 @@ def _endpoint_fields(endpoint: Endpoint | None) -> dict[str, object]:
     return {"host": endpoint.host, "port": endpoint.port} if endpoint else {"host": "", "port": 0}
 
 
-def _service_endpoint(value: object) -> Endpoint | None:
-    """The service endpoint. None: port 0, which means that the member has none."""
-    if not isinstance(value, dict):
+def _service_endpoint(value: object, on_ignored: OnIgnored, *, is_optional: bool) -> Endpoint | None:
+    """The service endpoint. None: port 0, or only additional endpoints."""
+    if value is None:
+        if is_optional:
+            return None
         raise BadMemberError("host", "it has no serviceEndpoint")
-    if _integer(value.get("port")) == 0:
+    if isinstance(value, dict) and _integer(value.get("port")) == 0:
         return None
-    return _endpoint("serviceEndpoint", value)
+    return _endpoint("serviceEndpoint", value, on_ignored)
 
 
-def _endpoint(where: str, value: object) -> Endpoint:
+def _endpoint(where: str, value: object, on_ignored: OnIgnored) -> Endpoint:
     if not isinstance(value, dict):
         raise BadMemberError("host", f"{where} is not an object with host and port")
     host, port = value.get("host"), _integer(value.get("port"))
@@ -312,32 +340,48 @@ def _endpoint(where: str, value: object) -> Endpoint:
         raise BadMemberError("port", f"{where} has the port {value.get('port')!r}; a port is 1 to {MAX_PORT}")
     try:
         return Endpoint(
-            canonical_host(host), port, _address(value.get("inet"), 4), _address(value.get("inet6"), 6)
+            canonical_host(host),
+            port,
+            _address(f"{where}.inet", value.get("inet"), 4, on_ignored),
+            _address(f"{where}.inet6", value.get("inet6"), 6, on_ignored),
         )
     except BadValueError as error:
         raise BadMemberError("host", f"{where}: {error}") from None
 
 
-def _address(value: object, version: int) -> str | None:
-    """An `inet` or `inet6` field. An invalid one counts as absent."""
+def _address(where: str, value: object, version: int, on_ignored: OnIgnored) -> str | None:
+    """An `inet` or `inet6` field."""
+    if value is None:
+        return None
     try:
         address = ipaddress.ip_address(value) if isinstance(value, str) else None
     except ValueError:
+        address = None
+    if address is None or address.version != version or getattr(address, "scope_id", None):
+        on_ignored("inet", f"{where} is {value!r}, which is not an IPv{version} address")
         return None
-    return str(address) if address and address.version == version else None
+    if (reason := unusable_address(address)) is not None:
+        on_ignored("inet", f"{where} is {value!r}, {reason}, which no client can connect to")
+        return None
+    return str(address)
 
 
-def _additional(value: object) -> dict[str, Endpoint]:
-    """The named endpoints. null counts as none. An invalid one makes the member invalid."""
+def _additional(value: object, on_ignored: OnIgnored) -> dict[str, Endpoint]:
+    """The named endpoints. null counts as none, and so does port 0."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadMemberError("field", "additionalEndpoints is not an object")
-    return {
-        name: _endpoint(f"additionalEndpoints.{name}", endpoint)
-        for name, endpoint in value.items()
-        if not (isinstance(endpoint, dict) and _integer(endpoint.get("port")) == 0)
-    }
+        on_ignored("additionalEndpoints", "additionalEndpoints is not an object")
+        return {}
+    found = {}
+    for name, endpoint in value.items():
+        if isinstance(endpoint, dict) and _integer(endpoint.get("port")) == 0:
+            continue
+        try:
+            found[name] = _endpoint(f"additionalEndpoints.{name}", endpoint, on_ignored)
+        except BadMemberError as error:
+            on_ignored("additionalEndpoints", str(error))
+    return found
 
 
 def _status(value: object) -> Status:
@@ -349,20 +393,26 @@ def _status(value: object) -> Status:
     raise BadMemberError("status", f"it has the status {value!r}; one of {', '.join(Status)}")
 
 
-def _shard(value: object) -> int | None:
+def _shard(value: object, on_ignored: OnIgnored) -> int | None:
     if value is None:
         return None
     number = _integer(value)
     if number is None or not _MIN_SHARD <= number <= _MAX_SHARD:
-        raise BadMemberError("shard", f"it has the shard {value!r}; a shard is a 32-bit integer")
+        on_ignored("shard", f"it has the shard {value!r}; a shard is a 32-bit integer")
+        return None
     return number
 
 
-def _metadata(value: object) -> dict[str, str]:
-    """The metadata. Values that are not text are dropped, since no answer depends on them."""
-    if not isinstance(value, dict):
+def _metadata(value: object, on_ignored: OnIgnored) -> dict[str, str]:
+    """The metadata, without values that are not text."""
+    if value is None:
         return {}
-    return {key: text for key, text in value.items() if isinstance(text, str)}
+    texts = (
+        {key: text for key, text in value.items() if isinstance(text, str)} if isinstance(value, dict) else {}
+    )
+    if not isinstance(value, dict) or len(texts) < len(value):
+        on_ignored("metadata", "metadata is not an object of texts")
+    return texts
 
 
 def _integer(value: object) -> int | None:

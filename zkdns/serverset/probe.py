@@ -6,7 +6,6 @@ the credentials.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 
 import msgspec
@@ -17,6 +16,7 @@ from kazoo.protocol.states import KeeperState
 from zkdns.address import HostPort
 from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, make_client
+from zkdns.serverset.reachability import connect_failure
 from zkdns.serverset.session import CONNECTION_ERRORS
 
 _DISCONNECT_SECONDS = 2.0
@@ -61,7 +61,7 @@ def probe(
         access: credentials and TLS.
         seconds: how long to wait for the session.
     """
-    if failure := _unreachable(server, seconds):
+    if failure := connect_failure(server, seconds):
         return ProbeResult(server, failure)
     client = make_client(str(server), session_timeout=session_timeout, access=access, read_only=True)
     try:
@@ -88,24 +88,3 @@ def _list(client: KazooClient, root: str, seconds: float) -> RootListing:
         return RootListing(root, refusal="does not exist")
     except NoAuthError:
         return RootListing(root, refusal="may not be listed: its ACL denies it")
-
-
-def _unreachable(server: HostPort, seconds: float) -> str | None:
-    """Why a TCP connection fails. None: it succeeds."""
-    try:
-        infos = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        return f"its host name cannot be resolved ({getattr(error, 'strerror', None) or error})"
-    reason = ""
-    for family, kind, protocol, _, address in infos:
-        with socket.socket(family, kind, protocol) as sock:
-            sock.settimeout(seconds)
-            try:
-                sock.connect(address)
-            except TimeoutError:
-                reason = f"cannot be connected to within {seconds:g} s"
-            except OSError as error:
-                reason = f"cannot be connected to: {error.strerror or error}"
-            else:
-                return None
-    return reason

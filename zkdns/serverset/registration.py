@@ -18,6 +18,7 @@ from zkdns.errors import UnreachableError, ZkdnsError
 from zkdns.serverset.logs import Log
 from zkdns.serverset.member import MEMBER_PREFIX, Member, encode_member
 from zkdns.serverset.ping import Ping, Pinger
+from zkdns.serverset.reachability import unreachable_error
 from zkdns.serverset.session import Backoff, Session, to_zkdns_error
 
 if TYPE_CHECKING:
@@ -121,9 +122,7 @@ class Registration:
             return
         if self._is_wanted is None and self._session.is_connected:
             return
-        raise refusal or UnreachableError(
-            f"cannot register in {self._directory}: ZooKeeper at {self._session.hosts} cannot be reached"
-        )
+        raise refusal or unreachable_error(f"register in {self._directory}", self._session.hosts)
 
     def close(self, timeout: float | None = None) -> None:
         """Unregister, and wait until the znode is gone.

@@ -31,11 +31,12 @@ from kazoo.exceptions import (
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KeeperState
 
-from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
+from zkdns.errors import ZkdnsError, ZooKeeperError
 from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, make_client
 from zkdns.serverset.kazoo_ext import is_terminated
 from zkdns.serverset.logs import Log
+from zkdns.serverset.reachability import unreachable_error
 
 if TYPE_CHECKING:
     from kazoo.client import KazooClient
@@ -382,7 +383,7 @@ def to_zkdns_error(error: Exception, action: str, hosts: str) -> ZkdnsError:
     if isinstance(error, ZkdnsError):
         return error
     if isinstance(error, CONNECTION_ERRORS):
-        return UnreachableError(f"cannot {action}: ZooKeeper at {hosts} cannot be reached")
+        return unreachable_error(action, hosts)
     if isinstance(error, NoAuthError):
         return ZooKeeperError(
             f"cannot {action}: ZooKeeper denies it (its ACL does not permit this client to)"

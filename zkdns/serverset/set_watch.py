@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoAuthError, NoNodeError
 
-from zkdns.errors import BadMemberError, UnreachableError, ZkdnsError
+from zkdns.errors import BadMemberError, ZkdnsError
 from zkdns.serverset.logs import Log
 from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
+from zkdns.serverset.reachability import unreachable_error
 from zkdns.serverset.session import CONNECTION_ERRORS, Backoff, Session, to_zkdns_error
 from zkdns.serverset.watch import Watch
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 log = Log("zkdns.watch")
 
-# ZooKeeper never assigns a sequence number twice under one parent, so a member with one is read once. A
-# member with any other name is read at each change, since it may have been deleted and created again between
-# two reads.
-_NUMBERED = re.compile(r"[0-9]{10}$")
 _NEVER_READ = Member("", None)  # not None, which stands for an invalid member
 
 
@@ -40,8 +37,10 @@ class SetWatch(Watch):
         self._directory = directory
         self._czxid = 0
         self._known: dict[str, Member | None] = {}  # None: an invalid member
+        self._watched: set[str] = set()  # known members with a data watch; others are read again
         self._backoff = Backoff()
         self._read_count = 0  # so that only the latest scheduled read runs
+        self._is_update_scheduled = False
         self._was_tried = False
         self._last_error: ZkdnsError | None = None
         try:
@@ -72,9 +71,7 @@ class SetWatch(Watch):
         if self.event_count:
             return
         self.close()
-        raise self._last_error or UnreachableError(
-            f"cannot watch {self._directory}: ZooKeeper at {self._session.hosts} cannot be reached"
-        )
+        raise self._last_error or unreachable_error(f"watch {self._directory}", self._session.hosts)
 
     def close(self) -> None:
         """Stop watching and wake all waiting threads. Closing twice is allowed."""
@@ -84,7 +81,21 @@ class SetWatch(Watch):
     def on_connected(self) -> None:
         """Read the set after a connect. Called in the session's worker thread."""
         self._backoff.reset()
+        self._watched.clear()
         self._update()
+
+    def _on_member_watch(self, event: WatchedEvent) -> None:
+        """Handle a member's data watch in kazoo's thread: its data was changed, or it was deleted."""
+        if event.type != "NONE":
+            name = event.path.rpartition("/")[2]
+            self._session.run_soon(lambda: self._read_again(name, is_deleted=event.type == "DELETED"))
+
+    def _read_again(self, name: str, *, is_deleted: bool) -> None:
+        """Read a member at the next update. After a deletion, the watch of the set causes that update."""
+        self._watched.discard(name)
+        if not is_deleted and not self._is_update_scheduled:
+            self._is_update_scheduled = True  # one for all events that have arrived
+            self._session.run_soon(self._update)
 
     def _on_watch(self, event: WatchedEvent) -> None:
         """Handle the set's watch in kazoo's thread. Events of type NONE concern the session."""
@@ -93,6 +104,7 @@ class SetWatch(Watch):
 
     def _update(self) -> None:
         """Read the set and publish its members. After a failure try again later."""
+        self._is_update_scheduled = False
         self._read_count += 1
         if self.is_closed or not self._session.is_connected:
             return
@@ -117,6 +129,7 @@ class SetWatch(Watch):
             )
         except NoNodeError:
             self._known.clear()
+            self._watched.clear()
             # Before subscribers are called, because one that raises SystemExit would leave the set unwatched.
             if self._session.call("exists", self._directory, watch=self._on_watch) is not None:
                 self._session.run_soon(self._update)  # it was created between the two requests
@@ -125,25 +138,37 @@ class SetWatch(Watch):
             # The set was created again, so members with known names are new ones.
             self._czxid = stat.czxid
             self._known.clear()
+            self._watched.clear()
         present = sorted(name for name in names if name.startswith(MEMBER_PREFIX))
-        new = [name for name in present if name not in self._known or not _NUMBERED.search(name)]
-        requests = [(name, self._session.call_async("get", f"{self._directory}/{name}")) for name in new]
+        unread = [name for name in present if name not in self._watched]
+        requests = [
+            (
+                name,
+                self._session.call_async("get", f"{self._directory}/{name}", watch=self._on_member_watch),
+            )
+            for name in unread
+        ]
         for name, response in requests:
             try:
                 self._set_data(name, response.get(timeout=self._session.session_timeout)[0])
+                self._watched.add(name)
             except NoNodeError:
-                continue  # deleted in the meantime; the watch reports it too
+                self._known.pop(name, None)  # deleted in the meantime; the watch of the set reports it too
             except NoAuthError:
                 self._skip(name, "denied", "its ACL does not permit reading it")
         for name in self._known.keys() - set(present):
             del self._known[name]
+            self._watched.discard(name)
         return [member for name in present if (member := self._known.get(name))]
 
     def _set_data(self, name: str, data: bytes) -> None:
         try:
-            self._known[name] = decode_member(name, data)
+            self._known[name] = decode_member(name, data, partial(self._on_ignored, name))
         except BadMemberError as error:
             self._skip(name, error.reason, str(error))
+
+    def _on_ignored(self, name: str, field: str, why: str) -> None:
+        log.warning("member_field_ignored", path=f"{self._directory}/{name}", field=field, detail=why)
 
     def _skip(self, name: str, reason: str, detail: str) -> None:
         if self._known.get(name, _NEVER_READ) is not None:

@@ -6,7 +6,7 @@
 
 A member's weight is the product of all entries that select it, in all vectors. As in Finagle, an entry
 without a known selector is ignored, a missing weight is 1, and the priority has no effect. Unlike Finagle,
-zkdns also reads integers, and ignores a whole vector if any part of it is invalid.
+zkdns also reads integers. An invalid entry is ignored alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from zkdns.address import HostPort, parse_host_port
 from zkdns.errors import BadMemberError, BadValueError
-from zkdns.serverset.member import Member, canonical_host
+from zkdns.serverset.member import Member, OnIgnored, canonical_host
 
 VECTOR_PREFIX: Final = "vector_"
 
@@ -63,32 +63,46 @@ class _WrittenEntry(msgspec.Struct):
 
 
 class _WrittenVector(msgspec.Struct):
-    vector: list[_WrittenEntry] | None = None
+    vector: list[object] | None = None
 
 
 _DECODER = msgspec.json.Decoder(_WrittenVector)
 
 
-def parse_vector(name: str, data: bytes) -> Vector:
+def parse_vector(name: str, data: bytes, on_ignored: OnIgnored = lambda _field, _why: None) -> Vector:
     """Decode the data of a `vector_` znode.
 
+    Args:
+        name: the znode's name.
+        data: JSON.
+        on_ignored: called for each invalid entry, which does not affect the others.
+
     Raises:
-        BadMemberError: reason `vector`: it is not JSON, or a part of it is invalid.
+        BadMemberError: reason `vector`: it is not JSON, or not a vector.
     """
     try:
         written = _DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMemberError("vector", f"its data is not a vector of weights: {error}") from None
     entries = []
-    for entry in written.vector or ():
-        selector = _selector(entry.select or "")
+    for number, item in enumerate(written.vector or (), 1):
+        try:
+            entry = msgspec.convert(item, _WrittenEntry)
+            selector = _selector(entry.select or "")
+        except (msgspec.ValidationError, BadValueError) as error:
+            on_ignored("vector", f"its entry {number} is invalid: {error}")
+            continue
         if selector is not None:
             entries.append(Entry(selector, 1.0 if entry.weight is None else entry.weight))
     return Vector(name, tuple(entries))
 
 
 def _selector(text: str) -> _Selector | None:
-    """Parse `member=…`, `inet=…` or `shard=…`. None: another kind of selector."""
+    """Parse `member=…`, `inet=…` or `shard=…`. None: another kind of selector.
+
+    Raises:
+        BadValueError: its value is invalid.
+    """
     kind, _, value = text.partition("=")
     try:
         match kind:
@@ -100,7 +114,7 @@ def _selector(text: str) -> _Selector | None:
             case "shard":
                 return _MemberOfShard(msgspec.json.decode(value, type=int))
     except (BadValueError, msgspec.DecodeError, UnicodeError) as error:
-        raise BadMemberError("vector", f"its selector {text!r} is invalid: {error}") from None
+        raise BadValueError(f"selector {text!r}: {error}") from None
     return None
 
 

@@ -5,7 +5,6 @@ Counters restart at 0 with their process, which Prometheus handles as a counter 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
@@ -20,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
+from zkdns.clock import elapsed_seconds
 from zkdns.telemetry.stats import (
     LATENCY_BUCKETS,
     STATES,
@@ -323,7 +323,7 @@ def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
     for state in STATES:
         states.add_metric([state], float(state == stats.state))
     yield states
-    stale = max(time.monotonic() - stats.stale_since, 0.0) if stats.stale_since is not None else 0.0
+    stale = max(elapsed_seconds() - stats.stale_since, 0.0) if stats.stale_since is not None else 0.0
     yield GaugeMetricFamily(
         "zkdns_zookeeper_stale_seconds",
         "Time since the last contact with ZooKeeper; 0 while it is connected.",
@@ -335,6 +335,14 @@ def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
     for reason, count in sorted(stats.bad_members.items()):
         bad.add_metric([reason], count)
     yield bad
+    ignored = CounterMetricFamily(
+        "zkdns_ignored_fields",
+        "Optional fields of members ignored because they were invalid. The member is served without them.",
+        labels=["field"],
+    )
+    for field, count in sorted(stats.ignored_fields.items()):
+        ignored.add_metric([field], count)
+    yield ignored
     for name, text, value in (
         (
             "zkdns_bad_names",

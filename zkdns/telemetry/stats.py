@@ -33,7 +33,7 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     state: str | None = None
     """One of `STATES`. None: the configuration names no ZooKeeper."""
     stale_since: float | None = None
-    """Time of the last contact with ZooKeeper by `time.monotonic`, a clock shared by all processes.
+    """Time of the last contact with ZooKeeper by `zkdns.clock`, which all processes share.
     None: ZooKeeper is connected."""
     services: int = 0
     alive: int = 0
@@ -45,6 +45,8 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Members that cannot be parsed. None: not counted."""
     bad_members: dict[str, int] = {}
     """Members skipped since the start because they could not be parsed, by reason."""
+    ignored_fields: dict[str, int] = {}
+    """Optional fields of members ignored since the start because they were invalid, by name."""
     bad_names: int = 0
     """Services skipped since the start because their name is not a valid DNS name."""
     repairs: int = 0

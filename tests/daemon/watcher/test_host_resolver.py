@@ -203,6 +203,33 @@ def test_more_host_names_than_concurrent_lookups_are_all_looked_up() -> None:
     assert failures(scenario) == []
 
 
+@pytest.mark.parametrize(
+    ("found", "expected", "types"),
+    [
+        (("0.0.0.0", "10.0.0.1"), ("10.0.0.1",), None),
+        (("10.0.0.1", "fe80::1"), ("10.0.0.1",), "AAAA"),
+        (("0.0.0.0", "::"), (), "A, AAAA"),
+        (("239.1.1.1",), (), "A"),
+    ],
+)
+def test_addresses_that_cannot_be_connected_to_are_left_out(
+    found: tuple[str, ...], expected: tuple[str, ...], types: str | None
+) -> None:
+    async def find(_: str) -> HostAddresses:
+        return HostAddresses(found, 0.0)
+
+    async def scenario() -> None:
+        async with resolving(find) as harness:
+            harness.set_hosts("db.example")
+            await harness.rounds("db.example", 2)
+            assert harness.table.addresses_of("db.example") == expected
+            failure = harness.resolver.failures.get("db.example")
+            assert (failure.types if failure else None) == types
+            assert failure is None or found[-1] in failure.reason
+
+    asyncio.run(scenario())
+
+
 # -- with upstreams -----------------------------------------------------------------------------------------
 
 

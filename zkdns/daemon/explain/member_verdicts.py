@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from zkdns.address import HostPort
+from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.control_messages import ExplainedMember, Session, Verdict
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import short_name
@@ -38,7 +38,7 @@ class MemberVerdicts:
         self._zone = zone
         self._context = context
         self._table = context.publisher.table
-        self._unix_offset = time.time() - asyncio.get_running_loop().time()
+        self._unix_offset = time.time() - elapsed_seconds()
 
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
         """Yield all members of a service, and the znodes that could not be parsed or read."""
@@ -161,23 +161,21 @@ def _members_beyond_limit(
 
 
 def with_znode_stat(row: ExplainedMember, stats: Mapping[str, ZnodeStat]) -> ExplainedMember:
-    """Add the session of a member's znode. Add the details of a parse error to a bad one."""
+    """Add the session of a member's znode, the details of a parse error, and the fields that are ignored."""
     stat = stats.get(row.znode or "")
     if stat is None:
         return row
-    why = row.why
-    if row.verdict == "bad":
-        try:
-            if row.member.startswith(VECTOR_PREFIX):
-                parse_vector(row.member, stat.data)
-            else:
-                decode_member(row.member, stat.data)
-        except BadMemberError as error:
-            why = f"{row.why}: {error}"
+    reasons = [row.why] if row.why else []
+    decode = parse_vector if row.member.startswith(VECTOR_PREFIX) else decode_member
+    try:
+        decode(row.member, stat.data, lambda field, why: reasons.append(f"its {field} is ignored: {why}"))
+    except BadMemberError as error:
+        if row.verdict == "bad":
+            reasons = [f"{row.why}: {error}"]
     if not stat.session:
-        why = f"{why}; {_PERSISTENT}" if why else _PERSISTENT
+        reasons.append(_PERSISTENT)
     session = Session(hex(stat.session & 0xFFFFFFFFFFFFFFFF), stat.created, stat.modified)
-    return msgspec.structs.replace(row, why=why, session=session)
+    return msgspec.structs.replace(row, why="; ".join(reasons), session=session)
 
 
 def is_in_answers(row: ExplainedMember) -> bool:

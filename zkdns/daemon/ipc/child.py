@@ -52,7 +52,7 @@ class Task(msgspec.Struct, frozen=True):
     predecessor_feed: str | None = None
     """The feed of the previous watcher. A watcher starts with a copy of its table."""
     stale_since: float | None = None
-    """Time by `time.monotonic` at which the previous watcher lost ZooKeeper; None: it is connected."""
+    """Time by `zkdns.clock` at which the previous watcher lost ZooKeeper; None: it is connected."""
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):

@@ -27,6 +27,7 @@ from zkdns.admin.status import (
     WorkerStatus,
     ZooKeeperStatus,
 )
+from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
 from zkdns.daemon.ipc.control import ControlError, private_control_path, send_request, stream_responses
 from zkdns.daemon.ipc.control_messages import (
@@ -254,7 +255,7 @@ def _zookeeper(config: Config, stats: WatcherStats | None) -> ZooKeeperStatus | 
     if stats is None:
         return ZooKeeperStatus(config.zookeeper.hosts, None, 0.0)
     since = stats.stale_since
-    stale = 0.0 if since is None else round(max(0.0, time.monotonic() - since), 3)
+    stale = 0.0 if since is None else round(max(0.0, elapsed_seconds() - since), 3)
     return ZooKeeperStatus(config.zookeeper.hosts, stats.state, stale)
 
 

@@ -14,6 +14,7 @@ import asyncio
 import time
 
 from zkdns.address import HostPort
+from zkdns.clock import elapsed_seconds
 from zkdns.daemon.supervisor.self_check import RESPONSE_SECONDS, unresponsive_addresses
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.durations import format_duration
@@ -87,7 +88,7 @@ class SystemdNotifier:
         stats = self._state.watcher_stats
         if stats is None and self._was_ready:
             return  # the watcher is being replaced, which does not change the responses
-        self._notifier.status(describe(stats, is_ready=self._was_ready, now=time.monotonic()))
+        self._notifier.status(describe(stats, is_ready=self._was_ready, now=elapsed_seconds()))
 
     async def _unresponsive(self) -> HostPort | None:
         """Return an address that does not respond."""
@@ -104,7 +105,7 @@ def describe(stats: WatcherStats | None, *, is_ready: bool, now: float) -> str:
     Args:
         stats: stats of the watcher. None: it has not reported any.
         is_ready: true if every worker has, or had, a table.
-        now: time by `time.monotonic`.
+        now: time by `zkdns.clock`.
     """
     if stats is None or not is_ready:
         return "loading the table; names in the zones get SERVFAIL until then"

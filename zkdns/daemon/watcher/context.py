@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
@@ -42,7 +42,7 @@ class WatcherContext(msgspec.Struct):
     znode_stats: ZnodeStatCache = msgspec.field(default_factory=ZnodeStatCache)
 
     def held_members(self, origin: str) -> list[HeldMember]:
-        """Return the held members of a set. Their times are of the event loop's clock."""
+        """Return the held members of a set. Their times are those of `zkdns.clock`."""
         if self.guarded_publisher is None:
             return []
         return self.guarded_publisher.guard.held_of(origin)
@@ -51,7 +51,7 @@ class WatcherContext(msgspec.Struct):
     def stale_seconds(self) -> float | None:
         """Seconds since the connection to ZooKeeper was lost. None: it is not lost."""
         since = self.stale_timer.since
-        return asyncio.get_running_loop().time() - since if since is not None else None
+        return elapsed_seconds() - since if since is not None else None
 
     @property
     def zookeeper_state(self) -> str | None:

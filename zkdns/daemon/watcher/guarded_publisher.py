@@ -1,4 +1,4 @@
-"""Passes ZooKeeper's changes through the guard to the publisher, with the event loop's clock."""
+"""Passes ZooKeeper's changes through the guard to the publisher, with the clock of `zkdns.clock`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from zkdns.address import HostPort
+from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
 from zkdns.daemon.ipc.control_messages import ReleasedMember
 from zkdns.daemon.ipc.feed import Publisher
@@ -16,6 +17,8 @@ from zkdns.serverset.changes import Change
 
 log = structlog.get_logger("zkdns.guard")
 
+MAX_TIMER_SECONDS = 5.0
+"""Time between two checks whether held time has ended. The timers of the event loop stop during a suspend."""
 _MAX_LOGGED = 300  # characters of a change in a log event
 
 
@@ -30,6 +33,8 @@ class GuardedPublisher:
         publisher: gets the admitted changes.
         on_health: called with the health of ZooKeeper (ready, stale) after the guard has noted it.
         session_timeout: ZooKeeper's session timeout in seconds.
+        clock: returns seconds that never decrease. Held time goes on while the machine is suspended.
+        max_timer_seconds: as `MAX_TIMER_SECONDS`.
     """
 
     def __init__(
@@ -39,12 +44,16 @@ class GuardedPublisher:
         on_health: Callable[[bool, bool], None],
         *,
         session_timeout: float,
+        clock: Callable[[], float] = elapsed_seconds,
+        max_timer_seconds: float = MAX_TIMER_SECONDS,
     ) -> None:
         statuses = frozenset(config.statuses)
         self._publisher = publisher
         self._on_health = on_health
         self._timer: asyncio.TimerHandle | None = None
-        self._clock = asyncio.get_running_loop().time
+        self._due: float | None = None
+        self._clock = clock
+        self._max_timer_seconds = max_timer_seconds
         self.guard = Guard(
             config.guard,
             publisher.table,
@@ -97,10 +106,13 @@ class GuardedPublisher:
     def _set_timer(self) -> None:
         due = self.guard.next_deadline()
         if self._timer is not None:
-            if self._timer.when() == due:
+            if self._due == due:
                 return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(due, self._expire) if due is not None else None
+        self._timer, self._due = None, due
+        if due is not None:
+            wait = min(max(0.0, due - self._clock()), self._max_timer_seconds)
+            self._timer = asyncio.get_running_loop().call_later(wait, self._expire)
 
 
 def _sort_key(held: HeldMember) -> tuple[str, str]:

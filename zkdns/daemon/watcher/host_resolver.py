@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import threading
 import time
@@ -16,10 +17,12 @@ from typing import NamedTuple
 
 import structlog
 
+from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.feed import PublisherListener
 from zkdns.dns.message import Type
 from zkdns.forward.host_lookup import HostAddresses, type_of
 from zkdns.serverset.changes import HostResolved
+from zkdns.serverset.member import unusable_address
 from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.hosts")
@@ -73,7 +76,7 @@ class HostResolver(PublisherListener):
         refresh_seconds: float = REFRESH_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
         round_seconds: float = ROUND_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed_seconds,
     ) -> None:
         self.failures: dict[str, Failure] = {}
         self.resolved: dict[str, float] = {}
@@ -131,6 +134,7 @@ class HostResolver(PublisherListener):
             self._note_failure(host, "A, AAAA", str(error))
             pause = self._retry_seconds
         else:
+            found = _without_unusable(found)
             self._note_failure(host, ", ".join(qtype.name for qtype in found.failed), found.reason)
             pause = found.seconds
             if found.addresses and host in self._due:
@@ -162,6 +166,23 @@ class HostResolver(PublisherListener):
         self.failures[host] = Failure(failed, previous.since if previous else time.time(), reason)
         if previous is None or previous.types != failed:
             log.warning("host_resolution_failed", host=host, types=failed, reason=reason)
+
+
+def _without_unusable(found: HostAddresses) -> HostAddresses:
+    """The result without addresses that no client can connect to, such as 0.0.0.0. Their type has failed."""
+    reasons = {
+        address: reason
+        for address in found.addresses
+        if (reason := unusable_address(ipaddress.ip_address(address))) is not None
+    }
+    if not reasons:
+        return found
+    usable = tuple(address for address in found.addresses if address not in reasons)
+    failed = {type_of(address) for address in reasons} - {type_of(address) for address in usable}
+    why = ", ".join(f"{address} is {reason}" for address, reason in reasons.items())
+    return found._replace(
+        addresses=usable, failed=(*found.failed, *sorted(failed)), reason=found.reason or why
+    )
 
 
 class _SystemResult(NamedTuple):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
 import msgspec
 
+from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.child import Report, SendReport
 from zkdns.daemon.ipc.feed import Publisher, PublisherListener
 from zkdns.names import Labels
@@ -152,7 +152,7 @@ class WatcherStatsReporter(PublisherListener):
 
 
 class StaleTimer:
-    """Start time of the current disconnection from ZooKeeper, on the monotonic clock.
+    """Start time of the current disconnection from ZooKeeper, by `zkdns.clock`.
 
     kazoo reports a lost session late, so the time counts from the first stale report.
 
@@ -173,7 +173,7 @@ class StaleTimer:
             if not stale:
                 self.since = None
             elif self.since is None:
-                self.since = time.monotonic()
+                self.since = elapsed_seconds()
             on_health(ready, stale)
 
         return note

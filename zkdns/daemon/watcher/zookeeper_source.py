@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -20,6 +22,7 @@ from zkdns.serverset.auth import load_access
 from zkdns.serverset.changes import Change, SetDropped
 from zkdns.serverset.client import Client, dispose, make_client
 from zkdns.serverset.kazoo_ext import is_terminated
+from zkdns.serverset.reachability import describe_failures
 from zkdns.serverset.sync import SyncState, TreeSync
 from zkdns.serverset.znode_stat import ZnodeStat, read_stats
 from zkdns.telemetry.stats import WatcherStats
@@ -119,7 +122,14 @@ class ZooKeeperSource:
 
     def _warn_if_unreachable(self) -> None:
         if self.sync.state is SyncState.READING and not self._client.connected:
-            log.warning("zookeeper_unreachable", zookeeper=self._config.zookeeper.hosts)
+            # In a thread, because it resolves host names and connects.
+            threading.Thread(target=self._log_unreachable, daemon=True).start()
+
+    def _log_unreachable(self) -> None:
+        hosts = str(self._config.zookeeper.hosts)
+        reason = describe_failures(hosts)
+        if not self._client.connected and not self._is_stopping:
+            log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason)
 
     def _check(self) -> None:
         """Replace a client that has ended. Drop restored sets that have become known to be absent."""
@@ -181,11 +191,11 @@ class ZooKeeperSource:
 def stats_of(sources: Sequence[ZooKeeperSource]) -> WatcherStats:
     """Return the sum of the stats of all namespaces (at least one). The state is the worst of them."""
     syncs = [source.sync for source in sources]
-    reasons = {reason for sync in syncs for reason in sync.bad_members}
     return WatcherStats(
         state=min((sync.state for sync in syncs), key=_WORST_STATE_FIRST.index).value,
         bad=sum(len(sync.bad) for sync in syncs),
-        bad_members={reason: sum(sync.bad_members[reason] for sync in syncs) for reason in sorted(reasons)},
+        bad_members=dict(sum((sync.bad_members for sync in syncs), Counter())),
+        ignored_fields=dict(sum((sync.ignored_fields for sync in syncs), Counter())),
         bad_names=sum(sync.bad_names for sync in syncs),
         repairs=sum(sync.repairs for sync in syncs),
     )

@@ -1,10 +1,11 @@
-"""The strategy for any version of ZooKeeper: a child watch on each znode.
+"""The strategy for any version of ZooKeeper: a child watch on each set, and a data watch on each member.
 
-When it fires, the znode is listed again.
+When a child watch fires, the znode is listed again. When a data watch fires, the member is read again.
 
-It costs a watch and a request for each set, and a request for each member. Many requests are in flight at
+It costs a watch and a request for each set and each member. Many requests are in flight at
 once, because sequential requests would take a round trip each. kazoo's public API is enough. Members, which
-are most of the requests, are read with the faster `GetData` if kazoo's internals are as expected.
+are most of the requests, are read with the faster `GetData` if kazoo's internals are as expected; then their
+events arrive at the `TreeSync`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from kazoo.exceptions import NoNodeError
 from zkdns.serverset.kazoo_ext import GetData, Result, incompatibility, send_request
 from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, WatchStrategy
 from zkdns.serverset.sync.tree import Node, SetNode
-from zkdns.serverset.weights import VECTOR_PREFIX
 
 if TYPE_CHECKING:
     from kazoo.interfaces import IAsyncResult
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Enough to keep the connection busy during a round trip. kazoo's wake-up pipe holds 278 bytes (measured) and
 # blocks the writer when it is full: the bytes of a broken connection and of its successor must fit together.
 _MAX_IN_FLIGHT = 128
+# A watch costs the server about 200 bytes. The data of further members is verified by audits only.
+_MAX_DATA_WATCHES = 20_000
 
 
 class OneShotStrategy(WatchStrategy):
@@ -40,6 +42,7 @@ class OneShotStrategy(WatchStrategy):
         self._waiting: deque[Read] = deque()
         self._in_flight = 0
         self._has_fast_reads = incompatibility() is None
+        self._watched: set[str] = set()  # paths with a data watch
         self._watches: dict[tuple[Node, str], partial[None]] = {}
         self.listener.on_started()
 
@@ -63,20 +66,24 @@ class OneShotStrategy(WatchStrategy):
             )
             result.rawlink(partial(self.post, self._on_response, read))
             return
-        # A member's data is not watched: thousands of watches would hardly ever fire.
         (name,) = read.names
-        path, is_vector = f"{read.node.path}/{name}", name.startswith(VECTOR_PREFIX)
-        if self._has_fast_reads and not is_vector:
-            request = GetData(self.server_path(path))
+        path = f"{read.node.path}/{name}"
+        is_watched = path in self._watched or len(self._watched) < _MAX_DATA_WATCHES
+        if is_watched:
+            self._watched.add(path)
+        if self._has_fast_reads:
+            request = GetData(self.server_path(path), watch=is_watched)
             send_request(self.client, request, partial(self.post, self._on_member_data, read))
         else:
-            watch = self._watch_for(read.node, name) if is_vector else None
+            watch = self._watch_for(read.node, name) if is_watched else None
             self.client.get_async(path, watch=watch).rawlink(partial(self.post, self._on_response, read))
 
     def _on_member_data(self, read: Read, results: list[Result], error: BaseException | None) -> None:
         if isinstance(error, CONNECTION_ERRORS):
             return  # the next connection reads everything
         self._in_flight -= 1
+        if isinstance(error, NoNodeError):  # no watch was set
+            self.on_data_watch_fired(f"{read.node.path}/{read.names[0]}")
         self.listener.on_data(read, [result[0] for result in results if isinstance(result, tuple)] or [error])  # type: ignore[list-item]  # without a result there is an error
 
     def _on_response(self, read: Read, result: IAsyncResult) -> None:
@@ -86,7 +93,7 @@ class OneShotStrategy(WatchStrategy):
         error = result.exception
         if read.names:
             if isinstance(error, NoNodeError):  # no watch was set, so no event will remove it
-                self._watches.pop((read.node, read.names[0]), None)
+                self._forget_data_watch(read.node, read.names[0])
             self.listener.on_data(read, [result.value[0] if error is None else error])
         elif error is None:
             names, stat = result.value
@@ -116,7 +123,7 @@ class OneShotStrategy(WatchStrategy):
             self.listener.on_error(read, NoNodeError())
 
     def _watch_for(self, node: Node, name: str = "") -> partial[None]:
-        """The callback for a vector's data, or without a name for the node's children.
+        """The callback for a member's data, or without a name for the node's children.
 
         Each znode always gets the same callback, so that kazoo's set of callbacks contains it only once.
         """
@@ -127,11 +134,23 @@ class OneShotStrategy(WatchStrategy):
         return watch
 
     def _on_data_watch(self, name: str, node: SetNode, event: WatchedEvent) -> None:
-        """Handle a vector's data watch. The set's own watch reports a deletion as well."""
+        """Handle kazoo's data watch of a member. The set's own watch reports a deletion as well."""
+        if event.type == "NONE":
+            return
         if event.type == "CHANGED":
+            self._watched.discard(f"{node.path}/{name}")
             self.listener.on_data_changed(node, name)
         elif event.type == "DELETED":
-            self._watches.pop((node, name), None)
+            self._forget_data_watch(node, name)
+            self.listener.on_data_deleted(node, name)
+
+    def _forget_data_watch(self, node: Node, name: str) -> None:
+        self._watched.discard(f"{node.path}/{name}")
+        self._watches.pop((node, name), None)
+
+    def on_data_watch_fired(self, path: str) -> None:
+        """Note that the data of the member at this path is not watched any more."""
+        self._watched.discard(path)
 
     def _on_child_watch(self, node: Node, event: WatchedEvent) -> None:
         """Handle the node's child watch. Events of type NONE concern the session, not the node."""

@@ -60,6 +60,9 @@ class SyncListener(Protocol):
     def on_data_changed(self, node: SetNode, name: str) -> None:
         """The data of a member or a vector has changed."""
 
+    def on_data_deleted(self, node: SetNode, name: str) -> None:
+        """A member or a vector was deleted. It may have been created again already."""
+
 
 class WatchStrategy(ABC):
     """The common part of both strategies.

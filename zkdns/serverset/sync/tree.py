@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -60,8 +61,8 @@ class SetNode(_Znode):
     """A set's znode and its members. In `members`, None stands for an invalid member."""
 
     __slots__ = (
-        *("czxid", "is_outdated", "is_published", "members", "name", "reading", "unreadable", "vectors"),
-        "weights",
+        *("czxid", "data_hashes", "is_outdated", "is_published", "members", "name", "reading"),
+        *("unreadable", "vectors", "weights"),
     )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
@@ -76,6 +77,8 @@ class SetNode(_Znode):
         """The vectors that weight the members. None stands for an invalid vector."""
         self.weights: Weights | None = None
         """The combined vectors. None: not computed since the last change of a vector."""
+        self.data_hashes: dict[str, int] = {}
+        """The hash of the data of each member and vector that was read. Without one, it is read again."""
         self.reading: set[str] = set()
         """Names of members and vectors with a read in flight."""
         self.unreadable: set[str] = set()
@@ -99,7 +102,9 @@ class _Pending:
 class ZnodeTree:
     """The znodes of one namespace.
 
-    A member's data is read once for each name and czxid of its set, and kept over reconnects.
+    A member is decoded when its data is new, and kept over reconnects. Equal data is recognized by its hash:
+    that costs less memory than the data, and unlike a version it also holds if an ensemble was restored from
+    an older state and counts its transactions again from there.
 
     Args:
         namespace: the sets to follow.
@@ -110,12 +115,15 @@ class ZnodeTree:
         self.root = Directory(namespace.root, (), None)
         self.bad_members: Counter[str] = Counter()
         """How many members were skipped since the start, by reason."""
+        self.ignored_fields: Counter[str] = Counter()
+        """How many optional fields were ignored since the start because they were invalid, by name."""
         self.bad: dict[str, str] = {}
         """The members that are skipped now: the reason by path."""
         self.bad_names = 0
         """How many sets had a name that is not valid in DNS, since the start."""
         self._namespace = namespace
         self._is_chrooted = is_chrooted
+        self._has_loopback = False  # whether a member with a loopback address was logged
         self._pending: dict[SetNode, _Pending] = {}
         # Sets of `_pending` that may have changed since the last `take_changes`.
         self._touched: dict[SetNode, None] = {}
@@ -154,10 +162,19 @@ class ZnodeTree:
 
     def start_reading(self, node: SetNode, name: str) -> bool:
         """Record that a member or vector is read. False: a read is already in flight, or the set is gone."""
+        node.data_hashes.pop(name, None)  # the change of its data is known, so the audit must not count it
         if node.is_gone or name in node.reading:
             return False
         node.reading.add(name)
         return True
+
+    def start_verifying(self, node: SetNode) -> tuple[str, ...]:
+        """Record that all known data of a set is read again. Returns the names to read."""
+        if node.is_gone or not node.is_listed:
+            return ()
+        names = tuple(sorted(node.data_hashes.keys() - node.reading))
+        node.reading.update(names)
+        return names
 
     def start_retry(self, node: Node) -> bool:
         """Record that a retry of a node is scheduled. False: one already was."""
@@ -259,6 +276,9 @@ class ZnodeTree:
     def list_set(self, node: SetNode, names: Iterable[str], czxid: int) -> tuple[list[str], int]:
         """Update a set from its list of children.
 
+        At the first listing over a connection, the data of all members is read, since events may have been
+        missed before. Later only the data that is new or outdated.
+
         Returns:
             The names to read, and the number of members that have joined or left without an event.
         """
@@ -276,12 +296,12 @@ class ZnodeTree:
         for name in gone:
             self.remove(node, name)
         new = present - known - node.reading
-        missed = (len(gone) + len(node.unreadable ^ new)) if was_listed else 0
+        missed = len(gone) + len(new - node.unreadable) + len(node.unreadable - known - present)
         node.unreadable.clear()
-        unread = sorted(new | (node.vectors.keys() - node.reading))  # the data of a vector may change
+        unread = sorted((present - node.data_hashes.keys() if was_listed else present) - node.reading)
         node.reading.update(unread)
         self._pending_of(node)
-        return unread, missed
+        return unread, missed if was_listed else 0
 
     def mark_outdated(self, node: Node) -> None:
         """Record that a set's list of children may have changed. Another listing follows."""
@@ -296,12 +316,14 @@ class ZnodeTree:
                 del self.bad[f"{node.path}/{name}"]
         node.members.clear()
         node.vectors.clear()
+        node.data_hashes.clear()
         node.weights = None
 
     def remove(self, node: SetNode, name: str) -> None:
         """Remove a member or a vector."""
         node.reading.discard(name)
         node.unreadable.discard(name)
+        node.data_hashes.pop(name, None)
         pending = self._pending_of(node)
         self.bad.pop(f"{node.path}/{name}", None)
         if node.vectors.pop(name, None) is not None:
@@ -311,16 +333,29 @@ class ZnodeTree:
         if node.members.pop(name, None) is not None:
             pending.removed.add(name)
 
-    def set_data(self, node: SetNode, name: str, data: bytes) -> None:
-        """Decode and store the data of a member or a vector."""
+    def mark_data_outdated(self, node: SetNode, name: str) -> None:
+        """Record an event about the data of a member or vector: it is read again at the next listing."""
+        node.data_hashes.pop(name, None)
+
+    def set_data(self, node: SetNode, name: str, data: bytes) -> bool:
+        """Decode and store the data of a member or a vector.
+
+        Returns:
+            Whether it differs from the data that was read before, although no event has reported that.
+        """
         node.reading.discard(name)
+        data_hash = hash(data)
+        before = node.data_hashes.get(name)
+        if before == data_hash:
+            self._pending_of(node)  # the set may be complete now
+            return False
         if self.bad:
             self.bad.pop(f"{node.path}/{name}", None)
         try:
             if name.startswith(MEMBER_PREFIX):
-                self._add_member(node, decode_member(name, data))
+                self._add_member(node, decode_member(name, data, partial(self._on_ignored, node, name)))
             else:
-                node.vectors[name] = parse_vector(name, data)
+                node.vectors[name] = parse_vector(name, data, partial(self._on_ignored, node, name))
                 node.weights = None
                 self._pending_of(node).is_reweighted = True
         except BadMemberError as error:
@@ -329,8 +364,17 @@ class ZnodeTree:
             self.bad[f"{node.path}/{name}"] = error.reason
             self.bad_members[error.reason] += 1
             log.warning("member_skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
+        node.data_hashes[name] = data_hash
+        return before is not None
+
+    def _on_ignored(self, node: SetNode, name: str, field: str, why: str) -> None:
+        self.ignored_fields[field] += 1
+        log.warning("member_field_ignored", path=f"{node.path}/{name}", field=field, detail=why)
 
     def _add_member(self, node: SetNode, member: Member) -> None:
+        if not self._has_loopback and any(map(_is_loopback, member.addresses)):
+            self._has_loopback = True
+            log.warning("member_on_loopback", path=f"{node.path}/{member.name}", addresses=member.addresses)
         if node.vectors:
             member = _weighted(member, node)
         node.members[member.name] = member
@@ -346,6 +390,7 @@ class ZnodeTree:
     def reading_failed(self, node: SetNode, name: str, *, exists: bool) -> None:
         """Record that a member or vector could not be read, or no longer exists."""
         node.reading.discard(name)
+        node.data_hashes.pop(name, None)
         if exists:
             node.unreadable.add(name)
         self._pending_of(node)
@@ -405,6 +450,10 @@ class ZnodeTree:
         for name, member in node.members.items():
             if member is not None and (weighted := _weighted(member, node)) is not member:
                 node.members[name] = pending.added[name] = weighted
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
 
 
 def _weighted(member: Member, node: SetNode) -> Member:

@@ -7,7 +7,7 @@ Rules of this file:
 - All decisions are made in the event loop. kazoo's threads only add calls to one queue.
 - Each request belongs to a connection through its strategy. Late responses of an old connection are dropped.
 - When ZooKeeper becomes unreachable, only the `SyncState` changes. The contents stay.
-- An audit lists everything again every few minutes, and counts changes that no event had reported.
+- An audit reads everything again, a little at a time, and counts changes that no event had reported.
 - kazoo's recipes are not used: ChildrenWatch ends silently when its znode is deleted, and starts a thread per
   watch on reconnect.
 """
@@ -27,7 +27,8 @@ from kazoo.exceptions import NoAuthError, NoNodeError
 from kazoo.protocol.states import KeeperState
 
 from zkdns.serverset.changes import Change
-from zkdns.serverset.kazoo_ext import CREATED, DELETED, incompatibility, intercept_events
+from zkdns.serverset.kazoo_ext import CHANGED, CREATED, DELETED, incompatibility, intercept_events
+from zkdns.serverset.sync.audit import Audit
 from zkdns.serverset.sync.event_queue import ThreadsafeQueue
 from zkdns.serverset.sync.one_shot import OneShotStrategy
 from zkdns.serverset.sync.recursive import RecursiveStrategy
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.sync")
 
 AUDIT_SECONDS = 300.0
-"""The interval of audits, which list everything again although events should report every change."""
+"""The period of audits, which read everything again although events should report every change."""
 
 RETRY_SECONDS = 2.0
 """The interval of attempts to read a znode that cannot be read, for instance because access is denied.
@@ -107,6 +108,7 @@ class TreeSync(SyncListener):
         self._is_recursive = recursive
         self._unsupported_until = 0.0
         self._audit_seconds = audit_seconds
+        self._audit = Audit(audit_seconds)
         self._retry_seconds = retry_seconds
         self._loop = asyncio.get_running_loop()
         self._queue = ThreadsafeQueue(self._on_queue_drained)
@@ -147,6 +149,11 @@ class TreeSync(SyncListener):
     def bad_members(self) -> Counter[str]:
         """How many members were skipped since the start, by reason."""
         return self._tree.bad_members
+
+    @property
+    def ignored_fields(self) -> Counter[str]:
+        """How many optional fields were ignored since the start because they were invalid, by name."""
+        return self._tree.ignored_fields
 
     @property
     def bad(self) -> Mapping[str, str]:
@@ -242,7 +249,10 @@ class TreeSync(SyncListener):
             if isinstance(node, Directory):
                 unrequested, missed = self._tree.list_directory(node, names)
                 for child in node.children.values() if read.is_audit else unrequested:
-                    self._list(child, is_initial=read.is_initial, is_audit=read.is_audit)
+                    if read.is_audit and isinstance(child, SetNode) and child.is_requested:
+                        self._audit.add(child)
+                    else:
+                        self._list(child, is_initial=read.is_initial, is_audit=read.is_audit)
             else:
                 unread, missed = self._tree.list_set(node, names, czxid)
                 if unread:
@@ -256,14 +266,17 @@ class TreeSync(SyncListener):
         node = read.node
         assert isinstance(node, SetNode)  # noqa: S101 - only a set's children are read
         has_errors = False
+        missed = 0
         for name, result in zip(read.names, results, strict=True):
             if name not in node.reading:
                 continue  # it was deleted in the meantime
             if isinstance(result, bytes):
-                self._tree.set_data(node, name, result)
+                missed += self._tree.set_data(node, name, result)
             else:
                 self._on_data_error(read, node, name, result)
                 has_errors = True
+        if read.is_audit and missed:
+            self._count_repairs(node, missed)
         if self._reported and not has_errors:
             self._reported.discard(f"{node.path}/*")
         self._finish(read)
@@ -297,16 +310,24 @@ class TreeSync(SyncListener):
         if self._tree.start_reading(node, name):
             self._submit(Read(node, (name,)))
 
+    def on_data_deleted(self, node: SetNode, name: str) -> None:
+        """Read a member or a vector again if the next listing of its set still has it."""
+        self._tree.mark_data_outdated(node, name)
+
     # -- events of the recursive watch ---------------------------------------------------------------------
 
     def _on_watch_event(self, client: KazooClient, kind: int, path: str) -> None:
-        """Handle an event of the recursive watch. Events of kazoo's own watches arrive here as well."""
-        if client is not self._client or not isinstance(self._strategy, RecursiveStrategy):
+        """Handle an event of the recursive watch or of a data watch. kazoo's own events arrive as well."""
+        if client is not self._client or self._strategy is None:
             return
         root = self._tree.root.path
         if path == root or path.startswith(root.rstrip("/") + "/"):
-            self._apply_event(kind, [element for element in path[len(root) :].split("/") if element])
-        else:
+            elements = [element for element in path[len(root) :].split("/") if element]
+            if isinstance(self._strategy, OneShotStrategy):
+                self._apply_data_event(self._strategy, kind, path, elements)
+            else:
+                self._apply_event(kind, elements)
+        elif isinstance(self._strategy, RecursiveStrategy):
             self.on_unsupported(f"ZooKeeper sent an event for {path!r}, which is not below {root}")
 
     def _apply_event(self, kind: int, elements: list[str]) -> None:
@@ -340,6 +361,22 @@ class TreeSync(SyncListener):
         else:
             self.on_data_changed(node, name)
 
+    def _apply_data_event(
+        self, strategy: OneShotStrategy, kind: int, path: str, elements: Sequence[str]
+    ) -> None:
+        """Handle the data watch of a member or vector. A child watch reports its deletion as well."""
+        if kind not in (CHANGED, DELETED) or not elements:
+            return
+        strategy.on_data_watch_fired(path)
+        *above, name = elements
+        parent = self._tree.find(above)
+        if not isinstance(parent, SetNode) or name not in parent.data_hashes:
+            return
+        if kind == CHANGED:
+            self.on_data_changed(parent, name)
+        else:
+            self.on_data_deleted(parent, name)
+
     # -- requests ------------------------------------------------------------------------------------------
 
     def _list(self, node: Node, *, is_initial: bool = False, is_audit: bool = False) -> None:
@@ -358,7 +395,7 @@ class TreeSync(SyncListener):
             if not self._initial_pending:
                 self._is_initial_done = True
                 self.last_audit_at = self._loop.time()
-                self._schedule_audit()
+                self._start_audits()
 
     def _remove(self, node: Node) -> None:
         """Remove a znode that does not exist. If it is created again, an event reports that."""
@@ -397,16 +434,27 @@ class TreeSync(SyncListener):
 
     # -- the audit -----------------------------------------------------------------------------------------
 
-    def _schedule_audit(self) -> None:
-        self._timer = self._loop.call_later(self._audit_seconds, self._audit)
+    def _start_audits(self) -> None:
+        """Begin the first audit after a period, since everything was read just now."""
+        self._audit = Audit(self._audit_seconds)
+        self._timer = self._loop.call_later(self._audit_seconds, self._run_audit_round)
 
-    def _audit(self) -> None:
-        """List everything again. A difference means that an event was lost."""
+    def _run_audit_round(self) -> None:
+        """Read a part of the tree again. A difference means that an event was lost."""
         assert self._strategy is not None  # noqa: S101 - stopping the strategy cancels the timer
-        self.last_audit_at = self._loop.time()
-        self._list(self._tree.root, is_audit=True)
+        if self._audit.is_beginning():
+            self.last_audit_at = self._loop.time()
+            self._audit.begin(self._tree.sets())
+            self._list(self._tree.root, is_audit=True)
+        to_list, to_read = self._audit.next_round()
+        for node in to_list:
+            if not node.is_gone:
+                self._list(node, is_audit=True)
+        for node in to_read:
+            if names := self._tree.start_verifying(node):
+                self._submit(Read(node, names, is_audit=True))
         self._strategy.send_pending()
-        self._schedule_audit()
+        self._timer = self._loop.call_later(self._audit.round_seconds, self._run_audit_round)
 
     def _count_repairs(self, node: Node, count: int) -> None:
         """Count changes without an event. Not with one-shot watches, whose events may arrive later."""
