@@ -155,7 +155,7 @@ def canonical_host(text: str) -> str:
             is not an address (`10.0.0`, `0x7f000001`) is rejected: it cannot be a host name (RFC 1123 §2.1),
             and resolvers would read it as an unintended address.
     """
-    if _HOST_NAME.fullmatch(text) or (text[-1:].isdigit() and _is_unicast_ipv4(text)):
+    if (text[-1:].isdigit() and _is_unicast_ipv4(text)) or _HOST_NAME.fullmatch(text):
         return text
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -123,6 +122,9 @@ class ZnodeTree:
         """How many sets had a name that is not valid in DNS, since the start."""
         self._namespace = namespace
         self._is_chrooted = is_chrooted
+        # The znode that is being decoded, and a bound method, made once: a start decodes 100,000 members.
+        self._decoded: tuple[SetNode, str]
+        self._note_ignored = self._on_ignored
         self._has_loopback = False  # whether a member with a loopback address was logged
         self._pending: dict[SetNode, _Pending] = {}
         # Sets of `_pending` that may have changed since the last `take_changes`.
@@ -351,11 +353,12 @@ class ZnodeTree:
             return False
         if self.bad:
             self.bad.pop(f"{node.path}/{name}", None)
+        self._decoded = node, name
         try:
             if name.startswith(MEMBER_PREFIX):
-                self._add_member(node, decode_member(name, data, partial(self._on_ignored, node, name)))
+                self._add_member(node, decode_member(name, data, self._note_ignored))
             else:
-                node.vectors[name] = parse_vector(name, data, partial(self._on_ignored, node, name))
+                node.vectors[name] = parse_vector(name, data, self._note_ignored)
                 node.weights = None
                 self._pending_of(node).is_reweighted = True
         except BadMemberError as error:
@@ -367,14 +370,16 @@ class ZnodeTree:
         node.data_hashes[name] = data_hash
         return before is not None
 
-    def _on_ignored(self, node: SetNode, name: str, field: str, why: str) -> None:
+    def _on_ignored(self, field: str, why: str) -> None:
+        node, name = self._decoded
         self.ignored_fields[field] += 1
         log.warning("member_field_ignored", path=f"{node.path}/{name}", field=field, detail=why)
 
     def _add_member(self, node: SetNode, member: Member) -> None:
-        if not self._has_loopback and any(map(_is_loopback, member.addresses)):
+        service = member.service
+        if service is not None and _is_loopback(service.host) and not self._has_loopback:
             self._has_loopback = True
-            log.warning("member_on_loopback", path=f"{node.path}/{member.name}", addresses=member.addresses)
+            log.warning("member_on_loopback", path=f"{node.path}/{member.name}", address=service.host)
         if node.vectors:
             member = _weighted(member, node)
         node.members[member.name] = member
@@ -452,8 +457,8 @@ class ZnodeTree:
                 node.members[name] = pending.added[name] = weighted
 
 
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host == "::1"
 
 
 def _weighted(member: Member, node: SetNode) -> Member:
