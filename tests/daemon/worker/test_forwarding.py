@@ -269,7 +269,7 @@ def test_auto_uses_the_nameservers_of_resolv_conf_and_follows_its_changes(
 # -- host names of members ----------------------------------------------------------------------------------
 
 
-def test_host_names_of_members_are_looked_up_by_their_ttl_and_kept_while_upstreams_are_down(
+def test_member_hosts_follow_their_ttl_and_stay_while_upstreams_are_down(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
     resolver.set_behaviour(addresses(5, ttl=5), "quick.example")
