@@ -123,7 +123,7 @@ class ZnodeTree:
         self._namespace = namespace
         self._is_chrooted = is_chrooted
         # The znode that is being decoded, and a bound method, made once: a start decodes 100,000 members.
-        self._decoded: tuple[SetNode, str]
+        self._decoded: tuple[SetNode, str] | None = None
         self._note_ignored = self._on_ignored
         self._has_loopback = False  # whether a member with a loopback address was logged
         self._pending: dict[SetNode, _Pending] = {}
@@ -367,10 +367,13 @@ class ZnodeTree:
             self.bad[f"{node.path}/{name}"] = error.reason
             self.bad_members[error.reason] += 1
             log.warning("member_skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
+        finally:
+            self._decoded = None  # a deleted set must not be kept
         node.data_hashes[name] = data_hash
         return before is not None
 
     def _on_ignored(self, field: str, why: str) -> None:
+        assert self._decoded is not None  # noqa: S101 - it is called while a znode is decoded
         node, name = self._decoded
         self.ignored_fields[field] += 1
         log.warning("member_field_ignored", path=f"{node.path}/{name}", field=field, detail=why)
