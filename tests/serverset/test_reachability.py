@@ -4,6 +4,7 @@ import re
 import socket
 
 import pytest
+from kazoo.client import KazooClient
 
 from tests.support.loopback import free_port
 from zkdns import ServerSet, UnreachableError
@@ -41,3 +42,10 @@ def test_the_errors_of_the_library_name_the_cause(call: str) -> None:
         match=re.escape("ZooKeeper at nosuchhost.invalid:2181 cannot be reached: no such host"),
     ):
         web.register("a", 1, timeout=0.3) if call == "register" else web.watch(timeout=0.3)
+
+
+def test_a_callers_client_may_use_ipv6() -> None:
+    client = KazooClient("[::1]:1")
+    web = ServerSet("test", "web", client=client, session_timeout=2.0)
+    with pytest.raises(UnreachableError, match=r"ZooKeeper at \[::1\]:1 cannot be reached: "):
+        web.watch(timeout=0.3)

@@ -31,6 +31,7 @@ from kazoo.exceptions import (
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KeeperState
 
+from zkdns.address import HostPort
 from zkdns.errors import ZkdnsError, ZooKeeperError
 from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, make_client
@@ -112,7 +113,7 @@ class Session:
         with cls._of_clients_lock:
             session = cls._of_clients.get(client)
             if session is None:
-                hosts = ",".join(f"{host}:{port}" for host, port, *_ in client.hosts)
+                hosts = ",".join(str(HostPort(host, port)) for host, port, *_ in client.hosts)
                 session = cls._of_clients[client] = cls(hosts, session_timeout, client)
             return session
 
