@@ -151,14 +151,24 @@ def parse_network(text: str) -> str:
         raise BadValueError(f"{text!r} has bits set after its prefix; the network is {network}") from None
 
 
+def parse_servers(text: str) -> list[HostPort]:
+    """The servers of a ZooKeeper connect string. The chroot is not checked.
+
+    Raises:
+        BadValueError: an invalid server.
+    """
+    hosts = text.partition("/")[0]
+    return [parse_host_port(host, default_port=ZOOKEEPER_PORT) for host in hosts.split(",")]
+
+
 def parse_connect_string(text: str) -> str:
     """Check a ZooKeeper connect string (`host:port,host:port/chroot`) and add missing ports.
 
     Raises:
         BadValueError: an invalid server or chroot, or a server that is named twice.
     """
-    hosts, _, below = text.partition("/")
-    servers = [str(parse_host_port(host, default_port=ZOOKEEPER_PORT)) for host in hosts.split(",")]
+    below = text.partition("/")[2]
+    servers = list(map(str, parse_servers(text)))
     for index, server in enumerate(servers):
         if server in servers[:index]:
             raise BadValueError(f"{text!r} names {server} twice")
@@ -166,6 +176,25 @@ def parse_connect_string(text: str) -> str:
         return ",".join(servers)
     check_znode_path("/" + below)
     return ",".join(servers) + "/" + below
+
+
+def unusable_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Which kind of address this is, if no client can connect to it. None: it may be usable.
+
+    A link-local IPv6 address is useless without a scope, which no DNS record can carry (RFC 4007 §11).
+    """
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return unusable_address(address.ipv4_mapped)
+    if address.is_unspecified:
+        return "the wildcard address"
+    if isinstance(address, ipaddress.IPv4Address):
+        if address.packed[0] == 0:
+            return "an address of this network (RFC 1122 §3.2.1.3)"
+        if address == _BROADCAST:
+            return "the broadcast address"
+    elif address.is_link_local:
+        return "a link-local address"
+    return "a multicast address" if address.is_multicast else None
 
 
 def _host_address(host: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from zkdns.address import unusable_address
 from zkdns.errors import BadMemberError, BadValueError
 from zkdns.serverset.member import (
     Endpoint,
@@ -20,7 +21,6 @@ from zkdns.serverset.member import (
     decode_tolerantly,
     encode_member,
     is_ip,
-    unusable_address,
 )
 
 NAME = "member_0000000318"

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from thriftpy2.protocol import TBinaryProtocolFactory
 from thriftpy2.utils import serialize
 
+from zkdns.address import unusable_address
 from zkdns.errors import BadMemberError
-from zkdns.serverset.member import Endpoint, Member, Status, decode_member, unusable_address
+from zkdns.serverset.member import Endpoint, Member, Status, decode_member
 
 NAME = "member_0000000318"
 IDL = """

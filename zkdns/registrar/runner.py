@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from zkdns.address import parse_host_port
+from zkdns.address import parse_servers
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.registrar.signals import queue_signals
 from zkdns.serverset.auth import Access
@@ -347,9 +347,8 @@ def own_address(zookeeper: str) -> str:
     Raises:
         ZkdnsError: there is no route to any of the servers.
     """
-    servers = zookeeper.partition("/")[0]
-    for server in servers.split(","):
-        address = parse_host_port(server)
+    servers = parse_servers(zookeeper)
+    for address in servers:
         try:
             for family, *_, target in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM):
                 with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -357,4 +356,5 @@ def own_address(zookeeper: str) -> str:
                     return str(probe.getsockname()[0])
         except OSError:
             continue
-    raise ZkdnsError(f"cannot find the address that reaches ZooKeeper at {servers}; name one with --host")
+    named = ",".join(map(str, servers))
+    raise ZkdnsError(f"cannot find the address that reaches ZooKeeper at {named}; name one with --host")

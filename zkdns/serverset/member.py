@@ -22,7 +22,7 @@ from typing import Annotated, Final, Never, NoReturn, TypeAlias
 
 import msgspec
 
-from zkdns.address import MAX_PORT
+from zkdns.address import MAX_PORT, unusable_address
 from zkdns.errors import BadMemberError, BadValueError
 from zkdns.serverset.thrift import STRUCT, read_instance
 
@@ -172,25 +172,6 @@ def canonical_host(text: str) -> str:
     if (reason := unusable_address(address)) is not None:
         raise BadValueError(f"host {text!r} is {reason}, which no client can connect to")
     return str(address)
-
-
-def unusable_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
-    """Which kind of address this is, if no client can connect to it. None: it may be usable.
-
-    A link-local IPv6 address is useless without a scope, which no DNS record can carry (RFC 4007 §11).
-    """
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        return unusable_address(address.ipv4_mapped)
-    if address.is_unspecified:
-        return "the wildcard address"
-    if isinstance(address, ipaddress.IPv4Address):
-        if address.packed[0] == 0:
-            return "an address of this network (RFC 1122 §3.2.1.3)"
-        if address == ipaddress.IPv4Address("255.255.255.255"):
-            return "the broadcast address"
-    elif address.is_link_local:
-        return "a link-local address"
-    return "a multicast address" if address.is_multicast else None
 
 
 def _is_unicast_ipv4(text: str) -> bool:

@@ -6,14 +6,15 @@ import socket
 import threading
 import time
 
-from zkdns.address import ZOOKEEPER_PORT, HostPort, parse_host_port
+from zkdns.address import HostPort, parse_servers
 from zkdns.errors import UnreachableError
 
 _SECONDS = 1.0
 """Time limit for all servers together. Most causes show at once."""
-_NO_SUCH_HOST = {
+NO_ADDRESSES = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-}
+)
+"""Errors of getaddrinfo(3) that mean that a name has no addresses. All others mean that the lookup failed."""
 
 
 def unreachable_error(action: str, hosts: str, advice: str = "") -> UnreachableError:
@@ -36,8 +37,7 @@ def describe_failures(hosts: str) -> str:
 
     Blocks for at most a second.
     """
-    written = hosts.partition("/")[0].split(",")
-    servers = [parse_host_port(one.strip(), default_port=ZOOKEEPER_PORT) for one in written]
+    servers = parse_servers(hosts)
     reasons: dict[HostPort, str] = {}
 
     def work(server: HostPort) -> None:
@@ -63,7 +63,7 @@ def connect_failure(server: HostPort, seconds: float) -> str | None:
     try:
         infos = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        if error.errno in _NO_SUCH_HOST:
+        if error.errno in NO_ADDRESSES:
             return "no such host"
         return f"its host name cannot be resolved now ({error.strerror})"
     except (OSError, UnicodeError) as error:

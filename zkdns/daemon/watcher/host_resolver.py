@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import structlog
 
+from zkdns.address import unusable_address
 from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.feed import PublisherListener
 from zkdns.dns.message import Type
 from zkdns.forward.host_lookup import HostAddresses, type_of
 from zkdns.serverset.changes import HostResolved
-from zkdns.serverset.member import unusable_address
+from zkdns.serverset.reachability import NO_ADDRESSES
 from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.hosts")
@@ -36,10 +37,6 @@ ROUND_SECONDS = 0.05
 _CHECK_SECONDS = 1.0  # maximum time between two checks
 _MAX_CONCURRENT = 4
 _FAMILIES = {Type.A: socket.AF_INET, Type.AAAA: socket.AF_INET6}
-# Errors that mean that a name has no addresses of a family. All others mean that the lookup failed.
-_NO_ADDRESSES = {
-    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-}
 
 
 class Failure(NamedTuple):
@@ -249,7 +246,7 @@ def _resolve(host: str, previous: Sequence[str]) -> _SystemResult:
         try:
             addresses |= _addresses_of(host, family)
         except socket.gaierror as error:
-            if error.errno not in _NO_ADDRESSES:
+            if error.errno not in NO_ADDRESSES:
                 failed.append(qtype)
                 reason = str(error)
     return _SystemResult(tuple(sorted(addresses)), tuple(failed), reason)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_host_port
+from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_servers
 from zkdns.config import Config
 from zkdns.daemon.ipc.control import ControlError, send_request
 from zkdns.daemon.ipc.control_messages import ListNames
@@ -178,16 +178,15 @@ def _diagnose_http(url: str) -> Finding:
 def _diagnose_zookeeper(config: Config) -> Iterable[Finding]:
     if config.zookeeper.hosts is None:
         return ()
-    hosts, _, chroot = config.zookeeper.hosts.partition("/")
+    chroot = config.zookeeper.hosts.partition("/")[2]
     namespaces = dict.fromkeys(namespace.root for namespace in config.namespaces)
     roots = [f"/{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
     try:
         access = load_access(config.zookeeper)
     except ConfigError as error:
         return [wrong("configuration", mistake, "correct it") for mistake in error.errors]
-    servers = [parse_host_port(host) for host in hosts.split(",")]
     probes = _in_parallel(
-        servers,
+        parse_servers(config.zookeeper.hosts),
         lambda server: probe(server, roots, session_timeout=config.zookeeper.session_timeout, access=access),
     )
     return check_zookeeper(probes.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -122,9 +123,6 @@ class ZnodeTree:
         """How many sets had a name that is not valid in DNS, since the start."""
         self._namespace = namespace
         self._is_chrooted = is_chrooted
-        # The znode that is being decoded, and a bound method, made once: a start decodes 100,000 members.
-        self._decoded: tuple[SetNode, str] | None = None
-        self._note_ignored = self._on_ignored
         self._has_loopback = False  # whether a member with a loopback address was logged
         self._pending: dict[SetNode, _Pending] = {}
         # Sets of `_pending` that may have changed since the last `take_changes`.
@@ -353,12 +351,12 @@ class ZnodeTree:
             return False
         if self.bad:
             self.bad.pop(f"{node.path}/{name}", None)
-        self._decoded = node, name
+        on_ignored = partial(self._on_ignored, node, name)
         try:
             if name.startswith(MEMBER_PREFIX):
-                self._add_member(node, decode_member(name, data, self._note_ignored))
+                self._add_member(node, decode_member(name, data, on_ignored))
             else:
-                node.vectors[name] = parse_vector(name, data, self._note_ignored)
+                node.vectors[name] = parse_vector(name, data, on_ignored)
                 node.weights = None
                 self._pending_of(node).is_reweighted = True
         except BadMemberError as error:
@@ -367,14 +365,10 @@ class ZnodeTree:
             self.bad[f"{node.path}/{name}"] = error.reason
             self.bad_members[error.reason] += 1
             log.warning("member_skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
-        finally:
-            self._decoded = None  # a deleted set must not be kept
         node.data_hashes[name] = data_hash
         return before is not None
 
-    def _on_ignored(self, field: str, why: str) -> None:
-        assert self._decoded is not None  # noqa: S101 - it is called while a znode is decoded
-        node, name = self._decoded
+    def _on_ignored(self, node: SetNode, name: str, field: str, why: str) -> None:
         self.ignored_fields[field] += 1
         log.warning("member_field_ignored", path=f"{node.path}/{name}", field=field, detail=why)
 
