@@ -154,6 +154,8 @@ def test_a_host_name_is_not_a_listen_address(text: str) -> None:
             UpstreamAddress("fe80::1%eth0", 853, "2001:db8::1"),
             "tls://[fe80::1%eth0]:853#2001:db8::1",
         ),
+        ("TCP://9.9.9.9", UpstreamAddress("9.9.9.9", 53, tcp=True), "tcp://9.9.9.9:53"),
+        ("tcp://[2001:db8::1]:54", UpstreamAddress("2001:db8::1", 54, tcp=True), "tcp://[2001:db8::1]:54"),
         (
             "tls://fe80::1%eth0",
             UpstreamAddress("fe80::1%eth0", 853, "fe80::1"),
@@ -181,7 +183,7 @@ def test_an_upstream_is_parsed_and_shown(text: str, address: UpstreamAddress, sh
             "9.9.9.9#dns.quad9.net",
             "contains a #, which is allowed only before the certificate name",
         ),
-        ("https://9.9.9.9/dns-query", "starts with https://; write ADDRESS[:PORT], or tls://"),
+        ("https://9.9.9.9/dns-query", "starts with https://; write ADDRESS[:PORT], tcp://ADDRESS[:PORT] for"),
         ("tls://", "no usable host"),
         ("tls://9.9.9.9#", "has '' after its #"),
         (
@@ -190,6 +192,7 @@ def test_an_upstream_is_parsed_and_shown(text: str, address: UpstreamAddress, sh
         ),
         ("tls://9.9.9.9#1.2.3", "has '1.2.3' after its #"),
         ("tls://9.9.9.9/#x", "no usable host"),
+        ("tcp://9.9.9.9#dns.quad9.net", "contains a #, which is allowed only before the certificate name"),
         ("0.0.0.0", "is not the address of a single host"),
         ("::", "is not the address of a single host"),
         ("224.0.0.251:5353", "is not the address of a single host"),
@@ -209,7 +212,10 @@ def test_an_invalid_upstream_is_rejected_with_the_reason(text: str, why: str) ->
 @given(
     st.text(st.characters())
     | st.builds(
-        "{}{}{}".format, st.sampled_from(["", "tls://"]), HOSTS, st.sampled_from(["", "#a.b", "#::1"])
+        "{}{}{}".format,
+        st.sampled_from(["", "tcp://", "tls://"]),
+        HOSTS,
+        st.sampled_from(["", "#a.b", "#::1"]),
     )
 )
 def test_any_text_is_a_valid_upstream_or_an_error(text: str) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkdns.errors import BadValueError
-from zkdns.namespace import Namespace, ServiceName, check_znode_path, parse_namespace
+from zkdns.namespace import Namespace, ServiceName, check_znode_path, parse_namespace, source_of
 
 DISCOVERY = parse_namespace("/discovery/{environment}/{service}")
 AURORA = parse_namespace("/aurora/{role}/{environment}/{job}")
@@ -176,3 +176,63 @@ def test_a_name_has_its_labels_and_a_lower_case_key() -> None:
 
 def test_a_namespace_survives_serialization() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(AURORA), type=Namespace) == AURORA
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("/discovery/staging/web", DISCOVERY.template),
+        ("/discovery/staging", DISCOVERY.template),
+        ("/discovery", DISCOVERY.template),
+        ("/aurora/www/prod/hello", AURORA.template),
+        ("/auroras/www", ""),
+        ("/", ""),
+        ("static:web.staging.discovery", "static"),
+    ],
+)
+def test_a_set_or_a_directory_belongs_to_a_source(path: str, source: str) -> None:
+    assert source_of(path, (DISCOVERY, AURORA)) == source
+
+
+@pytest.mark.parametrize(
+    ("namespace", "directory", "name", "expected"),
+    [
+        (DISCOVERY, "/discovery", "web.staging", True),
+        (DISCOVERY, "/discovery/staging", "web.staging", True),
+        (DISCOVERY, "/discovery/staging", "m1.web.staging", True),
+        (DISCOVERY, "/discovery/STAGING", "staging", True),
+        (DISCOVERY, "/discovery/staging", "web.prod", False),
+        (DISCOVERY, "/discovery/staging", "prod", False),
+        (DISCOVERY, "/discovery/eu.staging", "web.eu.staging", True),
+        (AURORA, "/aurora/www", "hello.prod.www", True),
+        (AURORA, "/aurora/www", "www", True),
+        (AURORA, "/aurora/www", "hello.prod.api", False),
+        (AURORA, "/aurora/www/prod", "hello.prod.www", True),
+        (AURORA, "/aurora/www/prod", "www", True),
+        (AURORA, "/aurora/www/prod", "hello.test.www", False),
+        (FIXED, "/twitter/web", "web.prod", True),
+        (FIXED, "/twitter/web", "m1.web.prod", True),
+        (FIXED, "/twitter/web", "prod", True),
+        (FIXED, "/twitter/web", "api.prod", False),
+        (FIXED, "/twitter/web/live", "web.prod", True),
+        (FLAT, "/", "web", True),
+    ],
+)
+def test_a_name_may_belong_to_a_service_below_a_directory(
+    namespace: Namespace, directory: str, name: str, expected: bool
+) -> None:
+    assert namespace.may_be_below(directory, tuple(name.encode().split(b"."))) is expected
+
+
+@given(
+    st.sampled_from([DISCOVERY, AURORA, FLAT, FIXED]), st.lists(ELEMENTS, min_size=4, max_size=4), st.data()
+)
+def test_the_name_of_a_service_may_be_below_each_directory_above_it(
+    namespace: Namespace, values: list[str], data: st.DataObject
+) -> None:
+    fixed = namespace.fixed
+    elements = [fixed[step] or values[step] for step in range(namespace.depth)]
+    below = elements[: data.draw(st.integers(0, namespace.depth - 1))]
+    directory = "/".join((namespace.root.rstrip("/"), *below)) or "/"
+    name = namespace.name_of(elements)
+    assert namespace.may_be_below(directory, name.key[: -len(name.zone)])

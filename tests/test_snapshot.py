@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkdns.namespace import ServiceName
+from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import HostResolved, MembersHeld, SetPut
+from zkdns.serverset.ensemble import Ensemble
 from zkdns.serverset.member import Endpoint, Member, Status
 from zkdns.snapshot import (
     Expected,
     Header,
+    NamespaceState,
     NoSnapshotError,
     Snapshot,
     SnapshotError,
@@ -33,9 +35,11 @@ from zkdns.snapshot import (
     write_snapshot,
 )
 
-NAMESPACES = ("/discovery/{environment}/{service}",)
+NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
+OTHER = parse_namespace("/aurora/{job}")
 NOW = 1700000000.25
-EXPECTED = Expected(namespaces=NAMESPACES, now=NOW)
+STATES = (NamespaceState(str(NAMESPACE), NOW, Ensemble(5, 6, 7)),)
+EXPECTED = Expected(namespaces=(NAMESPACE,), now=NOW)
 
 WEB = Member(
     "member_0000000318",
@@ -46,7 +50,7 @@ WEB = Member(
     {"größe": "日本"},
     0.5,
 )
-HEADER = Header(NOW, 7, NAMESPACES, "zk1:2181,zk2:2181/a")
+HEADER = Header(NOW, 7, STATES, "zk1:2181,zk2:2181/a")
 SMALL = Snapshot(
     HEADER,
     (
@@ -61,7 +65,7 @@ def of_size(count: int) -> Snapshot:
     """A snapshot with this number of members, which is also its serial."""
     members = tuple(Member(f"member_{n:010d}", Endpoint("10.0.0.1", 80)) for n in range(count))
     put = SetPut("/discovery/s/web", ServiceName("web", "s"), members)
-    return Snapshot(Header(NOW, count, NAMESPACES), (put,))
+    return Snapshot(Header(NOW, count, STATES), (put,))
 
 
 def write(path: Path, snapshot: Snapshot, in_part: int = 2) -> None:
@@ -76,7 +80,7 @@ def read(path: Path, expected: Expected = EXPECTED) -> Snapshot:
 
 def sealed(*frames: bytes, end: bytes = bytes(4)) -> bytes:
     """A file with a valid checksum and arbitrary contents."""
-    body = b"zkdns snapshot 2\n" + b"".join(len(f).to_bytes(4) + f for f in frames) + end
+    body = b"zkdns snapshot 3\n" + b"".join(len(f).to_bytes(4) + f for f in frames) + end
     return body + hashlib.sha256(body).digest()
 
 
@@ -89,7 +93,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "snapshot", [SMALL, of_size(0), of_size(3000), Snapshot(Header(0.0, 0xFFFFFFFF, NAMESPACES), ())]
+    "snapshot", [SMALL, of_size(0), of_size(3000), Snapshot(Header(0.0, 0xFFFFFFFF, STATES), ())]
 )
 def test_a_snapshot_is_read_as_it_was_written(path: Path, snapshot: Snapshot) -> None:
     write(path, snapshot)
@@ -110,17 +114,18 @@ members = st.builds(
     st.dictionaries(names, names, max_size=2),
     st.floats(0, 1000),
 )
+origins = st.builds("/discovery/{}/{}".format, *2 * [names.map(lambda name: name.replace("/", "-"))])
 puts = st.builds(
-    SetPut, names, st.builds(ServiceName, names, names), st.lists(members, max_size=3).map(tuple)
+    SetPut, origins, st.builds(ServiceName, names, names), st.lists(members, max_size=3).map(tuple)
 )
 
 
 changes = st.one_of(
     puts,
-    st.builds(MembersHeld, names, st.lists(names, max_size=3).map(tuple)),
+    st.builds(MembersHeld, origins, st.lists(names, max_size=3).map(tuple), st.floats(0, 1e12)),
     st.builds(HostResolved, names, st.lists(names, max_size=3).map(tuple)),
 )
-headers = st.builds(Header, st.floats(0, 1e12), st.integers(0, 0xFFFFFFFF), st.just(NAMESPACES), names)
+headers = st.builds(Header, st.floats(0, 1e12), st.integers(0, 0xFFFFFFFF), st.just(STATES), names)
 
 
 @given(st.builds(Snapshot, headers, st.lists(changes, max_size=5).map(tuple)))
@@ -236,8 +241,8 @@ def test_a_file_that_is_too_large_is_not_read(path: Path) -> None:
         (b"", "not a snapshot"),
         (b"{}\n", "not a snapshot"),
         (b"zkdns snapshot 1\n" + bytes(64), "not a snapshot of this version"),
-        (b"zkdns snapshot 2\n", "damaged"),
-        (b"zkdns snapshot 2\n" + bytes(64), "damaged"),
+        (b"zkdns snapshot 3\n", "damaged"),
+        (b"zkdns snapshot 3\n" + bytes(64), "damaged"),
         (sealed(), "cannot be decoded: its lengths are wrong"),
         (sealed(end=b""), "cannot be decoded: it has no end"),
         (sealed(msgspec.msgpack.encode(HEADER), end=bytes(5)), "cannot be decoded: its lengths are wrong"),
@@ -260,8 +265,8 @@ def expecting(**others: Any) -> Expected:
     ("expected", "complaint"),
     [
         (
-            expecting(namespaces=("/aurora/{job}",)),
-            "has the namespace /discovery/{environment}/{service} instead of /aurora/{job}",
+            expecting(namespaces=(OTHER,)),
+            f"has the namespace {NAMESPACE} instead of {OTHER}",
         ),
         (
             expecting(zookeeper="zk1:2181/b"),
@@ -302,9 +307,21 @@ def test_a_usable_snapshot_is_read(path: Path, expected: Expected) -> None:
     assert read_header(path, expected) == HEADER
 
 
-@pytest.mark.parametrize("written", [math.nan, math.inf, -math.inf])
-def test_an_invalid_time_is_rejected(path: Path, written: float) -> None:
-    write(path, msgspec.structs.replace(SMALL, header=msgspec.structs.replace(HEADER, written=written)))
+def test_the_header_has_only_the_accepted_namespaces(path: Path) -> None:
+    (mine,), other = STATES, NamespaceState(str(OTHER), NOW - 100)
+    write(path, Snapshot(Header(NOW, 7, (mine, other)), SMALL.changes))
+    both = (NAMESPACE, OTHER)
+    all_of_it = read(path, expecting(namespaces=both)).header
+    assert all_of_it.by_source(both) == {NAMESPACE.template: mine, OTHER.template: other}
+    young = read(path, expecting(namespaces=both, max_age=60)).header
+    assert (young.namespaces, young.by_source(both)) == (STATES, {NAMESPACE.template: mine})
+    assert read(path, expecting(namespaces=(OTHER,))).header.by_source(both) == {OTHER.template: other}
+
+
+@pytest.mark.parametrize("time", [math.nan, math.inf, -math.inf])
+def test_an_invalid_time_is_rejected(path: Path, time: float) -> None:
+    header = msgspec.structs.replace(HEADER, namespaces=(NamespaceState(str(NAMESPACE), time),))
+    write(path, msgspec.structs.replace(SMALL, header=header))
     with pytest.raises(SnapshotError):
         read(path, expecting(max_age=60))
 

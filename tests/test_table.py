@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
+    DirectoryUnread,
     HostResolved,
     MembersHeld,
     SetChanged,
@@ -17,7 +18,7 @@ from zkdns.serverset.changes import (
     SetUnread,
 )
 from zkdns.serverset.member import Endpoint, Member
-from zkdns.table import DEPARTED_SECONDS, Table
+from zkdns.table import ANY_SERVICE, DEPARTED_SECONDS, Table
 
 WEB = ServiceName("web", "staging")
 KEY = WEB.key
@@ -350,6 +351,24 @@ def test_a_copy_has_the_held_members() -> None:
     assert held(table_of(*table.contents())) == {member(2).name}
 
 
+# -- members by endpoint ------------------------------------------------------------------------------------
+
+
+def test_members_are_found_at_their_endpoints_after_each_change() -> None:
+    table = table_of(put(member(1, "10.0.0.1"), member(2, "10.0.0.1"), member(3, "10.0.0.3")))
+    web = table.services[KEY].sets[PATH]
+
+    def names_at(host: str) -> set[str]:
+        return set(web.names_at((host, 80)))
+
+    assert names_at("10.0.0.1") == {member(1).name, member(2).name}
+    table.apply(SetChanged(PATH, (member(2, "10.0.0.3"), member(4, "10.0.0.4")), (member(1).name,)))
+    assert (names_at("10.0.0.1"), names_at("10.0.0.4")) == (set(), {member(4).name})
+    assert names_at("10.0.0.3") == {member(2).name, member(3).name}
+    table.apply(put(member(3, "10.0.0.3")))
+    assert (names_at("10.0.0.3"), names_at("10.0.0.4")) == ({member(3).name}, set())
+
+
 # -- unreadable sets ----------------------------------------------------------------------------------------
 
 
@@ -382,6 +401,17 @@ def test_of_two_sets_under_one_name_the_one_that_was_read_answers() -> None:
     assert list(copy.contents()) == list(table.contents())
     assert table.apply(SetDropped(other.origin)) == {KEY}
     assert table.services[KEY].is_unread
+
+
+def test_a_copy_has_the_same_outdated_sets() -> None:
+    old = SetPut("/discovery/prod/web", ServiceName("web", "prod"), (member(1),))
+    table = table_of(old, put(member(2)), DirectoryUnread("/discovery"), put(member(2)))
+    for copy in (table_of(*table.contents()), table):
+        for change in table.contents():  # also if the copy has an earlier state
+            copy.apply(change)
+        sets = [copy.set_of(origin) for origin in (old.origin, PATH)]
+        assert [each is not None and each.is_outdated for each in sets] == [True, False]
+    assert table.apply(DirectoryUnread("/discovery", is_unread=False)) == {ANY_SERVICE, old.name.key}
 
 
 def test_an_empty_set_does_not_answer_for_an_unread_one_of_its_name() -> None:

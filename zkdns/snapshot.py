@@ -1,7 +1,7 @@
 """The snapshot: the table on disk, so that a restart without ZooKeeper still answers.
 
     a line with the format and its version
-    length · header as msgpack: time, serial, namespaces, ZooKeeper
+    length · header as msgpack: time, serial, ZooKeeper, and for each namespace its own time and ensemble
     length · a part: some changes as msgpack (any number of parts)
     length 0
     SHA-256 of everything before it
@@ -31,9 +31,11 @@ import msgspec
 from zkdns.config import Config
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
+from zkdns.namespace import Namespace
 from zkdns.serverset.changes import Change
+from zkdns.serverset.ensemble import Ensemble
 
-_MAGIC = b"zkdns snapshot 2\n"
+_MAGIC = b"zkdns snapshot 3\n"
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _LENGTH = 4
 # 100,000 members take about 10 MB. A larger file is not a snapshot, and reading it would cost memory.
@@ -60,20 +62,39 @@ class NoSnapshotError(SnapshotError):
     """The file does not exist, as at the first start."""
 
 
+class NamespaceState(msgspec.Struct, frozen=True):
+    """The state of a namespace in a snapshot.
+
+    Attributes:
+        name: the namespace as text, which determines the names of its sets.
+        current_at: when its sets were last known to equal ZooKeeper's, in seconds since the epoch.
+        ensemble: the ensemble that they were read from. None: unknown.
+    """
+
+    name: str
+    current_at: float
+    ensemble: Ensemble | None = None
+
+
 class Header(msgspec.Struct, frozen=True):
     """The header of a snapshot.
 
     Attributes:
-        written: when its table was last known to be current, in seconds since the epoch.
+        written: when it was written, in seconds since the epoch.
         serial: the zone's SOA serial.
-        namespaces: the templates with which its sets were found. They determine the names of the sets.
+        namespaces: the namespaces whose sets it has.
         zookeeper: the connect string. Its chroot determines the paths of the sets.
     """
 
     written: float
     serial: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
-    namespaces: tuple[str, ...]
+    namespaces: tuple[NamespaceState, ...]
     zookeeper: str = ""
+
+    def by_source(self, namespaces: Sequence[Namespace]) -> dict[str, NamespaceState]:
+        """The states of those of these namespaces that the snapshot has, by their templates."""
+        states = {state.name: state for state in self.namespaces}
+        return {one.template: state for one in namespaces if (state := states.get(str(one))) is not None}
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -84,31 +105,34 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """The snapshots that a reader accepts.
+    """What a reader accepts: the sets of these namespaces, if they are not too old. At least one must match.
 
     Attributes:
-        namespaces: the templates. Those of the header must be equal.
+        namespaces: the namespaces.
         zookeeper: the connect string. The chroot of the header must be equal; its servers may differ, since
             ensembles move. None: any chroot is accepted.
         now: the present time in seconds since the epoch.
         max_age: the maximum age in seconds. 0: no limit.
     """
 
-    namespaces: tuple[str, ...]
+    namespaces: tuple[Namespace, ...]
     zookeeper: str | None = None
     now: float
     max_age: float = 0
 
+    def is_too_old(self, current_at: float) -> bool:
+        """Whether sets of this time exceed the maximum age.
 
-def namespaces_of(config: Config) -> tuple[str, ...]:
-    """The namespaces of a configuration in the form of `Header.namespaces`."""
-    return tuple(map(str, config.namespaces))
+        A time in the future is accepted: the clock may be behind, as on a machine without a battery.
+        """
+        age = self.now - current_at
+        return bool(self.max_age) and not -math.inf < age <= self.max_age  # in this form NaN is too old
 
 
 def expected_by(config: Config, now: float) -> Expected:
     """The snapshots that a server with this configuration accepts. `now` is in seconds since the epoch."""
     return Expected(
-        namespaces=namespaces_of(config),
+        namespaces=config.namespaces,
         zookeeper=config.zookeeper.hosts,
         now=now,
         max_age=config.snapshot.max_age,
@@ -238,7 +262,7 @@ def _is_running(pid: int) -> bool:
 
 
 def read_header(path: Path, expected: Expected) -> Header:
-    """The header of the snapshot at `path`, after checking that the snapshot can be used.
+    """The header of the snapshot at `path`, with those of its namespaces that are accepted.
 
     Raises:
         NoSnapshotError: there is no file.
@@ -251,10 +275,13 @@ def read_header(path: Path, expected: Expected) -> Header:
 def read_snapshot(path: Path, expected: Expected) -> Snapshot:
     """Read the snapshot at `path`.
 
+    Its header has those of its namespaces that are accepted. Its changes are those of all of its namespaces:
+    the caller selects them (see `divide_by_source`).
+
     Raises:
         NoSnapshotError: there is no file.
-        SnapshotError: the file cannot be read, is damaged or not a snapshot, has other namespaces or another
-            chroot, or is too old.
+        SnapshotError: the file cannot be read, is damaged or not a snapshot, has only other namespaces or
+            another chroot, or is too old.
     """
     header, parts = _read(path, expected)
     changes: list[Change] = []
@@ -267,7 +294,7 @@ def read_snapshot(path: Path, expected: Expected) -> Snapshot:
 
 
 def _read(path: Path, expected: Expected) -> tuple[Header, list[memoryview]]:
-    """The header and the encoded parts. Everything is checked, but the parts are not decoded."""
+    """The header with its accepted namespaces, and the encoded parts, which are checked but not decoded."""
     data = memoryview(_load(path))
     if data[: len(_MAGIC)] != _MAGIC:
         raise SnapshotError(f"{path}: is not a snapshot of this version of zkdns")
@@ -281,7 +308,8 @@ def _read(path: Path, expected: Expected) -> tuple[Header, list[memoryview]]:
         raise SnapshotError(f"{path}: cannot be decoded: {error}") from None
     if reason := _unusable(header, expected):
         raise SnapshotError(f"{path}: {reason}")
-    return header, parts
+    accepted = (state for state in _known(header, expected) if not expected.is_too_old(state.current_at))
+    return msgspec.structs.replace(header, namespaces=tuple(accepted)), parts
 
 
 def _load(path: Path) -> bytes:
@@ -323,17 +351,23 @@ def _split(rest: memoryview, path: Path) -> list[memoryview]:
 
 def _unusable(header: Header, expected: Expected) -> str | None:
     """Why a reader with these expectations rejects a snapshot. None: it accepts it."""
-    if header.namespaces != expected.namespaces:
-        found, wanted = " and ".join(header.namespaces), " and ".join(expected.namespaces)
-        return f"has the namespace {found} instead of {wanted}"
+    known = _known(header, expected)
+    if not known and expected.namespaces:
+        found = " and ".join(state.name for state in header.namespaces) or "(none)"
+        return f"has the namespace {found} instead of {' and '.join(map(str, expected.namespaces))}"
     if expected.zookeeper is not None and _chroot(header.zookeeper) != _chroot(expected.zookeeper):
         return f"was read from {header.zookeeper}, whose chroot differs from that of {expected.zookeeper}"
-    # Negative if the clock is behind, as on a machine without a battery: the snapshot is accepted.
-    age = expected.now - header.written
-    if expected.max_age and not -math.inf < age <= expected.max_age:  # in this form NaN is rejected too
-        limit = format_duration(expected.max_age)
-        return f"is {format_duration(age)} old; at most {limit} is accepted (snapshot.max_age)"
+    newest = max((state.current_at for state in known), default=header.written)
+    if expected.is_too_old(newest):
+        age, limit = format_duration(expected.now - newest), format_duration(expected.max_age)
+        return f"is {age} old; at most {limit} is accepted (snapshot.max_age)"
     return None
+
+
+def _known(header: Header, expected: Expected) -> list[NamespaceState]:
+    """The header's namespaces that the reader expects."""
+    names = set(map(str, expected.namespaces))
+    return [state for state in header.namespaces if state.name in names]
 
 
 def _chroot(zookeeper: str) -> str:

@@ -7,40 +7,95 @@ time, in seconds of any monotonic clock. DNS messages are made in `zkdns.dns`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
+    DirectoryUnread,
     HostResolved,
     MembersHeld,
     SetChanged,
     SetDropped,
     SetPut,
     SetUnread,
+    held_changes,
 )
+from zkdns.serverset.endpoint_index import EndpointIndex, endpoint_of
 from zkdns.serverset.member import Member, is_ip
 
 DEPARTED_SECONDS = 60.0
 """How long a departed member's name stays resolvable, for clients that have it from an SRV record."""
 
 
+ANY_SERVICE: Labels = ()
+"""In a set of keys: the names that belong to no single service."""
+
+_NONE_HELD: Mapping[str, float] = MappingProxyType({})  # shared, because nearly no set has held members
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Whether a znode's path is below that of another one."""
+    return path.startswith(directory.rstrip("/") + "/")
+
+
 class MemberSet:
     """The members of one origin by name, in the order in which they joined.
 
-    `held` has the names of held members: they have left and are still answered, after all others. If
-    `is_unread`, the set exists, but its members are unknown.
+    `held` has the held members, which have left and are still answered, after all others: their names, and
+    since when (`MembersHeld.since`); `whole` is that of these changes. If `is_unread`, the set exists, but
+    its members are unknown. If `is_outdated`, the set was not published since a znode above it could not be
+    listed, so its members may be out of date.
     """
 
-    __slots__ = ("held", "is_unread", "members", "name", "origin")
+    __slots__ = ("_by_endpoint", "held", "is_outdated", "is_unread", "members", "name", "origin", "whole")
 
     def __init__(self, origin: str, name: ServiceName) -> None:
         self.origin = origin
         self.name = name
         self.members: dict[str, Member] = {}
-        self.held: frozenset[str] = frozenset()
+        self.held: Mapping[str, float] = _NONE_HELD
+        self.whole = 0
         self.is_unread = False
+        self.is_outdated = False
+        self._by_endpoint: EndpointIndex | None = None
+
+    def names_at(self, endpoint: tuple[str, int] | None) -> AbstractSet[str]:
+        """The names of the members with this service endpoint.
+
+        The first call makes an index. Processes that never call this need no memory for it.
+        """
+        if self._by_endpoint is None:
+            self._by_endpoint = EndpointIndex(self.members.values())
+        return self._by_endpoint.at(endpoint)
+
+    def put(self, member: Member) -> Member | None:
+        """Add a member, or replace the one with its name. Returns that one."""
+        before = self.members.get(member.name)
+        self.members[member.name] = member
+        if self._by_endpoint is not None:
+            if before is not None:
+                self._by_endpoint.discard(before.name, endpoint_of(before))
+            self._by_endpoint.add(member.name, endpoint_of(member))
+        return before
+
+    def pop(self, name: str) -> Member | None:
+        """Remove and return a member. None: there is none with this name."""
+        member = self.members.pop(name, None)
+        if member is not None and self._by_endpoint is not None:
+            self._by_endpoint.discard(name, endpoint_of(member))
+        return member
+
+
+def _set_outdated(member_set: MemberSet, is_outdated: bool) -> set[Labels]:
+    """Set `is_outdated`. Returns the key of the service if this is a change."""
+    if member_set.is_outdated == is_outdated:
+        return set()
+    member_set.is_outdated = is_outdated
+    return {member_set.name.key}
 
 
 class Service:
@@ -137,6 +192,12 @@ class Table:
         self._host_users: dict[str, Counter[Labels]] = {}
         self._departed_seconds = departed_seconds
         self._with_departed: set[Labels] = set()
+        self._unread_directories: set[str] = set()
+
+    @property
+    def unread_directories(self) -> Collection[str]:
+        """Paths of the znodes above the sets that cannot be listed."""
+        return self._unread_directories
 
     @property
     def services(self) -> Mapping[Labels, Service]:
@@ -164,26 +225,46 @@ class Table:
     def apply(self, change: Change, now: float = 0.0) -> set[Labels]:
         """Apply a change. Returns the keys of the services whose answers may change.
 
+        The keys contain `ANY_SERVICE` if answers for names of no service may change.
+
         A change of a set that is not in the table has no effect, since the source will publish the whole set.
         """
         match change:
             case SetPut():
-                return self._put(change, now)
+                changed = self._put(change, now)
             case SetUnread():
-                return self._put_unread(change)
+                changed = self._put_unread(change)
             case SetChanged():
                 member_set = self._sets.get(change.origin)
-                return self._update(member_set, change.added, change.removed, now) if member_set else set()
+                changed = self._update(member_set, change.added, change.removed, now) if member_set else set()
             case MembersHeld():
-                return self._hold(change)
+                changed = self._hold(change)
             case SetDropped():
-                return self._drop(change.origin)
+                changed = self._drop(change.origin)
+            case DirectoryUnread():
+                changed = self._set_unread(change.path, is_unread=change.is_unread)
             case HostResolved():
-                return self._resolve(change)
+                changed = self._resolve(change)
+        return changed
 
-    def retain(self, origins: set[str]) -> set[Labels]:
-        """Drop all sets except those of these origins. Returns the keys of the dropped services."""
-        return {key for origin in self._sets.keys() - origins for key in self._drop(origin)}
+    def retain(self, paths: Collection[str], within: Callable[[str], bool] = lambda _: True) -> set[Labels]:
+        """Drop all sets, and unread directories, except those at these paths.
+
+        Args:
+            paths: origins of sets, and paths of unread directories.
+            within: only those for whose path this returns True are dropped.
+
+        Returns:
+            the keys of services whose answers may change.
+        """
+        changed: set[Labels] = set()
+        for origin in self._sets.keys() - paths:
+            if within(origin):
+                changed |= self._drop(origin)
+        for path in self._unread_directories.difference(paths):
+            if within(path):
+                changed |= self._set_unread(path, is_unread=False)
+        return changed
 
     def expire(self, now: float) -> set[Labels]:
         """Remove departed members after their time. Returns the keys of their services."""
@@ -202,7 +283,15 @@ class Table:
 
     def contents(self) -> Iterator[Change]:
         """The changes that turn an empty table into a copy of this one."""
-        for origin in self._sets:
+        # A directory comes after the sets that are outdated because of it, and before those read since.
+        outdated: list[str] = []
+        current: list[str] = []
+        for origin, member_set in self._sets.items():
+            (outdated if member_set.is_outdated else current).append(origin)
+        for origin in outdated:
+            yield from self.contents_of(origin)
+        yield from (DirectoryUnread(path) for path in sorted(self._unread_directories))
+        for origin in current:
             yield from self.contents_of(origin)
         yield from self.resolved()
 
@@ -216,7 +305,7 @@ class Table:
             return
         yield SetPut(member_set.origin, member_set.name, tuple(member_set.members.values()))
         if member_set.held:
-            yield MembersHeld(member_set.origin, tuple(sorted(member_set.held)))
+            yield from held_changes(member_set.origin, member_set.held, member_set.whole)
 
     def resolved(self) -> list[HostResolved]:
         """The addresses of all resolved host names."""
@@ -224,7 +313,7 @@ class Table:
 
     def _put(self, change: SetPut, now: float) -> set[Labels]:
         member_set = self._sets.get(change.origin)
-        changed: set[Labels] = set()
+        changed = set() if member_set is None else _set_outdated(member_set, False)
         if member_set is not None and (member_set.is_unread or member_set.name != change.name):
             changed |= self._drop(change.origin)
             member_set = None
@@ -234,7 +323,7 @@ class Table:
         added = [member for name, member in wanted.items() if member_set.members.get(name) != member]
         removed = [name for name in member_set.members if name not in wanted]
         if member_set.held:
-            member_set.held = frozenset()
+            member_set.held = _NONE_HELD
             changed.add(member_set.name.key)
         return changed | self._update(member_set, added, removed, now)
 
@@ -260,11 +349,30 @@ class Table:
 
     def _hold(self, change: MembersHeld) -> set[Labels]:
         member_set = self._sets.get(change.origin)
-        new = member_set.members.keys() & set(change.names) - member_set.held if member_set else ()
-        if member_set is None or not new:
+        if member_set is None:
             return set()
-        member_set.held |= new
+        new = member_set.members.keys() & set(change.names) - member_set.held.keys()
+        if not new:
+            return set()
+        member_set.held = {**member_set.held, **dict.fromkeys(new, change.since)}
+        member_set.whole = change.whole
         return {member_set.name.key}
+
+    def _set_unread(self, path: str, *, is_unread: bool) -> set[Labels]:
+        """Add or remove an unread directory. Returns the services that this changes, and `ANY_SERVICE`."""
+        changed = set() if (path in self._unread_directories) == is_unread else {ANY_SERVICE}
+        if is_unread:
+            self._unread_directories.add(path)
+        else:
+            self._unread_directories.discard(path)
+        for origin, member_set in self._sets.items():
+            if is_below(origin, path):
+                is_outdated = is_unread or (
+                    member_set.is_outdated
+                    and any(is_below(origin, other) for other in self._unread_directories)
+                )
+                changed |= _set_outdated(member_set, is_outdated)
+        return changed
 
     def _update(
         self, member_set: MemberSet, added: Sequence[Member], removed: Sequence[str], now: float
@@ -272,10 +380,12 @@ class Table:
         service = self._services[member_set.name.key]
         changed = False
         if member_set.held:
-            member_set.held -= {*removed, *(member.name for member in added)}
+            ended = {*removed, *(member.name for member in added)}
+            still = {name: since for name, since in member_set.held.items() if name not in ended}
+            member_set.held = still or _NONE_HELD
         gone: list[Member] = []
         for name in removed:
-            member = member_set.members.pop(name, None)
+            member = member_set.pop(name)
             if member is None:
                 continue
             changed = True
@@ -286,11 +396,10 @@ class Table:
                 gone.append(member)
         for member in added:
             changed = True
-            before = member_set.members.get(member.name)
+            before = member_set.put(member)
             departed = service.departed.pop((member_set.origin, member.name), None)
             gone += [before] if before else []
             gone += [departed[0]] if departed else []
-            member_set.members[member.name] = member
             self._count_hosts(member, service.key, +1)
         for member in gone:  # last, so that a host that moves to another member keeps its addresses
             self._count_hosts(member, service.key, -1)

@@ -20,3 +20,8 @@ def endpoints_of_losses(guard: Guard, origin: str) -> int:
 def scheduled_checks(guard: Guard) -> int:
     """The number of times at which the guard is going to check a set, including outdated ones."""
     return len(guard._deadlines)
+
+
+def recorded_sets(guard: Guard) -> int:
+    """The number of sets of which the guard stores recent losses or new members."""
+    return len(guard._losses.ledgers)

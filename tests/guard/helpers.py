@@ -11,6 +11,7 @@ from zkdns.table import Table
 
 SESSION_TIMEOUT = 10.0
 HOLD_SECONDS = 600
+REASON = "zookeeper was out of reach"
 
 
 def origin_of(service: str) -> str:
@@ -74,7 +75,14 @@ class Scenario:
         is_disturbed: whether a disturbance has not been settled yet.
     """
 
-    def __init__(self, *, share: float = 0.5, minimum: int = 5, seconds: int = HOLD_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        share: float = 0.5,
+        minimum: int = 5,
+        seconds: int = HOLD_SECONDS,
+        session_timeout: float = SESSION_TIMEOUT,
+    ) -> None:
         self.now = 1000.0
         self.is_disturbed = False
         self.table = Table(departed_seconds=0)
@@ -83,7 +91,7 @@ class Scenario:
         self.guard = Guard(
             GuardSettings(share, minimum, seconds),
             self.table,
-            session_timeout=SESSION_TIMEOUT,
+            session_timeout=session_timeout,
             is_served=lambda entry: entry.status is Status.ALIVE,
         )
 
@@ -109,11 +117,21 @@ class Scenario:
 
     def disturb(self) -> None:
         self.is_disturbed = True
-        self._take(self.guard.on_disturbance(self.now))
+        self._take(self.guard.on_disturbance(self.now, REASON))
 
     def settle(self) -> None:
         self.is_disturbed = False
         self.guard.on_settled(self.now)
+
+    def restore(self, *changes: Change, current_at: float) -> None:
+        """Admit the changes of a saved table, which was current at that time."""
+        for change in changes:
+            self._take(self.guard.admit(change, self.now))
+            self.zookeeper.apply(change, self.now)
+        self.guard.on_restored(current_at, self.now)
+
+    def change_ensemble(self) -> None:
+        self._take(self.guard.on_other_ensemble(self.now))
 
     def accept(self, service: str) -> None:
         self._take(self.guard.accept(origin_of(service)))
@@ -138,6 +156,11 @@ class Scenario:
         if owner is None:
             return None
         return sorted(int(name[-10:]) for name in owner.members)
+
+    def hosts(self, service: str) -> dict[str, str]:
+        """The host of each answered member, by its name."""
+        owner = self.table.set_of(origin_of(service))
+        return {name: one.service.host for name, one in owner.members.items() if one.service} if owner else {}
 
     def held(self, service: str) -> list[int]:
         owner = self.table.set_of(origin_of(service))

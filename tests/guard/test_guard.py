@@ -5,20 +5,21 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.guard.guard_internals import endpoints_of_losses, scheduled_checks, served_in_table
+from tests.guard.guard_internals import endpoints_of_losses, scheduled_checks
 from tests.guard.helpers import HOLD_SECONDS, SESSION_TIMEOUT, Scenario, member, members, origin_of, put
-from zkdns.guard import WAIT_SECONDS
+from zkdns.config import GuardSettings
+from zkdns.guard import WAIT_SECONDS, WINDOW_SECONDS, Guard
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
     HostResolved,
-    MembersHeld,
     SetChanged,
     SetDropped,
     SetPut,
     SetUnread,
 )
-from zkdns.serverset.member import Status
+from zkdns.serverset.member import Member, Status
+from zkdns.table import Table
 
 MOMENT = 0.001
 
@@ -94,6 +95,13 @@ def test_a_member_that_returns_during_its_wait_stays(scenario: Scenario) -> None
     assert scenario.answered("db") == [1]
 
 
+def test_a_member_that_returns_with_another_status_is_not_held(scenario: Scenario) -> None:
+    scenario.leave("db", 1)
+    scenario.join("db", member(1, status=Status.STARTING))
+    scenario.disturb()
+    assert (scenario.answered("db"), scenario.held("db")) == ([1], [])
+
+
 def test_a_member_that_replaces_a_waiting_one_is_answered_alone(scenario: Scenario) -> None:
     scenario.leave("db", 1)
     scenario.join("db", member(2, host="10.0.0.1"))
@@ -110,6 +118,91 @@ def test_the_shutdown_of_one_large_service_is_not_a_collapse() -> None:
     scenario.leave("large", *range(1, 101))
     scenario.pass_time(WAIT_SECONDS)
     assert scenario.answered("large") == []
+
+
+# -- members that return one after the other -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("age", [1.0, 2 * SESSION_TIMEOUT])
+def test_the_others_are_held_if_half_of_the_members_have_returned(age: float) -> None:
+    scenario = Scenario()
+    scenario.put("api", 1, 2)
+    scenario.pass_time(age)
+    scenario.join("api", 3, 4)
+    scenario.pass_time(age)
+    scenario.disturb()
+    returned = (member(11, host="10.0.0.1"), member(12, host="10.0.0.2"))
+    scenario.apply(SetChanged(origin_of("api"), returned, tuple(one.name for one in members(1, 2, 3, 4))))
+    scenario.settle()
+    assert scenario.held("api") == [3, 4]
+    assert scenario.answered("api") == [3, 4, 11, 12]
+    scenario.join("api", member(13, host="10.0.0.3"), member(14, host="10.0.0.4"))
+    assert scenario.held("api") == []
+
+
+def test_members_that_joined_before_a_mass_loss_have_replaced_none_of_them() -> None:
+    scenario = Scenario()
+    scenario.put("api", 1, 2, 3, 4)
+    scenario.pass_time(2 * SESSION_TIMEOUT)
+    scenario.disturb()
+    scenario.join("api", 11, 12)
+    scenario.leave("api", 1, 2, 3, 4)
+    assert scenario.held("api") == [1, 2, 3, 4]
+
+
+def test_one_of_four_that_leaves_in_a_window_is_not_held() -> None:
+    scenario = Scenario()
+    scenario.put("api", 1, 2, 3, 4)
+    scenario.disturb()
+    scenario.settle()
+    scenario.leave("api", 1)
+    scenario.pass_time(WAIT_SECONDS)
+    assert scenario.answered("api") == [2, 3, 4]
+
+
+def test_members_that_leave_one_after_the_other_in_a_window_are_never_missing(scenario: Scenario) -> None:
+    scenario.disturb()
+    scenario.settle()
+    for number in range(1, 11):
+        scenario.pass_time(WAIT_SECONDS / 20)
+        scenario.leave("web", number)
+        assert scenario.answered("web") == list(range(1, 11))
+    scenario.pass_time(WAIT_SECONDS)
+    assert scenario.held("web") == list(range(1, 11))
+
+
+def test_a_replaced_member_does_not_wait_in_a_window(scenario: Scenario) -> None:
+    scenario.disturb()
+    scenario.settle()
+    scenario.leave("web", 1)
+    scenario.join("web", 11)
+    assert scenario.answered("web") == list(range(2, 12))
+
+
+def test_held_members_stay_if_others_take_their_names() -> None:
+    scenario = Scenario()
+    scenario.put("api", 1, 2, 3)
+    scenario.pass_time(2 * SESSION_TIMEOUT)
+    scenario.disturb()
+    scenario.drop("api")
+    scenario.settle()
+    # Created again, so that ZooKeeper counts from the beginning.
+    scenario.apply(put("api", member(1, host="10.0.0.2")))
+    hosts = scenario.hosts("api")
+    assert hosts == {"member_0000000001": "10.0.0.2", "member_0000000001-1": "10.0.0.1"} | {
+        "member_0000000003": "10.0.0.3"
+    }
+    assert sorted(one.member.name for one in scenario.guard.held) == [
+        "member_0000000001-1",
+        "member_0000000003",
+    ]
+    scenario.join("api", member(2, host="10.0.0.3"), member(3, host="10.0.0.1"))
+    assert scenario.hosts("api") == {
+        "member_0000000001": "10.0.0.2",
+        "member_0000000002": "10.0.0.3",
+        "member_0000000003": "10.0.0.1",
+    }
+    assert scenario.held("api") == []
 
 
 # -- a service that is whole again --------------------------------------------------------------------------
@@ -147,8 +240,10 @@ def test_after_a_disturbance_a_set_with_too_many_losses_keeps_all_members(scenar
     scenario.disturb()
     scenario.settle()
     scenario.leave("web", 1, 2, 3)
+    scenario.pass_time(WAIT_SECONDS)
     assert scenario.answered("web") == list(range(4, 11))  # three of ten may leave
     scenario.leave("web", 4, 5)
+    scenario.pass_time(WAIT_SECONDS)
     assert scenario.answered("web") == list(range(6, 11))  # half of them may leave too
     scenario.leave("web", 6)
     assert scenario.answered("web") == list(range(1, 11))
@@ -157,21 +252,34 @@ def test_after_a_disturbance_a_set_with_too_many_losses_keeps_all_members(scenar
     assert scenario.held("web") == list(range(1, 8))
 
 
-def test_a_small_set_may_lose_all_but_one_member(scenario: Scenario) -> None:
-    scenario.put("small", 1, 2, 3, 4)
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_after_a_disturbance_a_small_set_keeps_more_than_one_member(scenario: Scenario, count: int) -> None:
+    scenario.put("small", *range(1, count + 1))
     scenario.disturb()
     scenario.settle()
-    scenario.leave("small", 1, 2, 3)
-    assert (scenario.answered("small"), scenario.held("small")) == ([4], [])
-    scenario.leave("small", 4)
-    assert (scenario.answered("small"), scenario.held("small")) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    for number in range(1, count - 1):
+        scenario.leave("small", number)
+        scenario.pass_time(WAIT_SECONDS)
+        assert (scenario.answered("small"), scenario.held("small")) == ([*range(number + 1, count + 1)], [])
+    scenario.leave("small", count - 1)
+    assert (scenario.answered("small"), scenario.held("small")) == (
+        [*range(1, count + 1)],
+        [*range(1, count)],
+    )
 
 
-def test_the_window_closes_a_session_timeout_after_the_read(scenario: Scenario) -> None:
+def test_without_a_disturbance_a_small_set_may_lose_all_but_one_member(scenario: Scenario) -> None:
+    scenario.leave("api", 1, 2)
+    scenario.leave("api", 3, 4)
+    scenario.pass_time(WAIT_SECONDS)
+    assert (scenario.answered("api"), scenario.held("api")) == ([5], [])
+
+
+def test_the_window_closes_some_time_after_the_read(scenario: Scenario) -> None:
     scenario.disturb()
     scenario.pass_time(3600.0)
     scenario.settle()
-    scenario.pass_time(SESSION_TIMEOUT - MOMENT)
+    scenario.pass_time(WINDOW_SECONDS - MOMENT)
     scenario.leave("web", *range(1, 11))
     assert scenario.held("web") == list(range(1, 11))
     scenario.pass_time(MOMENT)
@@ -183,7 +291,7 @@ def test_the_window_closes_a_session_timeout_after_the_read(scenario: Scenario) 
 def test_losses_within_the_window_are_not_a_collapse_after_it(scenario: Scenario) -> None:
     scenario.disturb()
     scenario.settle()
-    scenario.pass_time(SESSION_TIMEOUT - MOMENT)
+    scenario.pass_time(WINDOW_SECONDS - MOMENT)
     scenario.leave("web", *range(1, 11))
     scenario.pass_time(2 * MOMENT)
     scenario.leave("api", 1)
@@ -241,11 +349,12 @@ def test_a_missing_set_without_members_is_dropped_at_once(scenario: Scenario) ->
     assert scenario.answered("empty") is None
 
 
-def test_members_that_joined_after_the_disturbance_may_leave_at_once(scenario: Scenario) -> None:
+def test_members_that_joined_after_the_disturbance_may_leave(scenario: Scenario) -> None:
     scenario.disturb()
     scenario.settle()
     scenario.put("new", 1)
     scenario.leave("new", 1)
+    scenario.pass_time(WAIT_SECONDS)
     assert scenario.answered("new") == []
     scenario.drop("new")
     assert scenario.answered("new") is None
@@ -370,6 +479,7 @@ def test_members_that_join_after_an_accepted_loss_may_leave(held_members: Scenar
     held_members.accept("web")
     held_members.join("web", 77)
     held_members.leave("web", 77)
+    held_members.pass_time(WAIT_SECONDS)
     assert (held_members.answered("web"), held_members.held("web")) == ([], [])
 
 
@@ -385,7 +495,7 @@ def test_an_unreadable_new_set_stays_after_its_held_members_are_released(
     held_members: Scenario, is_held: bool
 ) -> None:
     service = "web" if is_held else "api"
-    held_members.pass_time(SESSION_TIMEOUT + MOMENT)
+    held_members.pass_time(WINDOW_SECONDS + MOMENT)
     held_members.drop(service)
     held_members.apply(SetUnread(origin_of(service), ServiceName(service, "staging")))
     assert held_members.answered(service)
@@ -410,23 +520,10 @@ def test_held_members_stay_while_zookeeper_is_unreachable(held_members: Scenario
     held_members.pass_time(3600.0)
     assert held_members.answered("db") == [1]
     held_members.settle()
-    held_members.pass_time(SESSION_TIMEOUT - MOMENT)
+    held_members.pass_time(WINDOW_SECONDS - MOMENT)
     assert held_members.answered("db") == [1]
     held_members.pass_time(MOMENT)
     assert held_members.answered("db") == []
-
-
-def test_members_held_before_this_process_started_are_held_again() -> None:
-    scenario = Scenario()
-    scenario.put("web", 1, 2, 3)
-    scenario.apply(MembersHeld(origin_of("web"), (member(1).name, member(9).name)))
-    assert served_in_table(scenario.guard) == 2
-    scenario.disturb()
-    scenario.put("web", 2, 3)
-    scenario.settle()
-    assert (scenario.answered("web"), scenario.held("web")) == ([1, 2, 3], [1])
-    scenario.pass_time(HOLD_SECONDS)
-    assert scenario.answered("web") == [2, 3]
 
 
 # -- a collapse of the whole table --------------------------------------------------------------------------
@@ -575,7 +672,7 @@ def test_accepting_a_loss_forgets_waiting_members_of_a_dropped_set(scenario: Sce
     scenario.disturb()
     scenario.settle()
     scenario.leave("web", *range(2, 11))
-    scenario.pass_time(SESSION_TIMEOUT + MOMENT)
+    scenario.pass_time(WINDOW_SECONDS + MOMENT)
     scenario.leave("web", 1)  # the last one waits, since there is no disturbance
     scenario.drop("web")
     scenario.accept("web")
@@ -610,3 +707,34 @@ def test_the_cost_of_a_hold_does_not_grow_with_its_members() -> None:
         checks += scheduled_checks(scenario.guard)
     assert checks <= 200
     assert scenario.answered("web") == []
+
+
+def test_the_work_for_a_change_does_not_grow_with_the_set() -> None:
+    """A set is counted once in each window, not for each change."""
+    checked = 0
+
+    def is_served(entry: Member) -> bool:
+        nonlocal checked
+        checked += 1
+        return entry.status is Status.ALIVE
+
+    table = Table(departed_seconds=0)
+    guard = Guard(GuardSettings(), table, session_timeout=SESSION_TIMEOUT, is_served=is_served)
+
+    def admit(change: Change, now: float) -> None:
+        for admitted in guard.admit(change, now):
+            table.apply(admitted)
+
+    admit(put("web", *members(*range(1, 501))), 0.0)
+    guard.on_settled(0.0)
+    for change in guard.on_disturbance(100.0, "a disturbance"):
+        table.apply(change)
+    guard.on_settled(100.0)
+    checked = 0
+    for number in range(1, 501):
+        admit(SetChanged(origin_of("web"), (), (member(number).name,)), 101.0 + number * MOMENT)
+    assert len(guard.held) == 500
+    for number in range(1, 501):
+        admit(SetChanged(origin_of("web"), (member(number),), ()), 102.0 + number * MOMENT)
+    assert guard.held == []
+    assert checked < 500 + 1000 * 10

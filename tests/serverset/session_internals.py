@@ -16,7 +16,7 @@ def unfinished_count(server_set: ServerSet) -> int:
 
 def claimed_paths(server_set: ServerSet) -> set[str]:
     """The paths of the members that the session's registrations own."""
-    return server_set._session.claimed
+    return set(server_set._session.claimed)
 
 
 def child_callbacks(client: Any) -> dict[str, int]:

@@ -10,7 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import Context
-from typing import Any, Self, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
@@ -22,6 +22,7 @@ from tests.support.zookeeper import expire_session
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
 from zkdns.serverset.client import SESSION_TIMEOUT, make_client
+from zkdns.serverset.ensemble import Ensemble, continues, merge
 from zkdns.serverset.sync import AUDIT_SECONDS, RETRY_SECONDS, SyncState, TreeSync
 from zkdns.serverset.sync.strategy import Read
 from zkdns.table import Table
@@ -33,6 +34,14 @@ Contents = dict[str, dict[str, str]]
 """By path of the set: `host:port` by member name."""
 
 TIMEOUT = 30.0
+
+
+class EnsembleShown(NamedTuple):
+    """What a connection has shown of its ensemble."""
+
+    shown: Ensemble
+    is_same: bool
+    """Whether it may be the ensemble of the earlier connections."""
 
 
 class CountingSync(TreeSync):
@@ -89,16 +98,25 @@ class FollowedTree:
         audit_seconds: float = AUDIT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
         session_timeout: float = SESSION_TIMEOUT,
+        read_only: bool = False,
+        fail_on_delay: bool = False,
+        member_prefix: str = "member_",
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
         self.states: list[SyncState] = []
-        self.client: Any = make_client(hosts, session_timeout=session_timeout)
+        self.log: list[object] = []
+        """Delays (True: begun, False: ended), ensembles, changes and states, in order."""
+        self.ensemble: Ensemble | None = None
+        """The ensemble, with its latest known root and transaction."""
+        self.client: Any = make_client(hosts, session_timeout=session_timeout, read_only=read_only)
         self.sync: CountingSync
         self._hosts = hosts
         self._template = template
+        self._member_prefix = member_prefix
         self._start = start
         self._recursive = recursive
+        self._fail_on_delay = fail_on_delay
         self._intervals = {"audit_seconds": audit_seconds, "retry_seconds": retry_seconds}
         self._socket: socket.socket | None = None
         self._loop = CountingLoop()
@@ -121,12 +139,15 @@ class FollowedTree:
         assert self._failures == []
 
     def _begin(self) -> None:
-        namespace = parse_namespace(self._template)
+        namespace = parse_namespace(self._template, member_prefix=self._member_prefix)
         self.sync = CountingSync(
             self.client,
             namespace,
             self._publish,
-            self.states.append,
+            self._note_state,
+            on_delay=self._note_delay,
+            on_ensemble=self._note_ensemble,
+            on_same_ensemble=self._note_same_ensemble,
             recursive=self._recursive,
             **self._intervals,
         )
@@ -146,8 +167,37 @@ class FollowedTree:
 
     def _publish(self, changes: list[Change]) -> None:
         self.changes += changes
+        self.log += changes
         for change in changes:
             self.table.apply(change)
+
+    def _note_state(self, state: SyncState) -> None:
+        self.states.append(state)
+        self.log.append(state)
+
+    def _note_delay(self, is_delayed: bool) -> None:
+        self.log.append(is_delayed)
+        if self._fail_on_delay:
+            raise RuntimeError("a mistake of the caller")
+
+    def _note_ensemble(self, shown: Ensemble) -> None:
+        before = self.ensemble
+        is_same = before is None or continues(before, shown)
+        self.log.append(EnsembleShown(shown, is_same))
+        self.ensemble = merge(before, shown) if is_same else shown
+
+    def _note_same_ensemble(self, shown: Ensemble) -> None:
+        self.ensemble = merge(self.ensemble, shown)
+
+    @property
+    def delays(self) -> list[bool]:
+        """The delays so far: True when one began, False when it ended."""
+        return [entry for entry in self.log if isinstance(entry, bool)]
+
+    @property
+    def ensembles(self) -> list[EnsembleShown]:
+        """What each connection has shown of its ensemble."""
+        return [entry for entry in self.log if isinstance(entry, EnsembleShown)]
 
     def read(self, function: Callable[[], T]) -> T:
         """Call a function in the event loop, so that nothing changes during the call."""
@@ -252,6 +302,14 @@ def in_zookeeper(client: Any, template: str) -> Contents:
             if (is_open or name == step) and f"{path}/{name}" != "/zookeeper"
         ]
     return {path: _members(client, path) for path in paths}
+
+
+def others_in_zookeeper(client: Any, template: str) -> dict[str, set[str]]:
+    """By path of the set: the names of its children that are no members."""
+    return {
+        path: {name for name in _children(client, path) if not name.startswith(("member_", "vector_"))}
+        for path in in_zookeeper(client, template)
+    }
 
 
 def _children(client: Any, path: str) -> list[str]:
@@ -363,6 +421,7 @@ class RandomActions:
         self._made = 0
         self._actions: dict[Callable[[], None], int] = {
             self._join: 50,
+            self._join_other: 15,
             self._leave: 30,
             self._change: 15,
             self._replace: 5,
@@ -390,6 +449,12 @@ class RandomActions:
         path = self._service()
         self._client.ensure_path(path)
         self._client.create(f"{path}/member_", self._new_data(), sequence=True)
+
+    def _join_other(self) -> None:
+        """Create a child that is no member. The other actions change and delete it like a member."""
+        path = self._service()
+        self._client.ensure_path(path)
+        self._client.create(f"{path}/node-", self._new_data(), sequence=True)
 
     def _leave(self) -> None:
         if path := self._member():

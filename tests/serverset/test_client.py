@@ -292,3 +292,21 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
         return
+
+
+def test_failed_attempts_to_connect_are_reported(own_zookeeper: ZooKeeperServer) -> None:
+    failures: list[str] = []
+    client = make_client(own_zookeeper.address, on_connect_failed=lambda: failures.append("failed"))
+    client.start()
+    try:
+        assert failures == []
+        own_zookeeper.kill()
+        eventually(lambda: len(failures) > 1)
+        own_zookeeper.start()
+        eventually(lambda: client.connected)
+        count = len(failures)
+        client.get_children("/")
+        assert len(failures) == count
+    finally:
+        client.stop()
+        client.close()

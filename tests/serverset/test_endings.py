@@ -146,7 +146,10 @@ def test_a_forked_process_has_its_own_session(zk: Any, zookeeper: ZooKeeperServe
         assert process.stdout.readline().strip() == "child ended"
         assert zk.get_children(f"{zk_root}/test/web") == ["member_0000000000"]
         process.stdin.close()
-        assert (process.wait(20.0), process.stderr.read()) == (0, "")
+        assert process.wait(20.0) == 0
+        # The child logs this if it lives long enough.
+        expected = f"zkdns: registration_closed_by_fork path={zk_root}/test/web\n"
+        assert process.stderr.read() in {"", expected}
         assert zk.get_children(f"{zk_root}/test/web") == []
 
 
@@ -239,6 +242,7 @@ def test_close_completes_after_an_interrupt_before_its_wait(
 
 def test_close_completes_after_an_interrupt(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     with FaultProxy(zookeeper.port) as proxy:
+        zk.ensure_path(zk_root)
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=8.0)
         with web.watch():
             registration = web.register("a", 1)
@@ -264,7 +268,6 @@ def test_a_cancelled_register_leaves_no_member(zk: Any, server_set: Sets, keeps:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not zk.exists(web.path) or zk.get_children(web.path) == []
         return True
 
     async def all_of_them() -> list[bool]:
@@ -272,9 +275,10 @@ def test_a_cancelled_register_leaves_no_member(zk: Any, server_set: Sets, keeps:
 
     with web.watch() if keeps else contextlib.nullcontext():
         assert any(asyncio.run(all_of_them()))
-        assert not claimed_paths(web)
-        assert len(session_threads()) == keeps
-    assert not session_threads()
+        eventually(lambda: not zk.exists(web.path) or zk.get_children(web.path) == [])
+        eventually(lambda: not claimed_paths(web))
+        eventually(lambda: len(session_threads()) == keeps)
+    eventually(lambda: not session_threads())
 
 
 def await_cancelled(begin: Callable[[], Awaitable[object]]) -> float:
@@ -303,11 +307,12 @@ def test_awaiting_an_unreachable_zookeeper_can_be_cancelled(call: str) -> None:
         )
     )
     assert took < 10.0
-    assert not session_threads()
+    eventually(lambda: not session_threads())
 
 
 def test_a_stalled_register_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     with FaultProxy(zookeeper.port) as proxy:
+        zk.ensure_path(zk_root)
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
         with web.watch():
             proxy.stall()
@@ -329,5 +334,5 @@ def test_awaiting_a_slow_ping_can_be_cancelled(zk: Any, server_set: Sets) -> Non
     finally:
         goes_on.set()
     assert took < 10.0
+    eventually(lambda: not session_threads())
     assert zk.exists(web.path) is None
-    assert not session_threads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from zkdns.address import unusable_address
 from zkdns.errors import BadMemberError, BadValueError
 from zkdns.serverset.member import (
+    MAX_DATA,
     Endpoint,
     Member,
     Status,
@@ -90,12 +92,21 @@ READ = {
     "byte-order mark": (b"\xef\xbb\xbf" + written(), Member(NAME, Endpoint("myhost", 8080))),
     "white space": (b" \n\t" + written() + b"\r\n", Member(NAME, Endpoint("myhost", 8080))),
     "IPv4": (service(host="10.0.0.1"), Member(NAME, Endpoint("10.0.0.1", 8080))),
-    "IPv6, bare": (service(host="2001:DB8:0::1"), Member(NAME, Endpoint("2001:db8::1", 8080))),
-    "IPv6 in brackets": (service(host="[2001:db8::1]"), Member(NAME, Endpoint("2001:db8::1", 8080))),
-    "IPv4 as IPv6": (service(host="::ffff:10.0.0.1"), Member(NAME, Endpoint("10.0.0.1", 8080))),
+    "IPv6, bare": (
+        service(host="2001:DB8:0::1"),
+        Member(NAME, Endpoint("2001:db8::1", 8080), written="[2001:DB8:0::1]:8080"),
+    ),
+    "IPv6 in brackets": (
+        service(host="[2001:db8::1]"),
+        Member(NAME, Endpoint("2001:db8::1", 8080), written="[[2001:db8::1]]:8080"),
+    ),
+    "IPv4 as IPv6": (
+        service(host="::ffff:10.0.0.1"),
+        Member(NAME, Endpoint("10.0.0.1", 8080), written="[::ffff:10.0.0.1]:8080"),
+    ),
     "host with a trailing dot": (
         service(host="db.example.com."),
-        Member(NAME, Endpoint("db.example.com", 8080)),
+        Member(NAME, Endpoint("db.example.com", 8080), written="db.example.com.:8080"),
     ),
     "service port 0": (
         service(port=0),
@@ -163,6 +174,10 @@ def test_the_suffix_of_a_members_name_has_no_meaning(name: str) -> None:
         ("member_", None),
         ("m3", None),
         ("0000000318", None),
+        ("node-0000000318", 318),
+        ("i-120000000318", 318),
+        ("node-٣٣٣٣٣٣٣٣٣٣", None),
+        ("node-000000318", None),
         ("member_1 ", None),
         ("member_٣", None),
         ("member_" + "9" * 5000, None),
@@ -395,6 +410,48 @@ def test_an_invalid_optional_field_does_not_affect_the_rest(
     assert decode_member(NAME, data, lambda field, why: found.append((field, why))) == expected
     assert [field for field, _ in found] == fields
     assert all(why for _, why in found)
+
+
+def _additional(count: int) -> dict[str, object]:
+    return {
+        f"e{number}": {"host": f"10.1.{number >> 8}.{number & 255}", "port": 80} for number in range(count)
+    }
+
+
+@pytest.mark.parametrize("count", [100, 101, 4000])
+@pytest.mark.parametrize("read", [decode_member, decode_tolerantly])
+def test_the_first_hundred_additional_endpoints_are_used(count: int, read: Callable[..., Member]) -> None:
+    found: list[tuple[str, str]] = []
+    data = written(additionalEndpoints=_additional(count))
+    member = read(NAME, data, lambda field, why: found.append((field, why)))
+    assert list(member.additional) == list(_additional(100))
+    assert member.service == OWN
+    text = f"additionalEndpoints has {count} entries; only the first 100 are used"
+    assert found == ([("too_many_endpoints", text)] if count > 100 else [])
+
+
+@pytest.mark.parametrize("read", [decode_member, decode_tolerantly])
+def test_data_above_64_kib_has_no_metadata_and_no_long_names(read: Callable[..., Member]) -> None:
+    fields: list[str] = []
+
+    def decode(key: str) -> Member:
+        fields.clear()
+        long = {"y" * 255: {"host": "a", "port": 1}, "x" * 256: {"host": "b", "port": 1}}
+        data = written(additionalEndpoints=long, metadata={key: "m"}, shard=3)
+        return read(NAME, data, lambda field, _why: fields.append(field))
+
+    size = len(written(additionalEndpoints={}, metadata={"": "m"}, shard=3)) + 255 + 256 + 2 * 30
+    usual = decode("k" * (MAX_DATA - size - 100))
+    assert (len(usual.additional), len(usual.metadata), fields) == (2, 1, [])
+    member = decode("k" * MAX_DATA)
+    assert (list(member.additional), member.metadata, member.shard) == (["y" * 255], {}, 3)
+    assert (member.service, sorted(fields)) == (OWN, ["too_large", "too_large"])
+
+
+def test_thrift_above_64_kib_is_rejected() -> None:
+    """Its decoder is in Python, so that large data takes long."""
+    assert reason(b"\x0c" + bytes(MAX_DATA)) == "too_large"
+    assert reason(b"\x0c" + bytes(MAX_DATA - 1)) == "thrift"
 
 
 def test_a_member_without_any_usable_endpoint_is_rejected() -> None:

@@ -187,6 +187,32 @@ def test_a_flapping_ping_never_creates_two_members(
     assert names(zk, web) == []
 
 
+def test_a_changed_interval_takes_effect_at_once(server_set: Sets) -> None:
+    service = Service()
+    with server_set().register("a", 1, ping=service, ping_interval=3600.0) as registration:
+        assert registration.ping_interval == 3600.0
+        assert service.calls == 1
+        registration.ping_interval = 0.02
+        assert registration.ping_interval == 0.02
+        eventually(lambda: service.calls > 3)
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("inf"), float("nan"), "1"])
+def test_an_invalid_interval_changes_nothing(server_set: Sets, wrong: Any) -> None:
+    with server_set().register("a", 1, ping=Service(), ping_interval=2.0) as registration:
+        with pytest.raises(BadValueError, match="is a time in seconds, greater than 0"):
+            registration.ping_interval = wrong
+        assert registration.ping_interval == 2.0
+
+
+def test_without_a_ping_the_interval_cannot_be_set(server_set: Sets) -> None:
+    with (
+        server_set().register("a", 1) as registration,
+        pytest.raises(BadValueError, match="this registration has no ping, so ping_interval cannot be set"),
+    ):
+        registration.ping_interval = 2.0
+
+
 def test_a_failed_ping_does_not_hide_an_unreachable_zookeeper() -> None:
     service = Service(answer=False)
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)

@@ -31,13 +31,23 @@ def test_a_healthy_server_starts_a_session_and_lists_the_roots(
     zk.delete(f"{zk_root}/secret")
 
 
+def test_a_missing_chroot_is_reported(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+    server = parse_host_port(zookeeper.address)
+    roots = (f"{zk_root}/discovery",)
+    found = probe(server, roots, session_timeout=10.0, chroot=zk_root)
+    assert found == ProbeResult(server, missing_chroot=zk_root)
+    zk.create(zk_root)
+    found = probe(server, roots, session_timeout=10.0, chroot=zk_root)
+    assert found == ProbeResult(server, roots=(RootListing(roots[0], refusal="does not exist"),))
+
+
 def test_a_closed_port_differs_from_another_protocol() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         server = HostPort("127.0.0.1", sock.getsockname()[1])
         assert probed(server).failure == "connection refused"
         sock.listen()
-        assert "starts no session" in str(probed(server, seconds=0.5).failure)
+        assert "sends nothing within 0.5 s" in str(probed(server, seconds=0.5).failure)
 
 
 def test_an_unknown_host_name_is_reported() -> None:

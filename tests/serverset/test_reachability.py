@@ -2,13 +2,16 @@
 
 import re
 import socket
+import threading
 
 import pytest
 from kazoo.client import KazooClient
 
 from tests.support.loopback import free_port
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
 from zkdns import ServerSet, UnreachableError
-from zkdns.serverset.reachability import describe_failures
+from zkdns.serverset.reachability import Diagnosis, describe_failures
 
 
 @pytest.fixture
@@ -29,9 +32,86 @@ def test_each_of_several_servers_has_its_cause(refusing: str) -> None:
         found = describe_failures(f"nosuchhost.invalid:2181,{refusing},{accepting}/chroot")
     assert found == (
         f"nosuchhost.invalid:2181: no such host; {refusing}: connection refused; {accepting}: it accepts "
-        "connections, but starts no session: it is starting, has no quorum, or requires TLS or other "
-        "credentials"
+        "connections, but sends nothing within 1 s: it is paused, overloaded or starting, or it is not "
+        "ZooKeeper"
     )
+
+
+def test_a_search_can_be_described_before_its_end(refusing: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        accepting = f"127.0.0.1:{silent.getsockname()[1]}"
+        search = Diagnosis(f"{refusing},{accepting}")
+        eventually(lambda: "connection refused" in search.describe())
+        early = search.error("do this")
+        search.wait()
+        assert "accepts connections, but sends nothing" in search.describe()
+    assert re.fullmatch(
+        f"cannot do this: ZooKeeper at {refusing},{accepting} cannot be reached: {refusing}: connection "
+        rf"refused; {accepting}: (no response within [0-9.]+ s|it accepts .*)",
+        str(early),
+    )
+
+
+def test_a_search_without_threads_names_that_cause(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert "no thread can search for it (can't start new thread)" in describe_failures(refusing)
+
+
+@pytest.mark.parametrize(
+    ("response", "cause"),
+    [
+        (b"", "it closes the connection instead of starting a session: it has no quorum"),
+        (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "it does not speak ZooKeeper's protocol"),
+        (b"220 mail.example ESMTP\r\n", "it does not speak ZooKeeper's protocol"),
+        (b"\0", "it does not speak ZooKeeper's protocol"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "it requires TLS"),
+        (
+            bytes.fromhex("00000010000000000000000100000000ffffff89"),
+            "it is read-only, because it has no quorum, and starts no sessions without localSessionsEnabled",
+        ),
+        (b"\0\0\0\x10" + bytes(12) + b"\xff\xff\xff\xfb", "it refuses a session with the error -5"),
+        (b"\0\0\0\x24" + bytes(36), "it gives sessions now: "),
+        (b"\0\0\0\x25" + bytes(37), "it gives sessions now: "),
+        (b"\0\0\0\x25" + bytes(36) + b"\1", "it is read-only, because it has no quorum"),
+    ],
+)
+def test_what_a_port_sends_instead_of_a_session_is_named(response: bytes, cause: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def respond() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(response)
+
+        thread = threading.Thread(target=respond)
+        thread.start()
+        try:
+            found = describe_failures(f"127.0.0.1:{server.getsockname()[1]}")
+        finally:
+            thread.join()
+    assert found.startswith(cause)
+
+
+def test_a_session_for_the_cause_ends_at_once(zookeeper: ZooKeeperServer) -> None:
+    before = sessions(zookeeper)
+    assert describe_failures(zookeeper.address).startswith("it gives sessions now: ")
+    eventually(lambda: sessions(zookeeper) <= before)
+
+
+def sessions(zookeeper: ZooKeeperServer) -> set[str]:
+    """The sessions of a server, as `dump` lists them."""
+    return set(re.findall(r"0x[0-9a-f]+", zookeeper.four_letter("dump")))
+
+
+def test_the_library_logs_why_zookeeper_stays_away(refusing: str, caplog: pytest.LogCaptureFixture) -> None:
+    web = ServerSet("test", "web", refusing, session_timeout=2.0)
+    with web.register("a", 1, timeout=None):
+        eventually(lambda: "reason='connection refused'" in caplog.text)
+    assert caplog.text.count("zookeeper_unreachable") == 1
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])

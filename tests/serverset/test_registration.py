@@ -12,6 +12,7 @@ from kazoo.security import ACL, Id, make_acl
 
 from tests.serverset.session_helpers import expire_latest_session, is_waiting, session_threads
 from tests.serverset.session_internals import claimed_paths
+from tests.serverset.sync_helpers import join
 from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -93,13 +94,68 @@ def test_the_znode_is_ephemeral_and_its_parents_are_persistent_and_empty(
         assert registration.path == f"{web.path}/member_0000000001"
 
 
-def test_a_missing_chroot_is_created(zk: Any, zookeeper: ZooKeeperServer, zk_root: str) -> None:
+def test_the_znode_has_the_member_prefix(zk: Any, server_set: Sets) -> None:
+    nodes, others = server_set(member_prefix="node-"), server_set()
+    with others.register("b", 1), nodes.watch() as watch, nodes.register("a", 1) as registration:
+        assert registration.path == f"{nodes.path}/node-0000000001"
+        eventually(lambda: watch.endpoints == ("a:1",))
+        assert [(member.name, member.sequence) for member in watch.members] == [("node-0000000001", 1)]
+        zk.delete(registration.path)
+        wait_for_another(zk, registration, registration.path)
+        assert str(registration.path).startswith(f"{nodes.path}/node-")
+    assert members(zk, nodes) == []
+
+
+@pytest.mark.parametrize("prefix", ["", "a/b", "vector_", "v", "\x00"])
+def test_a_wrong_member_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(BadValueError, match=r"^member_prefix is "):
+        ServerSet("test", "web", member_prefix=prefix)
+
+
+def test_the_parents_below_a_chroot_are_created(zk: Any, zookeeper: ZooKeeperServer, zk_root: str) -> None:
+    zk.ensure_path(zk_root)
     web = ServerSet("test", "web", zookeeper.address + zk_root)
     with web.register("a", 1) as registration:
         assert registration.path == "/discovery/test/web/member_0000000000"
         assert zk.get_children(f"{zk_root}/discovery/test/web") == ["member_0000000000"]
         zk.delete(f"{zk_root}/discovery/test/web/member_0000000000")
         eventually(lambda: zk.get_children(f"{zk_root}/discovery/test/web") == ["member_0000000001"])
+
+
+def test_a_missing_chroot_is_named_and_not_created(zk: Any, zookeeper: ZooKeeperServer, zk_root: str) -> None:
+    web = ServerSet("test", "web", zookeeper.address + zk_root)
+    cause = f": the chroot {zk_root} does not exist on {zookeeper.address}"
+    with pytest.raises(ZooKeeperError, match=f"cannot register in {web.path}{re.escape(cause)}"):
+        web.register("a", 1)
+    with pytest.raises(ZooKeeperError, match=f"cannot watch {web.path}{re.escape(cause)}"):
+        web.watch()
+    assert zk.exists(zk_root) is None
+
+
+def test_a_chroot_that_is_created_later_is_used(zk: Any, zookeeper: ZooKeeperServer, zk_root: str) -> None:
+    web = ServerSet("test", "web", zookeeper.address + zk_root)
+    with web.register("a", 1, timeout=None) as registration, web.watch(timeout=None) as watch:
+        eventually(lambda: "the chroot" in str(registration.last_error))
+        eventually(lambda: "the chroot" in str(watch.last_error))
+        zk.ensure_path(zk_root)
+        assert registration.wait(20.0)
+        eventually(lambda: len(watch.members) == 1)
+        eventually(lambda: watch.last_error is None)
+
+
+def test_a_watch_goes_on_after_its_chroot_was_deleted(
+    zk: Any, zookeeper: ZooKeeperServer, zk_root: str
+) -> None:
+    zk.ensure_path(zk_root)
+    web = ServerSet("test", "web", zookeeper.address + zk_root)
+    with web.watch() as watch:
+        assert watch.last_error is None
+        join(zk, f"{zk_root}{web.path}")
+        eventually(lambda: len(watch.members) == 1)
+        zk.delete(zk_root, recursive=True)
+        eventually(lambda: watch.members == ())
+        join(zk, f"{zk_root}{web.path}")
+        eventually(lambda: len(watch.members) == 1 and watch.last_error is None)
 
 
 # -- staying registered --------------------------------------------------------------------------------------
@@ -358,13 +414,19 @@ def test_close_without_permissions_does_not_wait(zk: Any, server_set: Sets) -> N
 
 def test_too_large_data_is_rejected_before_any_request() -> None:
     web = ServerSet("test", "web", "127.0.0.1:1")
-    with pytest.raises(BadValueError, match=r"takes 1000105 bytes; ZooKeeper accepts less than 1 MB"):
-        web.register("a", 1, metadata={"key": "x" * 1_000_000})
+    with pytest.raises(BadValueError, match=r"takes 100105 bytes; readers accept at most 65536"):
+        web.register("a", 1, metadata={"key": "x" * 100_000})
+
+
+def test_too_many_additional_endpoints_are_rejected() -> None:
+    web = ServerSet("test", "web", "127.0.0.1:1")
+    with pytest.raises(BadValueError, match=r"101 additional endpoints; readers accept at most 100"):
+        web.register("a", 1, additional={f"e{number}": 1 for number in range(101)})
 
 
 def test_the_largest_accepted_data_is_registered(zk: Any, server_set: Sets) -> None:
-    with server_set().register("a", 1, metadata={"key": "x" * 999_880}) as registration:
-        assert len(zk.get(registration.path)[0]) > 999_900
+    with server_set().register("a", 1, metadata={"key": "x" * 65_400}) as registration:
+        assert len(zk.get(registration.path)[0]) > 65_450
 
 
 def test_an_unreachable_zookeeper_with_a_timeout_leaves_nothing() -> None:

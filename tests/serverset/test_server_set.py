@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import pytest
+from kazoo.client import KazooClient
 
 from zkdns import LOCAL, PRODUCTION, STAGING, TEST, BadValueError, ServerSet
 from zkdns.serverset.member import Member, decode_member, encode_member
@@ -66,7 +67,45 @@ def test_the_path_follows_the_namespace(
         (("prod", "w", "zk1:0"), {}, "'zk1:0' has the port '0'; a port is 1 to 65535"),
         (("prod", "w", "10.0.0:1"), {}, "'10.0.0:1' has the host '10.0.0', which is not an IPv4 address"),
         (("prod", "w", "zk1:1/a//b"), {}, "'/a//b' is not a path: "),
+        (
+            ("prod", "w", "zk1:1/a,zk2:1/a"),
+            {},
+            "'zk1:1/a,zk2:1/a' has a server after the chroot; write the chroot once, after the last server",
+        ),
+        (("prod", "w", "zk1/a,zk2/a"), {}, "'zk1/a,zk2/a' has a server after the chroot; "),
+        (("prod", "w", ["zk1:1/a", "zk2:1"]), {}, "'zk1:1/a,zk2:1' has a server after the chroot; "),
+        (("prod", "w", ["zk1:1/a", "zk2:1/a"]), {}, "'zk1:1/a,zk2:1/a' has a server after the chroot; "),
+        (
+            ("prod", "w", []),
+            {},
+            "[] does not name ZooKeeper servers; write 'host:port,host:port/chroot', or ",
+        ),
+        (("prod", "w", None), {}, "None does not name ZooKeeper servers; write "),
+        (("prod", "w", b"zk1:1"), {}, "b'zk1:1' does not name ZooKeeper servers; write "),
+        (("prod", "w", {"zk1:1"}), {}, "{'zk1:1'} does not name ZooKeeper servers; write "),
+        (("prod", "w", ["zk1:1", 2]), {}, "2 is not one ZooKeeper server; write "),
+        (("prod", "w", ["zk1:1,zk2:1"]), {}, "'zk1:1,zk2:1' is not one ZooKeeper server; write "),
+        (("prod", "w", ["zk1:1", ""]), {}, "'' has no usable host; write "),
+        (("prod", "w", ["zk1", "zk1:2181"]), {}, "'zk1,zk1:2181' names zk1:2181 twice"),
+        (("prod", "w", ["zk1:1", "zk2:0/a"]), {}, "'zk2:0' has the port '0'; a port is 1 to 65535"),
+        (("prod", "w", ["zk1:1", "zk2:1/a//b"]), {}, "'/a//b' is not a path: "),
+        (("prod", 1), {}, "service is 1; a znode's name is not empty and contains no slash"),
+        (("prod", "w"), {"namespace": None}, "namespace is None; write a template such as '/discovery/{en"),
+        (("prod", "a/b"), {"namespace": "/{}/{}".format}, "service is 'a/b'; a znode's name "),
+        (("", "w"), {"namespace": "/{}/{}".format}, "environment is ''; a znode's name "),
+        (
+            ("prod", "w"),
+            {"namespace": lambda _environment, _service: None},
+            "namespace('prod', 'w') is None, not the path of a set, such as '/discovery/prod/web'",
+        ),
+        (("prod", "w"), {"namespace": lambda *_: "/"}, "namespace('prod', 'w') is '/', not the path of a "),
+        (
+            ("prod", "w"),
+            {"namespace": "{}/{}".format},
+            "namespace('prod', 'w'): 'prod/w' is not a path: it starts with a slash",
+        ),
         (("prod", "w"), {"session_timeout": 0}, "session_timeout is 0; it is a time in seconds"),
+        (("prod", "w"), {"session_timeout": "5"}, "session_timeout is '5'; it is a time in seconds"),
         (("prod", "w"), {"session_timeout": float("nan")}, "session_timeout is nan; it is a time in seconds"),
     ],
 )
@@ -76,6 +115,44 @@ def test_invalid_arguments_are_rejected(
     with pytest.raises(BadValueError) as caught:
         ServerSet(*arguments, **options)
     assert str(caught.value).startswith(sentence)
+
+
+def test_the_path_may_be_the_result_of_a_function() -> None:
+    web = ServerSet("prod", "web", namespace=lambda environment, service: f"/teams/{service}-{environment}")
+    assert web.path == "/teams/web-prod"
+
+
+def test_an_exception_of_the_path_function_is_not_changed() -> None:
+    def fail(_environment: str, _service: str) -> str:
+        raise KeyError("no team")
+
+    with pytest.raises(KeyError, match="no team"):
+        ServerSet("prod", "web", namespace=fail)
+
+
+@pytest.mark.parametrize(
+    ("zookeeper", "hosts", "shown"),
+    [
+        ("zk1,zk2:1/x", ("zk1:2181", "zk2:1"), "zk1:2181,zk2:1/x"),
+        (["zk1", "zk2:1"], ("zk1:2181", "zk2:1"), "zk1:2181,zk2:1"),
+        (["zk1:1", " [::1]:2 "], ("zk1:1", "[::1]:2"), "zk1:1,[::1]:2"),
+        (("zk1:1", "zk2:1/a/b"), ("zk1:1", "zk2:1"), "zk1:1,zk2:1/a/b"),
+        (["zk1:1/a"], ("zk1:1",), "zk1:1/a"),
+        ("zk1:1/a,b", ("zk1:1",), "zk1:1/a,b"),  # a legal name of a znode
+    ],
+)
+def test_the_zookeeper_servers_are_text_or_a_list(
+    zookeeper: str | list[str], hosts: tuple[str, ...], shown: str
+) -> None:
+    web = ServerSet("prod", "web", zookeeper)
+    assert web.hosts == hosts
+    assert repr(web) == f"ServerSet('prod', 'web', {shown!r})"
+
+
+def test_the_servers_are_those_of_the_callers_client() -> None:
+    client = KazooClient("127.0.0.1:1,127.0.0.1:2/x")
+    assert ServerSet("prod", "web", client=client).hosts == ("127.0.0.1:1", "127.0.0.1:2")
+    client.close()
 
 
 def test_zookeepers_port_is_optional() -> None:

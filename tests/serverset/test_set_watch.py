@@ -2,15 +2,18 @@
 
 import asyncio
 import gc
+import json
 import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from kazoo.security import make_acl
+from structlog.testing import capture_logs
 
 from tests.serverset.session_helpers import expire_latest_session
 from tests.support.fault_proxy import FaultProxy
@@ -18,6 +21,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 from zkdns import ServerSet, UnreachableError, Watch, ZooKeeperError
+from zkdns.balance import LeastRequest, RoundRobin
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -52,6 +56,20 @@ def test_the_first_set_is_available_at_once(zk: Any, server_set: Sets) -> None:
         assert [member.name for member in watch.members] == [f"member_000000000{n}" for n in range(3)]
         assert watch.event_count == 1
         assert watch.last_error is None
+
+
+def test_the_outcome_of_the_first_read_stays_while_a_later_one_runs(
+    zookeeper: ZooKeeperServer, zk_root: str
+) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=8.0)
+        with web.watch(timeout=None) as watch:
+            eventually(lambda: "the chroot" in str(watch.last_error))
+            proxy.stall()
+            time.sleep(1.5)  # after 1 s it is read again, without a response
+            with pytest.raises(ZooKeeperError, match="the chroot"):
+                watch.wait_for_outcome(10.0)
+            proxy.resume()
 
 
 def test_members_have_all_their_fields(server_set: Sets) -> None:
@@ -91,6 +109,38 @@ def test_a_set_may_be_created_later_and_deleted_and_created_again(zk: Any, serve
             zk.delete(web.path, recursive=True)
             if turn % 2:
                 eventually(lambda: watch.endpoints == ())
+
+
+def test_children_that_are_no_members_are_counted_and_logged_once(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    add(zk, web, data_of("a"))
+    add(zk, web, b"{}", "vector_0000000000")
+    add(zk, web, b"", "10.0.0.1:80")
+    with capture_logs() as logs, web.watch() as watch:
+        assert (watch.passed_over.count, watch.passed_over.examples) == (1, ("10.0.0.1:80",))
+        add(zk, web, b"", "leader")
+        eventually(lambda: watch.passed_over.count == 2)
+        zk.delete(web.path, recursive=True)
+        eventually(lambda: watch.passed_over.count == 0)
+    assert [entry for entry in logs if entry["event"] == "children_passed_over"] == [
+        {
+            "event": "children_passed_over",
+            "log_level": "info",
+            "path": web.path,
+            "count": 1,
+            "example": "10.0.0.1:80",
+            "format": "host:port",
+        }
+    ]
+
+
+def test_a_set_of_another_format_is_a_warning(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    add(zk, web, b"", "server_0000000001")
+    with capture_logs() as logs, web.watch() as watch:
+        assert (watch.endpoints, watch.passed_over.count) == ((), 1)
+    (entry,) = (entry for entry in logs if entry["event"] == "children_passed_over")
+    assert (entry["log_level"], entry["example"]) == ("warning", "server_0000000001")
 
 
 def test_a_name_without_a_sequence_may_return_with_other_data(zk: Any, server_set: Sets) -> None:
@@ -171,11 +221,15 @@ def test_an_invalid_optional_field_costs_only_itself(
     zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
 ) -> None:
     web = server_set()
-    add(zk, web, data_of("a")[:-1] + b',"shard":"x","additionalEndpoints":3}')
+    data = data_of("a")[:-1] + b',"shard":"x","additionalEndpoints":3}'
+    member = add(zk, web, data)
     with caplog.at_level("WARNING"), web.watch() as watch:
         assert watch.endpoints == ("a:1",)
         assert watch.members[0].shard is None
         assert not watch.bad_members
+        zk.set(member, data)  # it is read again, but has the same fields
+        add(zk, web, data_of("b"))
+        eventually(lambda: watch.endpoints == ("a:1", "b:1"))
     found = [record.getMessage() for record in caplog.records]
     assert len(found) == 2
     assert all(text.startswith("zkdns: member_field_ignored ") for text in found)
@@ -351,8 +405,8 @@ def test_a_subscriber_that_exits_at_a_deletion_does_not_hide_the_next_set(
         unsubscribe = watch.subscribe(lambda: sys.exit(1))
         zk.delete(web.path, recursive=True)
         sees(watch)
+        eventually(lambda: any("subscriber_failed" in each for each in caplog.messages))
         unsubscribe()
-        eventually(lambda: any("zookeeper_job_failed" in each for each in caplog.messages))
         add(zk, web, data_of("b"))
         sees(watch, "b:1")
     caplog.clear()  # it was logged as an error
@@ -374,3 +428,54 @@ def test_watch_async_awaits_the_first_set(zk: Any, server_set: Sets) -> None:
         return seen
 
     assert asyncio.run(program()) == [("a:1",), ("a:1", "b:1")]
+
+
+# -- weights -----------------------------------------------------------------------------------------------
+
+
+def vector(*entries: tuple[str, float]) -> bytes:
+    written = [{"select": select, "weight": weight, "priority": 1} for select, weight in entries]
+    return json.dumps({"vector": written}).encode()
+
+
+def weighs(watch: Watch, **weights: float) -> None:
+    """Wait for members with these weights, by host."""
+    eventually(lambda: {one.service.host: one.weight for one in watch.members if one.service} == weights)
+
+
+def test_members_have_the_weights_of_the_vectors(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    for host in "abc":
+        add(zk, web, data_of(host))
+    path = add(zk, web, vector(("inet=a:1", 2.0), ("member=member_0000000001", 0.0)), "vector_0000000001")
+    with web.watch() as watch:
+        weighs(watch, a=2.0, b=0.0, c=1.0)
+        before = watch.event_count
+        zk.set(path, vector(("inet=a:1", 3.0)))  # changed in place
+        weighs(watch, a=3.0, b=1.0, c=1.0)
+        add(zk, web, vector(("inet=a:1", 0.5), ("inet=c:1", -1.0)), "vector_0000000002")
+        weighs(watch, a=1.5, b=1.0, c=-1.0)
+        add(zk, web, b"not a vector", "vector_0000000003")
+        add(zk, web, data_of("d"))
+        weighs(watch, a=1.5, b=1.0, c=-1.0, d=1.0)
+        assert watch.bad_members == {"vector": 1}
+        zk.delete(path)
+        weighs(watch, a=0.5, b=1.0, c=-1.0, d=1.0)
+        zk.delete(f"{web.path}/vector_0000000002")
+        weighs(watch, a=1.0, b=1.0, c=1.0, d=1.0)
+        assert watch.event_count > before
+
+
+def test_balancers_honour_the_weights_of_a_watch(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    for host in "abc":
+        add(zk, web, data_of(host))
+    path = add(zk, web, vector(("inet=a:1", 2.0), ("inet=b:1", 0.0)), "vector_0000000001")
+    with web.watch() as watch:
+        rotation, least = RoundRobin(watch), LeastRequest(watch)
+        assert Counter(rotation.pick() for _ in range(30)).keys() == {"a:1", "c:1"}
+        assert Counter(least.acquire() for _ in range(30)) == {"a:1": 20, "c:1": 10}
+        zk.set(path, vector(("inet=a:1", -1.0), ("inet=b:1", 1.0)))
+        weighs(watch, a=-1.0, b=1.0, c=1.0)
+        assert Counter(rotation.pick() for _ in range(30)) == {"b:1": 15, "c:1": 15}
+        assert {least.acquire() for _ in range(5)} <= {"b:1", "c:1"}

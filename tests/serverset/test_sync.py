@@ -20,12 +20,13 @@ from tests.serverset.sync_helpers import (
     join,
     join_many,
     leave_many,
+    others_in_zookeeper,
     remake,
 )
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.namespace import ServiceName
-from zkdns.serverset.changes import SetDropped, SetUnread
+from zkdns.serverset.changes import DirectoryUnread, SetDropped, SetPut, SetUnread
 from zkdns.serverset.sync import SyncState
 from zkdns.table import Table
 
@@ -45,11 +46,12 @@ def is_recursive(request: pytest.FixtureRequest) -> bool:
 def follow(zookeeper: ZooKeeperServer, zk_root: str, is_recursive: bool) -> Follow:
     """Makes a FollowedTree of a template below the test's root, with a short retry interval."""
 
-    def make(template: str = TEMPLATE, *, start: bool = True) -> FollowedTree:
+    def make(template: str = TEMPLATE, *, start: bool = True, member_prefix: str = "member_") -> FollowedTree:
         return FollowedTree(
             zookeeper.address,
             f"{zk_root}{template}",
             start=start,
+            member_prefix=member_prefix,
             recursive=is_recursive,
             retry_seconds=0.05,
         )
@@ -277,6 +279,83 @@ def test_children_without_the_prefix_are_ignored(zk: Any, zk_root: str, follow: 
         assert not tree.sync.bad_members
 
 
+def test_children_with_another_prefix_may_be_the_members(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    join(zk, path)
+    first = zk.create(f"{path}/node-", data("10.0.0.2"), sequence=True)
+    zk.create(f"{path}/vector_1", vector({"inet=10.0.0.2:80": 0.5}))
+    with follow(member_prefix="node-") as tree:
+        tree.wait_live()
+        name = first.rpartition("/")[2]
+        assert tree.contents == {path: {name: "10.0.0.2:80"}}
+        assert weights_of(tree) == {"10.0.0.2": 0.5}
+        zk.set(first, data("10.0.0.3"))
+        eventually(lambda: tree.contents == {path: {name: "10.0.0.3:80"}})
+        zk.create(f"{path}/node-bad", b"{")
+        eventually(lambda: dict(tree.sync.bad_members) == {"json": 1})
+        zk.delete(first)
+        eventually(lambda: tree.contents == {path: {}})
+        assert tree.read(lambda: tree.sync.passed_over) == 1
+
+
+def test_other_children_are_counted_through_every_change(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    join(zk, path)
+    zk.create(f"{path}/vector_1", vector({}))
+    for name in ("node1", "Member_0000000001", "10.0.0.1:80", "zzz"):
+        zk.create(f"{path}/{name}", b"unread")
+    zk.create(f"{zk_root}/staging/idle")
+
+    def found(tree: FollowedTree, at: str = path) -> tuple[int, int, set[str]]:
+        """The number of all children that are passed over, that of the set, and the set's examples."""
+        of_set = tree.read(lambda: tree.sync.passed_over_of(at))
+        return tree.read(lambda: tree.sync.passed_over), of_set.count, set(of_set.examples)
+
+    with follow() as tree:
+        tree.wait_live()
+        assert found(tree) == (4, 4, {"node1", "Member_0000000001", "10.0.0.1:80"})
+        assert found(tree, f"{zk_root}/staging/idle") == (4, 0, set())
+        zk.create(f"{path}/another")
+        zk.create(f"{path}/another/deeper")
+        zk.set(f"{path}/another", b"changed")
+        eventually(lambda: found(tree)[:2] == (5, 5))
+        for name in ("node1", "Member_0000000001", "10.0.0.1:80"):
+            zk.delete(f"{path}/{name}")
+        eventually(lambda: found(tree) == (2, 2, {"another", "zzz"}))
+        with tree.away():
+            zk.delete(f"{path}/zzz")
+        eventually(lambda: tree.is_live and found(tree) == (1, 1, {"another"}))
+        zk.create(f"{zk_root}/prod/api/x", makepath=True)
+        eventually(lambda: found(tree, f"{zk_root}/prod/api") == (2, 1, {"x"}))
+        remake(zk, path)
+        eventually(lambda: found(tree) == (1, 0, set()))
+        zk.delete(f"{zk_root}/prod", recursive=True)
+        eventually(lambda: found(tree)[0] == 0)
+        assert not tree.sync.bad_members
+
+
+def test_other_children_are_logged_once_for_each_service(zk: Any, zk_root: str, follow: Follow) -> None:
+    foreign, mixed = f"{zk_root}/prod/api", f"{zk_root}/prod/web"
+    zk.create(f"{foreign}/a", makepath=True)
+    zk.create(f"{foreign}/h1.example.com,16020,1767225600000")
+    join(zk, mixed)
+    with capture_logs() as logs, follow() as tree:
+        tree.wait_live()
+        zk.create(f"{mixed}/leader")
+        eventually(lambda: tree.read(lambda: tree.sync.passed_over) == 3)
+        for at in range(5):
+            zk.create(f"{mixed}/lock{at}")
+        remake(zk, foreign)
+        zk.create(f"{foreign}/b")
+        eventually(lambda: tree.read(lambda: tree.sync.passed_over) == 7)
+    entries = [entry for entry in logs if entry["event"] == "children_passed_over"]
+    assert [(entry["path"], entry["log_level"], entry["example"], entry["format"]) for entry in entries] == [
+        (foreign, "warning", "h1.example.com,16020,1767225600000", "HBase"),
+        (mixed, "info", "leader", "unknown"),
+    ]
+    assert entries[0]["count"] == 2
+
+
 # -- weights -----------------------------------------------------------------------------------------------
 
 
@@ -432,18 +511,43 @@ def test_an_unreadable_set_exists_and_its_deletion_is_published(
 
 
 @pytest.mark.parametrize("is_known", [False, True])
-def test_while_the_root_is_unreadable_the_state_is_reading(
+def test_a_denied_root_is_read_as_unread_until_everything_below_it_was_read(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow, is_known: bool
 ) -> None:
-    join(zk, f"{zk_root}/staging/web")
+    paths = [f"{zk_root}/{environment}/web" for environment in ("prod", "staging")]
+    for path in paths:
+        join(zk, path)
     with follow(start=is_known) as tree:
         known = tree.wait_live().contents if is_known else {}
+        del tree.changes[:]
         with Locked(zookeeper.address, zk_root):
             tree.restart()
             eventually(lambda: tree.listed[zk_root] > 5)
-            assert tree.states == ([SyncState.LIVE, SyncState.AWAY] if is_known else [])
+            before = [SyncState.LIVE, SyncState.AWAY] if is_known else []
+            assert tree.states == [*before, SyncState.LIVE]
             assert tree.contents == known
-        tree.wait_live().wait_equal(zk)
+            assert tree.changes == [DirectoryUnread(zk_root)]
+        eventually(lambda: not tree.read(lambda: tree.sync.unread_directories))
+        tree.wait_equal(zk)
+        _, *sets, last = tree.changes
+        assert last == DirectoryUnread(zk_root, is_unread=False)
+        assert {change.origin for change in sets if isinstance(change, SetPut)} == (
+            set() if is_known else set(paths)
+        )
+
+
+def test_a_denied_environment_that_is_deleted_is_not_unread_any_more(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
+) -> None:
+    path = f"{zk_root}/staging"
+    zk.ensure_path(path)
+    with Locked(zookeeper.address, path), follow() as tree:
+        tree.wait_live()
+        assert tree.changes == [DirectoryUnread(path)]
+        zk.delete(path)
+        eventually(lambda: tree.changes[1:])
+        assert tree.changes[1:] == [DirectoryUnread(path, is_unread=False)]
+        zk.ensure_path(path)  # so that it can be unlocked
 
 
 def test_unreadable_members_of_a_set_are_retried_together(
@@ -454,12 +558,25 @@ def test_unreadable_members_of_a_set_are_retried_together(
     with capture_logs() as logs, Locked(zookeeper.address, *members), follow() as tree:
         tree.wait_live()
         eventually(lambda: tree.listed[path] > 10)
-        assert tree.pending_timers <= 2  # the next retry, and the next audit
+        assert tree.pending_timers <= 3  # the next retry, audit and heartbeat
         assert tree.contents == {path: {}}
         assert len(complaints(logs)) == 1
     with follow() as tree:
         tree.wait_live()
         tree.wait_equal(zk)
+
+
+def knows_other_children(tree: FollowedTree, zk: Any, zk_root: str) -> bool:
+    """Whether the tree has the numbers of children that are no members, and examples of existing ones."""
+    others = others_in_zookeeper(zk, f"{zk_root}{TEMPLATE}")
+    found = tree.read(lambda: {path: tree.sync.passed_over_of(path) for path in others})
+    total = tree.read(lambda: tree.sync.passed_over)
+    return total == sum(map(len, others.values())) and all(
+        found[path].count == len(names)
+        and names.issuperset(found[path].examples)
+        and bool(found[path].examples) == bool(names)
+        for path, names in others.items()
+    )
 
 
 # -- random sequences --------------------------------------------------------------------------------------
@@ -475,6 +592,7 @@ def test_after_any_sequence_of_events_the_table_equals_zookeeper(
             for _ in range(100):
                 act()
             tree.wait_equal(zk)
+            eventually(lambda: knows_other_children(tree, zk, zk_root))
             assert max(tree.callbacks().values(), default=0) <= 4, round_
         # The changes on the way lead to the same table as the final state.
         replayed = Table(departed_seconds=0)

@@ -19,7 +19,7 @@ from thriftpy2.utils import serialize
 
 from zkdns.address import unusable_address
 from zkdns.errors import BadMemberError
-from zkdns.serverset.member import Endpoint, Member, Status, decode_member
+from zkdns.serverset.member import MAX_DATA, Endpoint, Member, Status, decode_member
 
 NAME = "member_0000000318"
 IDL = """
@@ -154,8 +154,8 @@ _INSIDE = b"\x0c\0\7"  # a field 7, itself a struct
         _INSIDE + b"\x0f" + _FIELD_9 + b"\x03" + struct.pack("!i", 2**31 - 1) + bytes(50),
         _INSIDE + b"\x0f" + _FIELD_9 + b"\0" + struct.pack("!i", 3) + bytes(50),
         _INSIDE + b"\x0d" + _FIELD_9 + b"\x0b\x0b" + struct.pack("!i", 2**31 - 1),
-        _INSIDE * 300_000,
-        _INSIDE + (b"\x0f" + _FIELD_9 + b"\x0f\0\0\0\1") + b"\x0f\0\0\0\1" * 100_000,
+        _INSIDE * (MAX_DATA // len(_INSIDE)),
+        _INSIDE + (b"\x0f" + _FIELD_9 + b"\x0f\0\0\0\1") + b"\x0f\0\0\0\1" * 13_000,
         b"\x0c\0\1\x0b\0\1\0\0\0\1\xff\x08\0\2\0\0\0\1\0\x08\0\3\0\0\0\2\0",
     ],
     ids=range(10),

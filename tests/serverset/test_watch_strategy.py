@@ -82,18 +82,6 @@ def test_a_large_tree_costs_one_watch(
         assert zookeeper.count_watches() - before == 1
 
 
-def test_an_incompatible_kazoo_leads_to_one_shot_watches(
-    zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kazoo.version.__version__", "2.12.0")
-    with capture_logs() as logs, follow() as tree:
-        tree.wait_live()
-        join(zk, f"{zk_root}/staging/web")
-        tree.wait_equal(zk)
-    assert strategies(logs) == [OneShotStrategy.name]
-    assert refusals(logs) == ["kazoo is 2.12.0; its internals are known for 2.11.x only"]
-
-
 def test_a_failed_self_test_leads_to_one_shot_watches(
     zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,5 +10,6 @@ clock. It does not use ZooKeeper or DNS either.
 
 from zkdns.guard.guard import WAIT_SECONDS, Guard
 from zkdns.guard.held_members import HeldMember
+from zkdns.guard.loss_window import WINDOW_SECONDS
 
-__all__ = ["WAIT_SECONDS", "Guard", "HeldMember"]
+__all__ = ["WAIT_SECONDS", "WINDOW_SECONDS", "Guard", "HeldMember"]

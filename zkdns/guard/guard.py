@@ -1,58 +1,83 @@
 """`Guard`: decides which changes of a source take effect, so that a failure of ZooKeeper empties no answer.
 
     change ──▶ admit ──┬─ members join ────────────────────────────────────────────────────▶ passed on
-                       ├─ members leave, not suspicious ───────────────────────────────────▶ passed on
-                       ├─ suspicious, after a disturbance ──▶ held ──expired or accepted───▶ passed on
-                       └─ suspicious, no disturbance ──▶ waits 50 ms ──┬───────────────────▶ passed on
-                                                                       └─ collapse ──▶ held
+                       ├─ members leave, not suspicious ──┬─ no window ────────────────────▶ passed on
+                       │                                  └─ in a window ─▶ waits 50 ms ─┬─▶ passed on
+                       │                                   the set loses more: suspicious └─▶ held
+                       ├─ suspicious, in a window ──▶ held ──expired or accepted───────────▶ passed on
+                       └─ suspicious, no window ──▶ waits 50 ms ──┬────────────────────────▶ passed on
+                                                                  └─ collapse ──▶ held
 
-A *disturbance* is a sign that ZooKeeper itself has failed, for instance a lost connection. A removal is
-*suspicious* if the set loses all its members, or too large a share of those that it had before. "Before" is
-the start of the disturbance if there was one within a session timeout, otherwise a session timeout ago.
-Without a disturbance, a suspicious removal takes effect after a short wait, unless the whole table
-*collapses*: if most members of the table leave together, ZooKeeper has failed rather than the members (for
-instance all sessions expired at once). A collapse counts as a disturbance.
+A *disturbance* is a sign that ZooKeeper itself has failed, for instance a lost connection or a late reply. It
+opens a *window*, which closes `WINDOW_SECONDS` after everything was read again. A removal is *suspicious* if
+the set loses all its members or too large a share of them, or in a window all but one (`loss_window` has the
+rules). In a window, suspicious removals are held, and all others wait, because the first members of a set
+that fails are too few to be suspicious. Without one, suspicious ones take effect after a short wait, unless
+the whole table *collapses*: if most members of the table leave together, ZooKeeper has failed rather than the
+members (for instance all sessions expired at once). A collapse opens a window too.
+
+Losses that have taken effect before a disturbance stay. Removals that wait when it begins are held, with the
+recent losses of the same sets. A collapse includes the recent losses of all sets.
+
+The first read of ZooKeeper after a start from a restored table shows what happened in between:
+- If the table was current less than a session timeout ago, a window is open: the previous process may have
+  been in a disturbance.
+- Otherwise the read is the truth, and its removals take effect at once, unless a disturbance begins before
+  the read is complete.
+- Members that are held because of it have left when the table was last current, so that no restart extends
+  the time of a held member. Until the read is complete none is released because its time is over.
+
+If ZooKeeper has other contents (another ensemble, or an older state), nothing is held until everything was
+read.
 
 Rules of this file:
 - The table has the members that are answered. Except held and waiting ones, ZooKeeper has the same members.
 - One change at a time: the caller applies the returned changes to the table before it admits the next one.
+- All times are seconds of one clock of the caller, which never decreases.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
+import math
 from collections.abc import Callable, Collection, Iterable
 
+import msgspec
 import structlog
 
 from zkdns.config import GuardSettings
-from zkdns.guard.held_members import HeldMember, Hold, Wait
-from zkdns.guard.loss_window import LossLedger, LossWindow, endpoint_of
+from zkdns.guard.held_members import Absent, HeldMember, Hold, Wait
+from zkdns.guard.loss_window import IsTaken, LossLedger, LossWindow, Lost
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
+    DirectoryUnread,
     HostResolved,
     MembersHeld,
     SetChanged,
     SetDropped,
     SetPut,
     SetUnread,
+    held_changes,
 )
+from zkdns.serverset.endpoint_index import endpoint_of
 from zkdns.serverset.member import Member
 from zkdns.table import MemberSet, Table
 
 log = structlog.get_logger("zkdns.guard")
 
 WAIT_SECONDS = 0.05
-"""Seconds that a suspicious removal waits without a disturbance, to see whether the table collapses.
+"""Seconds that a removal waits: without a window, to see whether the table collapses; in a window, to see
+whether the set loses more members.
 
 When all sessions expire together, ZooKeeper's leader closes them within one tick of its clock, one after the
 other. So the removals arrive within a few milliseconds of each other.
 """
 
-_REASON_AWAY = "zookeeper was out of reach"
 _REASON_COLLAPSE = "most members of the table vanished at once"
 _REASON_ADOPTED = "they were held before this process began"
+_REASON_RESTORED = "they left while this process started"
 
 
 class Guard:
@@ -62,8 +87,7 @@ class Guard:
         settings: the limits of suspicious losses, and how long members are held. 0 seconds: none is ever
             held.
         table: the table to which all passed changes were applied.
-        session_timeout: ZooKeeper's session timeout in seconds, within which the effects of a disturbance
-            arrive.
+        session_timeout: the watcher's ZooKeeper session timeout in seconds: the period of a collapse.
         is_served: whether a member is answered. Members that are not answered pass unchecked.
     """
 
@@ -80,8 +104,13 @@ class Guard:
         self._settings = settings
         self._table = table
         self._is_served = is_served
+        self._session_timeout = session_timeout
         self._losses = LossWindow(settings, session_timeout)
         self._disturbance = ""
+        # When the restored table was last current, until the first read is complete.
+        self._restored_at: float | None = None
+        # Whether all removals pass until the read is complete.
+        self._trusts_read = False
         self._holds: dict[str, Hold] = {}
         self._waits: dict[str, Wait] = {}
         # A heap of times and origins. Outdated entries are ignored.
@@ -89,37 +118,84 @@ class Guard:
 
     # -- the connection ------------------------------------------------------------------------------------
 
-    def on_disturbance(self, now: float) -> list[Change]:
-        """Handle a disturbance: ZooKeeper is unreachable, or its contents are out of date.
+    def on_restored(self, current_at: float, now: float) -> None:
+        """Handle a restored table, whose changes were all admitted. Nothing was read from ZooKeeper yet.
+
+        Args:
+            current_at: when this table was last known to equal ZooKeeper's contents.
+            now: the present time.
+        """
+        self._restored_at = min(current_at, now)
+        if self._losses.is_disturbed:
+            return
+        if now - self._restored_at < self._session_timeout:
+            self._disturbance = _REASON_RESTORED
+            self._losses.open_restored(self._restored_at)
+        else:
+            self._trusts_read = True
+            self._losses.reset(now)
+
+    def on_disturbance(self, now: float, reason: str) -> list[Change]:
+        """Handle a disturbance: ZooKeeper is unreachable or slow, or its contents are out of date.
 
         From now on suspicious removals are held. Returns the changes that restore recent ones.
+
+        Args:
+            now: the present time.
+            reason: a short text for `HeldMember.why` and the log.
         """
-        if self._settings.seconds == 0:
-            return []
         self._losses.advance(now)
-        if not self._losses.disturb(self._waits.keys()):
+        self._disturbance = reason
+        if self._trusts_read and self._restored_at is None:
+            # Another ensemble is being read: the window opens after that.
+            self._losses.is_disturbed = True
             return []
-        return self._open_window(now, _REASON_AWAY)
+        self._trusts_read = False
+        return self._open_window(now) if self._losses.disturb(self._waits.keys()) else []
 
     def on_settled(self, now: float) -> None:
-        """Handle the end of a disturbance: everything was read again.
+        """Handle the end of a disturbance, and of the first read: everything was read.
 
-        For one more session timeout, suspicious removals are still held. Members that are held already stay
-        held at least as long, because they may still return.
+        The window of a disturbance stays open for `WINDOW_SECONDS` more. Members that are held already stay
+        held at least as long, because they may still return. Without a disturbance nothing is extended.
         """
-        if self._losses.is_settled:
-            return
+        self._losses.advance(now)
+        is_disturbed = self._losses.is_disturbed
+        if self._trusts_read:
+            self._losses.reset(now)
+            if is_disturbed:
+                self._losses.open(now)
+        self._trusts_read, self._restored_at = False, None
         self._losses.settle(now)
         for origin, hold in self._holds.items():
-            hold.extend(self._losses.window_until)
+            if is_disturbed:
+                hold.extend(self._losses.window_until)
             self._schedule(hold, origin, hold.first_until)
+
+    def on_other_ensemble(self, now: float) -> list[Change]:
+        """Handle a ZooKeeper with other contents: another ensemble, or an older state of the same one.
+
+        Until everything was read (`on_settled`), all removals pass. Returns the changes that release all held
+        and waiting members.
+        """
+        changes: list[Change] = []
+        for origin, hold in list(self._holds.items()):
+            changes += self._release(origin, list(hold.members), "zookeeper has other contents")
+        for origin, wait in list(self._waits.items()):
+            changes += self._pass_waiting(origin, wait)
+        self._restored_at = None
+        self._trusts_read = True
+        self._losses.reset(now)
+        return changes
 
     # -- decisions -----------------------------------------------------------------------------------------
 
     def admit(self, change: Change, now: float) -> list[Change]:
         """The changes to pass on because of this one. Apply them before the next call."""
-        if self._settings.seconds == 0 or isinstance(change, HostResolved | SetUnread):
-            if isinstance(change, SetUnread) and self._is_dropped(change.origin):  # the set exists again
+        if self._settings.seconds == 0 or isinstance(change, HostResolved | DirectoryUnread):
+            return [change]
+        if isinstance(change, SetUnread):
+            if self._is_dropped(change.origin):  # the set exists again
                 self._set_final_changes(change.origin, (SetDropped(change.origin), change))
             return [change]
         self._losses.advance(now)
@@ -148,10 +224,12 @@ class Guard:
             if wait is not None and wait.deadline <= now:
                 changes += self._pass_waiting(origin, wait)
             hold = self._holds.get(origin)
-            if hold is None or hold.due != due or not self._losses.is_settled:
+            if hold is None or hold.due != due:
                 continue
-            over = [name for name, held in hold.members.items() if held.until <= now]
-            changes += self._release(origin, over, "hold expired")
+            if self._losses.is_disturbed or self._restored_at is not None:
+                hold.due = math.inf  # `on_settled` schedules it again
+                continue
+            changes += self._release(origin, hold.over(now), "hold expired")
             if origin in self._holds:
                 self._schedule(hold, origin, hold.first_until)
         return changes
@@ -194,10 +272,10 @@ class Guard:
         self._losses.discard_ledger(origin)
         served = [member for member in change.members if self._is_served(member)]
         self._losses.count(len(served), now)
-        if self._losses.in_window:
-            ledger = self._losses.start_ledger(origin, len(served), baseline=0)
-            for member in served:
-                ledger.join(member)
+        # A set that appears in a read may be old. Otherwise it has just been created, and its members too.
+        if not self._losses.is_reading and not self._losses.is_disturbed and not self._trusts_read:
+            self._losses.start_ledger(origin, len(served), baseline=0)
+            self._losses.join(origin, served, now)
         return [change]
 
     def _update(
@@ -218,56 +296,144 @@ class Guard:
             for name in removed
             if name in member_set.members and name not in joining and name not in absent
         }
-        lost = self._record(member_set, joining, leaving, now)
-        replaced = self._end_for_returned(member_set, joining, leaving)
+        is_holding = origin in self._holds
+        new = self._new_members(member_set, joining)
+        lost = [member for member in leaving.values() if self._is_served(member)]
+        ledger = self._ledger_for(member_set, joining, leaving, now, has_news=bool(new or lost))
+        if ledger is not None:
+            self._losses.leave(origin, lost, self._is_taken(member_set, ledger, leaving), now)
+            self._losses.join(origin, new.values(), now)
+            ledger.discard(joining)
+        renamed = self._rename_held(member_set, joining)
+        replaced = self._end_for_returned(member_set, joining)
+        restored = [member for member in renamed if member.name not in replaced]
         others: list[Change] = []
         if lost and not self._losses.in_window and self._losses.is_collapse():
-            others = self._open_window(now, _REASON_COLLAPSE, except_origin=origin)
-        ledger = self._losses.ledgers.get(origin)
-        restored: list[Member] = []
-        if lost and ledger is not None and self._losses.is_suspicious(ledger):
-            if self._losses.in_window:
-                restored = self._hold_lost(member_set, ledger, now)
-            else:
+            self._disturbance = _REASON_COLLAPSE
+            others = self._open_window(now, except_origin=origin)
+        if ledger is not None and lost and self._losses.is_suspicious(ledger):
+            ledger.use(new)  # which of the lost ones they replace is unknown
+            restored += self._keep_lost(member_set, ledger, lost, now)
+        elif ledger is not None:
+            replaced += self._match(member_set, ledger, new, leaving)
+            if is_holding:  # they have replaced a held member, or will when the service is whole again
+                ledger.use(new)
+            if lost and self._losses.in_window:
                 self._wait_with(origin, ledger, lost, now)
         absent = self._absent(origin)
         gone = [name for name in leaving if name not in absent]
         if is_dropped and not self._keeps_dropped(origin):
-            if ledger is not None and ledger.lost and not self._losses.in_window:
-                ledger.set_dropped(member_set.name)  # to restore the set if the table collapses soon
-            else:
-                self._losses.discard_ledger(origin)
+            self._end_ledger(member_set, ledger)
             return [*others, SetDropped(origin)]
         return [*others, *self._changes_for(member_set, (*joining.values(), *restored), (*gone, *replaced))]
 
-    def _record(
-        self, member_set: MemberSet, joining: dict[str, Member], leaving: dict[str, Member], now: float
-    ) -> list[Member]:
-        """Record joining and leaving members in the ledger. Returns the served ones that leave."""
+    def _end_ledger(self, member_set: MemberSet, ledger: LossLedger | None) -> None:
+        """Forget the losses of a set that is dropped now, unless the table may still collapse."""
+        if ledger is not None and ledger.lost and not self._losses.in_window:
+            ledger.set_dropped(member_set.name)  # to restore the set
+        else:
+            self._losses.discard_ledger(member_set.origin)
+
+    def _new_members(self, member_set: MemberSet, joining: dict[str, Member]) -> dict[str, Member]:
+        """The served ones of these members that the set did not have in ZooKeeper, or not as served ones."""
+        absent, known = self._absent(member_set.origin), member_set.members
+        return {
+            name: member
+            for name, member in joining.items()
+            if self._is_served(member)
+            and (name not in known or name in absent or not self._is_served(known[name]))
+        }
+
+    def _ledger_for(
+        self,
+        member_set: MemberSet,
+        joining: dict[str, Member],
+        leaving: dict[str, Member],
+        now: float,
+        *,
+        has_news: bool,
+    ) -> LossLedger | None:
+        """Count joining and leaving members. Returns the ledger in which to record them, if any."""
         origin, absent = member_set.origin, self._absent(member_set.origin)
-        lost = [member for member in leaving.values() if self._is_served(member)]
-        joined = [member for member in joining.values() if self._is_served(member)]
         before = [
-            member_set.members[name] for name in joining if name in member_set.members and name not in absent
+            member_set.members[name]
+            for name in (*joining, *leaving)
+            if name in member_set.members and name not in absent
         ]
-        step = len(joined) - sum(map(self._is_served, before)) - len(lost)
+        step = sum(map(self._is_served, joining.values())) - sum(map(self._is_served, before))
         ledger = self._losses.ledgers.get(origin)
-        if ledger is None and (lost or self._losses.in_window):
+        if ledger is None and not self._trusts_read and (has_news or self._losses.in_window):
             served = self._count_served(member_set)
             ledger = self._losses.start_ledger(origin, served, baseline=served)
         if step:
             self._losses.count(step, now)
         if ledger is not None:
             ledger.count(step)
-            for member in joined:
-                ledger.join(member)
-            for member in lost:
-                self._losses.leave(origin, member, now)
-        return lost
+        if (hold := self._holds.get(origin)) is not None:
+            hold.live += step
+        return ledger
 
-    def _end_for_returned(
-        self, member_set: MemberSet, joining: dict[str, Member], leaving: Collection[str]
+    def _is_taken(self, member_set: MemberSet, ledger: LossLedger, leaving: Collection[str]) -> IsTaken:
+        """A test whether a member at an endpoint stays, other than those that have joined recently."""
+        absent = self._absent(member_set.origin)
+
+        def test(endpoint: tuple[str, int] | None) -> bool:
+            return any(
+                name not in leaving and name not in absent and not ledger.is_new(name)
+                for name in member_set.names_at(endpoint)
+            )
+
+        return test
+
+    def _match(
+        self,
+        member_set: MemberSet,
+        ledger: LossLedger,
+        new: Collection[str],
+        leaving: Collection[str],
     ) -> list[str]:
+        """Let new members replace lost ones by number. Returns those whose removal waited, and passes now."""
+        matched = ledger.match(new, self._is_taken(member_set, ledger, leaving))
+        wait = self._waits.get(member_set.origin)
+        if wait is None:
+            return []
+        replaced = sorted(name for name in matched if name in wait.members)
+        for name in replaced:
+            wait.discard(name)
+        return replaced
+
+    def _may_hold(self, now: float) -> bool:
+        """Whether the time of members that are lost now is not over already (see `_since`)."""
+        if self._restored_at is None or self._losses.is_disturbed:
+            return True
+        return self._restored_at + self._settings.seconds > now
+
+    def _since(self, left_at: float) -> float:
+        """When a member left: for a restored table at the latest when it was last current."""
+        return left_at if self._restored_at is None else self._restored_at
+
+    def _rename_held(self, member_set: MemberSet, joining: dict[str, Member]) -> list[Member]:
+        """Give another name to held members whose names others take, and return them with these names.
+
+        If a set is deleted and created again, ZooKeeper counts its members from 0. So a member at another
+        endpoint may have the name of one that is held and has not returned yet.
+        """
+        hold = self._holds.get(member_set.origin)
+        endpoints = {endpoint_of(member) for member in joining.values()}
+        renamed: list[Member] = []
+        for name in joining if hold is not None else ():
+            held = hold.members.get(name) if hold is not None else None
+            if hold is None or held is None or endpoint_of(held.member) in endpoints:
+                continue
+            taken = member_set.members.keys() | joining.keys() | hold.members.keys()
+            other = next(one for n in itertools.count(1) if (one := f"{name}-{n}") not in taken)
+            member = msgspec.structs.replace(held.member, name=other)
+            hold.discard(name)
+            hold.add(held._replace(member=member))
+            renamed.append(member)
+        return renamed
+
+    def _end_for_returned(self, member_set: MemberSet, joining: dict[str, Member]) -> list[str]:
         """Release held and waiting members that join again or are replaced.
 
         A member is replaced if another one joins with its endpoint. All held ones are replaced if the set has
@@ -275,24 +441,37 @@ class Guard:
         replaced members.
         """
         wait, hold = self._waits.get(member_set.origin), self._holds.get(member_set.origin)
+        ledger = self._losses.ledgers.get(member_set.origin)
         endpoints = {found for member in joining.values() if (found := endpoint_of(member))}
         replaced: set[str] = set()
         if wait is not None:
-            replaced = {name for name in wait.names if endpoint_of(member_set.members[name]) in endpoints}
-            wait.names.difference_update(joining, replaced)
+            replaced = wait.at.at_any(endpoints)
+            for name in (*joining, *replaced):
+                wait.discard(name)
+            if ledger is not None:
+                ledger.discard(replaced)  # also by members that are not served yet
         if hold is not None:
-            replaced |= hold.names_at(endpoints)
+            if ledger is not None:
+                back = [name for name, member in joining.items() if hold.has_replacement(member)]
+                ledger.use([name for name in back if ledger.is_new(name)])
+            replaced |= hold.at.at_any(endpoints)
             self._discard_held(hold, member_set, (*joining, *replaced), "they are back")
-            if hold.members and self._count_live(member_set, joining, leaving) >= hold.whole:
+            if hold.members and hold.live >= hold.whole:
                 replaced |= hold.members.keys()
                 self._discard_held(hold, member_set, list(hold.members), "the service is whole again")
         return sorted(replaced.difference(joining))
 
-    def _count_live(self, member_set: MemberSet, joining: dict[str, Member], leaving: Collection[str]) -> int:
-        """The number of served members that a set has in ZooKeeper after this change."""
-        gone = {*self._absent(member_set.origin), *leaving, *joining}
-        stays = (member for name, member in member_set.members.items() if name not in gone)
-        return sum(map(self._is_served, stays)) + sum(map(self._is_served, joining.values()))
+    def _keep_lost(
+        self, member_set: MemberSet, ledger: LossLedger, lost: list[Member], now: float
+    ) -> list[Member]:
+        """Hold suspicious losses, or let them wait. Returns the members that have to be restored."""
+        if not self._losses.in_window:
+            self._wait_with(member_set.origin, ledger, lost, now)
+        elif self._may_hold(now):
+            return self._hold_lost(member_set, ledger, now)
+        else:
+            ledger.write_off()
+        return []
 
     def _hold_lost(self, member_set: MemberSet, ledger: LossLedger, now: float) -> list[Member]:
         """Hold all lost members of a set. Returns those that the table has lost already, to be restored."""
@@ -300,43 +479,52 @@ class Guard:
         hold = self._holds.get(member_set.origin, Hold())
         new = ledger.take_lost()
         if wait is not None:
-            new.update({name: member_set.members[name] for name in wait.names})
+            for name in wait.members.keys() - new.keys():
+                new[name] = Lost(wait.members[name], wait.deadline - WAIT_SECONDS)
             hold.final_changes = hold.final_changes or wait.final_changes
         if not hold.members:
-            hold.whole = ledger.remaining + len(new)
-        self._start_hold(member_set, hold, new, now, self._disturbance)
-        return [member for name, member in new.items() if name not in member_set.members]
+            hold.whole = min(ledger.remaining + len(new), ledger.baseline)
+            hold.live = ledger.remaining
+        self._start_hold(member_set, hold, new.values(), now, self._disturbance)
+        return [one.member for name, one in new.items() if name not in member_set.members]
 
     def _start_hold(
-        self, member_set: MemberSet, hold: Hold, members: dict[str, Member], now: float, why: str
+        self, member_set: MemberSet, hold: Hold, members: Collection[Lost], now: float, why: str
     ) -> None:
         """Hold these members of a set."""
-        until = now + self._settings.seconds
-        for member in members.values():
-            hold.add(HeldMember(member_set.origin, member_set.name, member, now, until, why))
-        if member_set.origin in self._holds or not hold.members:  # no members: all have been replaced
+        origin, seconds = member_set.origin, self._settings.seconds
+        if not members:  # all have been replaced
             return
-        self._schedule(hold, member_set.origin, until)  # members that are added later have later ends
-        self._holds[member_set.origin] = hold
+        for one in members:
+            since = self._since(one.left_at)
+            hold.add(HeldMember(origin, member_set.name, one.member, since, since + seconds, why))
+        first = min(hold.members[one.member.name].until for one in members)
+        if first < hold.due:
+            self._schedule(hold, origin, first)
+        if origin in self._holds:
+            return
+        self._holds[origin] = hold
         self.holds_total += 1
         log.warning(
             "members_held",
             service=str(member_set.name),
-            origin=member_set.origin,
+            origin=origin,
             members=len(hold.members),
-            seconds=self._settings.seconds,
+            seconds=max(0, round(first - now)),
             reason=why,
         )
 
     def _wait_with(self, origin: str, ledger: LossLedger, lost: list[Member], now: float) -> None:
         """Let removals wait, except those of members that other members have replaced already."""
-        names = [member.name for member in lost if member.name in ledger.lost]
+        waiting = [member for member in lost if member.name in ledger.lost]
+        if not waiting:
+            return
         wait = self._waits.get(origin)
-        if wait is None and names:
+        if wait is None:
             wait = self._waits[origin] = Wait(now + WAIT_SECONDS)
             heapq.heappush(self._deadlines, (wait.deadline, origin))
-        if wait is not None:
-            wait.names.update(names)
+        for member in waiting:
+            wait.add(member)
 
     def _keeps_dropped(self, origin: str) -> bool:
         """Keep a dropped set in the table if it has held or waiting members. Returns whether it is kept."""
@@ -351,26 +539,25 @@ class Guard:
         if added or removed:
             changes.append(SetChanged(member_set.origin, added, removed))
         hold = self._holds.get(member_set.origin)
-        if hold is not None:
-            still_held = member_set.held - {*removed, *(member.name for member in added)}
-            if new := hold.members.keys() - still_held:
-                changes.append(MembersHeld(member_set.origin, tuple(sorted(new))))
+        if hold is not None and (since := hold.take_new()):
+            changes += held_changes(member_set.origin, since, hold.whole)
         return changes
 
     def _adopt(self, member_set: MemberSet, change: MembersHeld, now: float) -> list[Change]:
-        """Hold members that a previous process held. Their time starts again."""
+        """Hold members that a previous process held, until the time at which it would have released them."""
         absent = self._absent(member_set.origin)
         known = member_set.members
         found = {name: known[name] for name in change.names if name in known and name not in absent}
         served = sum(map(self._is_served, found.values()))
-        if served:
-            self._losses.count(-served, now)
-        if ledger := self._losses.ledgers.get(member_set.origin):
-            ledger.exclude(served)
+        self._losses.count(-served, now)
         hold = self._holds.get(member_set.origin, Hold())
         if not hold.members:
-            hold.whole = self._count_served(member_set)
-        self._start_hold(member_set, hold, found, now, _REASON_ADOPTED)
+            hold.live = self._count_served(member_set)
+            hold.whole = change.whole or hold.live
+        hold.live -= served
+        since = min(change.since, now)
+        held = [Lost(member, since) for member in found.values()]
+        self._start_hold(member_set, hold, held, now, _REASON_ADOPTED)
         return self._changes_for(member_set, (), ())
 
     # -- the end of waits and holds ------------------------------------------------------------------------
@@ -385,16 +572,17 @@ class Guard:
             return list(wait.final_changes)
         if hold is not None:
             hold.final_changes = hold.final_changes or wait.final_changes
-        return [SetChanged(origin, (), tuple(sorted(wait.names)))] if wait.names else []
+        return [SetChanged(origin, (), tuple(sorted(wait.members)))] if wait.members else []
 
     def _release(self, origin: str, names: list[str], why: str) -> list[Change]:
         hold = self._holds[origin]
         member_set = self._table.set_of(origin)
         if member_set is None or not names:
             return []
+        released = [Lost(held.member, held.since) for name in names if (held := hold.members.get(name))]
         self._discard_held(hold, member_set, names, why)
         if ledger := self._losses.ledgers.get(origin):
-            ledger.write_off()
+            ledger.write_off(released if self._losses.in_window else ())
         if hold.final_changes and origin not in self._holds:
             self._losses.discard_ledger(origin)
             self._waits.pop(origin, None)
@@ -416,9 +604,8 @@ class Guard:
 
     # -- the whole table -----------------------------------------------------------------------------------
 
-    def _open_window(self, now: float, why: str, except_origin: str = "") -> list[Change]:
+    def _open_window(self, now: float, except_origin: str = "") -> list[Change]:
         """Open a window, and hold the recent suspicious losses of all sets except `except_origin`."""
-        self._disturbance = why
         self._losses.open(now)
         changes: list[Change] = []
         for origin, ledger in self._losses.ledgers.items():
@@ -445,15 +632,12 @@ class Guard:
             return []
         hold.final_changes = (SetDropped(origin),)
         hold.whole = len(lost)
-        self._start_hold(MemberSet(origin, name), hold, lost, now, self._disturbance)
-        return [SetPut(origin, name, tuple(lost.values())), MembersHeld(origin, tuple(sorted(lost)))]
+        self._start_hold(MemberSet(origin, name), hold, lost.values(), now, self._disturbance)
+        members = tuple(one.member for one in lost.values())
+        return [SetPut(origin, name, members), *held_changes(origin, hold.take_new(), hold.whole)]
 
-    def _absent(self, origin: str) -> Collection[str]:
-        """Names in the table's set that ZooKeeper does not have any more: held and waiting members."""
-        hold, wait = self._holds.get(origin), self._waits.get(origin)
-        if hold is not None and wait is not None:
-            return wait.names.union(hold.members)
-        return hold.members if hold is not None else wait.names if wait is not None else ()
+    def _absent(self, origin: str) -> Absent:
+        return Absent(self._holds.get(origin), self._waits.get(origin))
 
     def _count_served(self, member_set: MemberSet) -> int:
         """The number of served members that a set has in ZooKeeper."""

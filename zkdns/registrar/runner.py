@@ -47,7 +47,8 @@ from zkdns.serverset.server_set import ServerSet
 if TYPE_CHECKING:
     from zkdns.serverset.registration import Registration
 
-from zkdns.serverset.reachability import unreachable_error
+from zkdns.serverset.reachability import describe_failures, unreachable_error
+from zkdns.serverset.session import UNREACHABLE_SECONDS
 
 log = Log("zkdns.register")
 
@@ -87,6 +88,7 @@ class RegisterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port,host:port/chroot`."""
     access: Access
     namespace: str
+    member_prefix: str
     session_timeout: float
     host: str | None
     """None: the address of this machine that reaches ZooKeeper."""
@@ -126,6 +128,7 @@ class Registrar:
             options.environment,
             options.service,
             namespace=options.namespace,
+            member_prefix=options.member_prefix,
             session_timeout=options.session_timeout,
             client=self._client,
         )
@@ -155,13 +158,17 @@ class Registrar:
         """
         numbers = (*_STOP_SIGNALS, *(_FORWARDED_SIGNALS if self._options.command else (signal.SIGHUP,)))
         queue_signals([n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN], self._events.put)
+        timer = threading.Timer(UNREACHABLE_SECONDS, self._warn_if_unreachable)
+        timer.daemon = True
         try:
             self._client.add_listener(self._on_connection_state)
             self._client.start_async()
+            timer.start()
             self._wait_for_zookeeper()
             self._start_program()
             self._serve()
         finally:
+            timer.cancel()
             self._unregister()
             self._stop_program()
             disconnect(self._client)
@@ -215,8 +222,19 @@ class Registrar:
         while not (self._is_connected or self._stop_signals or self._options.wait):
             if not self._handle_event(deadline):
                 raise unreachable_error(
-                    f"register in {self._set.path}", self._options.zookeeper, " (--wait keeps trying)"
+                    f"register in {self._set.path}",
+                    self._options.zookeeper,
+                    " (--wait keeps trying)",
+                    tls=self._options.access.tls,
                 )
+
+    def _warn_if_unreachable(self) -> None:
+        """Log why there is no connection yet. Without the option `wait`, the error at the end reports it."""
+        if self._options.wait and not self._client.connected:
+            hosts = self._options.zookeeper
+            reason = describe_failures(hosts, self._options.access.tls)
+            if not self._client.connected:
+                log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason)
 
     def _start_program(self) -> None:
         command = self._options.command

@@ -6,11 +6,12 @@ for instance znodes that differ only in case, or a static file and ZooKeeper. Th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
 
-from zkdns.namespace import ServiceName
+from zkdns.namespace import Namespace, ServiceName, source_of
 from zkdns.serverset.member import Member
 
 
@@ -46,12 +47,28 @@ class MembersHeld(msgspec.Struct, frozen=True, tag="held"):
 
     origin: str
     names: tuple[str, ...]
+    since: float = 0.0
+    """When they left, in seconds since the epoch, so that a restart does not extend their time."""
+    whole: int = 0
+    """How many served members the set had before. With as many live ones again, it is whole. 0: unknown."""
 
 
 class SetDropped(msgspec.Struct, frozen=True, tag="dropped"):
     """The set's znode was deleted."""
 
     origin: str
+
+
+class DirectoryUnread(msgspec.Struct, frozen=True, tag="directory"):
+    """A znode above the sets cannot be listed, for instance because its ACL denies it.
+
+    Sets below it that the table does not have may exist. Those that it has may be out of date until they are
+    published again (`SetPut`).
+    """
+
+    path: str
+    is_unread: bool = True
+    """False: it was listed now, or no longer exists."""
 
 
 class HostResolved(msgspec.Struct, frozen=True, tag="host"):
@@ -61,4 +78,30 @@ class HostResolved(msgspec.Struct, frozen=True, tag="host"):
     addresses: tuple[str, ...]
 
 
-Change: TypeAlias = SetPut | SetUnread | SetChanged | MembersHeld | SetDropped | HostResolved
+def held_changes(origin: str, since: Mapping[str, float], whole: int) -> Iterator[MembersHeld]:
+    """The changes that hold these members of a set: the names, and since when each is held."""
+    by_time: dict[float, list[str]] = {}
+    for name in sorted(since):
+        by_time.setdefault(since[name], []).append(name)
+    for time in sorted(by_time):
+        yield MembersHeld(origin, tuple(by_time[time]), time, whole)
+
+
+SetChange: TypeAlias = SetPut | SetUnread | SetChanged | MembersHeld | SetDropped
+"""A change of one set, which has its origin."""
+Change: TypeAlias = SetChange | DirectoryUnread | HostResolved
+
+
+def divide_by_source(
+    changes: Iterable[Change], namespaces: Sequence[Namespace]
+) -> tuple[dict[str, list[Change]], list[HostResolved]]:
+    """The changes of each source (see `source_of`) in order, and the addresses, which belong to no source."""
+    by_source: dict[str, list[Change]] = {}
+    hosts: list[HostResolved] = []
+    for change in changes:
+        if isinstance(change, HostResolved):
+            hosts.append(change)
+            continue
+        path = change.path if isinstance(change, DirectoryUnread) else change.origin
+        by_source.setdefault(source_of(path, namespaces), []).append(change)
+    return by_source, hosts

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import select
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -17,7 +19,9 @@ from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from zkdns.address import HostPort
+from zkdns.serverset import forking
 from zkdns.serverset.auth import ANONYMOUS, Access
+from zkdns.serverset.kazoo_ext import release_in_child
 from zkdns.serverset.logs import Log
 
 log = Log("zkdns.zookeeper")
@@ -29,6 +33,7 @@ SESSION_TIMEOUT = 10.0
 # server is found quickly. An attempt costs next to nothing. `make_client` also limits the delay to about a
 # third of the session timeout, since the session would expire during a few failed attempts otherwise.
 _MAX_RETRY_DELAY = 0.7
+_random = random.SystemRandom()  # unlike the global generator, a program does not seed or copy it
 
 Client: TypeAlias = KazooClient
 """The type of the client, for callers that only pass it on."""
@@ -45,6 +50,7 @@ def make_client(
     read_only: bool = False,
     identity: tuple[int, bytes] | None = None,
     connect_timeout: float = CONNECT_TIMEOUT,
+    on_connect_failed: Callable[[], object] = lambda: None,
 ) -> KazooClient:
     """Make a client, which is not started yet.
 
@@ -64,6 +70,8 @@ def make_client(
         read_only: whether to accept a server without a quorum that serves reads (`CONNECTED_RO`).
         identity: the session id and password to resume, unless it has expired. None: a new session.
         connect_timeout: seconds, for the first attempt.
+        on_connect_failed: called in kazoo's thread after a failed attempt to connect, for instance if the
+            server refuses the connection. It must be quick and must not raise.
     """
     # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
@@ -78,14 +86,51 @@ def make_client(
         read_only=read_only,
         client_id=identity,
         connection_retry=KazooRetry(
-            max_tries=-1, delay=0.1, max_delay=min(_MAX_RETRY_DELAY, session_timeout / 4)
+            max_tries=-1,
+            delay=0.1,
+            max_delay=min(_MAX_RETRY_DELAY, session_timeout / 4),
+            sleep_func=handler.sleep_func,
         ),
         logger=quiet,
     )
     handler.on_long_absence = lambda: _accept_older_state(client, hosts)
+    handler.on_connect_failed = on_connect_failed
+    handler.client = weakref.ref(client)
+    forking.add(handler)
     if access.sasl is not None:
         client.add_listener(lambda _: _log_auth_failure(client, hosts))
     return client
+
+
+def is_read_only(client: KazooClient) -> bool:
+    """Whether a client is connected to a server without a quorum, whose data may be out of date."""
+    return bool(client.client_state == KeeperState.CONNECTED_RO)
+
+
+def hosts_of(client: KazooClient) -> str:
+    """The servers of a client, without its chroot."""
+    return ",".join(str(HostPort(host, port)) for host, port, *_ in client.hosts)
+
+
+def has_ended_thread(client: KazooClient) -> bool:
+    """Whether a thread of a running client of `make_client` has ended, which kazoo does not report.
+
+    It ends when the server rejects the credentials (AUTH_FAILED), and at any unexpected exception.
+    """
+    handler = client.handler
+    return isinstance(handler, _Handler) and handler.running and handler.has_ended_thread
+
+
+def tls_of(client: KazooClient) -> ssl.SSLContext | None:
+    """The TLS settings with which to find out why a client's servers give no session. None: no TLS."""
+    if isinstance(client.handler, _Handler):
+        return client.handler.tls
+    if not getattr(client, "use_ssl", False):
+        return None
+    context = ssl.create_default_context()  # of a caller's client, whose own settings are unknown
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> threading.Thread:
@@ -129,19 +174,40 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
     rejects a server, and does not use TLS when it searches for a server with a quorum.
 
     Attributes:
+        tls: None: no TLS.
+        has_ended_thread: whether a function that was passed to `spawn` has ended.
         on_long_absence: called before a handshake more than a session timeout after the last session.
+        on_connect_failed: called after a failed attempt to connect.
+        client: the client of this handler.
     """
+
+    @staticmethod
+    def sleep_func(seconds: float) -> None:
+        """Sleep for at least half of the time. kazoo calls this between attempts to connect.
+
+        kazoo's own delays are random too, but equal in processes that have seeded Python's generator.
+        """
+        time.sleep(seconds * (1 + _random.random()) / 2)
 
     def __init__(self, tls: ssl.SSLContext | None, connect_timeout: float, session_timeout: float) -> None:
         super().__init__()
+        self.has_ended_thread = False
         self.on_long_absence: Callable[[], object] = lambda: None
+        self.on_connect_failed: Callable[[], object] = lambda: None
+        self.client: Callable[[], KazooClient | None] = lambda: None
         self._session_timeout = session_timeout
         self._absent_since = 0.0
-        self._tls = tls
+        self.tls = tls
         self._names: dict[Any, str] = {}
         self._reported: set[tuple[str, str]] = set()
         self._first_timeout = self._connect_timeout = connect_timeout
         self._is_connecting = False
+
+    def after_fork(self) -> None:
+        """Release the child's part of the connection, which belongs to the parent."""
+        client = self.client()
+        if client is not None:
+            release_in_child(client)
 
     def spawn(self, func: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kazoo's
         """Run a function in a thread. An unexpected exception ends kazoo's connection; it is logged here."""
@@ -151,6 +217,8 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
                 func(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - the thread has no other handler
                 log.warning("zookeeper_thread_failed", reason=repr(error))
+            finally:
+                self.has_ended_thread = True
 
         return super().spawn(run)
 
@@ -178,10 +246,12 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         limit = self._connect_timeout if timeout is None else min(timeout, self._connect_timeout)
         try:
             connection = super().create_connection(address, timeout=limit)
-            if self._tls is not None:
-                connection = self._begin_tls(self._tls, connection, name, str(HostPort(*address[:2])))
-        except TimeoutError:
-            self._connect_timeout *= 2
+            if self.tls is not None:
+                connection = self._begin_tls(self.tls, connection, name, str(HostPort(*address[:2])))
+        except Exception as error:
+            if isinstance(error, TimeoutError):
+                self._connect_timeout *= 2
+            self.on_connect_failed()
             raise
         self._names[address] = name
         if time.monotonic() - self._absent_since > self._session_timeout:

@@ -1,23 +1,35 @@
 """Requests of ZooKeeper 3.6 that kazoo lacks: recursive watches (addWatch) and batched reads (multiRead).
 
-All use of kazoo's private attributes is here, and `incompatibility` checks them against the installed kazoo.
+All use of kazoo's private parts is in this module:
+
+    KazooClient._call(request, async_object)                 send_request
+    the request's type, serialize(), deserialize(data, at)   AddWatch, GetData, MultiRead
+    the result's set(value) and set_exception(error),        send_request
+      called in the connection thread after `last_zxid` was set
+    KazooClient._connection                                  intercept_events
+    its _read_watch_event(buffer, at), found by this name    intercept_events
+    its _socket, _read_sock and _write_sock, if it has them  release_in_child
+    its _connection_routine, if it has one                   has_lost_thread
+
+`kazoo_check.incompatibility` tests each of them with the installed kazoo, before it is used with a real
+server. If one has changed, the sync uses one-shot watches, which need only kazoo's public API.
+
 Callbacks run in kazoo's connection thread, in the order in which the server sent events and responses. They
 must be quick and must not raise: an exception there ends the connection for good.
 """
 
 from __future__ import annotations
 
-import inspect
+import atexit
+import contextlib
 import struct
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from kazoo import version
+from kazoo import exceptions
 from kazoo.client import KazooClient
-from kazoo.exceptions import EXCEPTIONS, KazooException, NoAuthError, NoNodeError
-from kazoo.protocol.connection import ConnectionHandler
-from kazoo.protocol.serialization import Watch
+from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
 CREATED: Final = 1
 DELETED: Final = 2
@@ -26,26 +38,20 @@ CHANGED: Final = 3
 GET_DATA: Final = 4
 GET_CHILDREN: Final = 8
 
-Result: TypeAlias = tuple[bytes, int] | list[str] | KazooException
-"""The result of one read: data and czxid (GET_DATA), names (GET_CHILDREN), or an error."""
+Result: TypeAlias = tuple[bytes, int, int] | list[str] | KazooException
+"""The result of one read: data, czxid and ctime (GET_DATA), names (GET_CHILDREN), or an error."""
 ResponseCallback: TypeAlias = Callable[[list[Result], BaseException | None], None]
 EventCallback: TypeAlias = Callable[[int, str], None]
-
-_SERIES = "2.11."
-_PARAMETERS = (
-    (KazooClient, "_call", ("self", "request", "async_object")),
-    (ConnectionHandler, "_read_watch_event", ("self", "buffer", "offset")),
-    (Watch, "deserialize", ("bytes", "offset")),
-)
 
 _RECURSIVE = 1
 _INT = struct.Struct("!i")
 _HEADER = struct.Struct("!i?i")  # MultiHeader: operation, end flag, error
 _HEADERS = {op: _HEADER.pack(op, False, -1) for op in (GET_DATA, GET_CHILDREN)}
 _END = _HEADER.pack(-1, True, -1)
-_CZXID = struct.Struct("!q")
+_CZXID_CTIME = struct.Struct("!q8xq")  # the first and the third field of a Stat
 _STAT_SIZE = 68  # zookeeper.jute: 6 longs and 5 ints
 _NO_NODE, _NO_AUTH = NoNodeError(), NoAuthError()
+_EVENT = struct.Struct("!iii")  # WatcherEvent: kind, state, and the length of the path
 _COMMON_ERRORS = {NoNodeError.code: _NO_NODE, NoAuthError.code: _NO_AUTH}
 
 
@@ -89,9 +95,9 @@ class GetData:
         return _INT.pack(len(self._path)) + self._path + bytes((self._watch,))
 
     def deserialize(self, data: bytes, offset: int) -> list[Result]:
-        """Decode the data, and the czxid that follows it."""
+        """Decode the data, and the Stat that follows it."""
         end = offset + _INT.size + max(_INT.unpack_from(data, offset)[0], 0)
-        return [(data[offset + _INT.size : end], _CZXID.unpack_from(data, end)[0])]
+        return [(data[offset + _INT.size : end], *_CZXID_CTIME.unpack_from(data, end))]
 
 
 class MultiRead:
@@ -124,7 +130,7 @@ class MultiRead:
             offset += _HEADER.size + _INT.size
             if operation == GET_DATA:
                 end = offset + max(length, 0)  # null data has the length -1
-                results.append((data[offset:end], _CZXID.unpack_from(data, end)[0]))
+                results.append((data[offset:end], *_CZXID_CTIME.unpack_from(data, end)))
                 offset = end + _STAT_SIZE
             elif operation == GET_CHILDREN:
                 names = []
@@ -140,8 +146,8 @@ class MultiRead:
 
 def _error(code: int) -> KazooException:
     try:
-        error: KazooException = EXCEPTIONS[code]()
-    except RuntimeError:  # an error code that kazoo lacks
+        error: KazooException = exceptions.EXCEPTIONS[code]()
+    except (AttributeError, LookupError, RuntimeError):  # an error code that kazoo lacks
         error = KazooException(f"error {code}")
     return error
 
@@ -177,30 +183,30 @@ def intercept_events(client: KazooClient, on_event: EventCallback) -> None:
     read = connection._read_watch_event  # noqa: SLF001 - see the module's docstring
 
     def read_and_report(buffer: bytes, offset: int) -> None:
-        event, _ = Watch.deserialize(buffer, offset)
-        on_event(event.type, client.unchroot(event.path))
+        kind, _, length = _EVENT.unpack_from(buffer, offset)
+        start = offset + _EVENT.size
+        on_event(kind, client.unchroot(bytes(buffer[start : start + length]).decode()))
         read(buffer, offset)
 
     connection._read_watch_event = read_and_report  # noqa: SLF001 - see the module's docstring
 
 
-def is_terminated(client: KazooClient) -> bool:
-    """Whether the connection thread of a started client has ended by itself, which kazoo does not report.
-
-    It ends when the server rejects the credentials (AUTH_FAILED), and at any unexpected exception.
-    """
-    connection = getattr(client, "_connection", None)
-    thread = getattr(connection, "_connection_routine", None)
+def has_lost_thread(client: KazooClient) -> bool:
+    """Whether the connection thread of a client has ended, as in a forked child: the parent has it."""
+    thread = getattr(getattr(client, "_connection", None), "_connection_routine", None)
     return isinstance(thread, threading.Thread) and not thread.is_alive()
 
 
-def incompatibility() -> str | None:
-    """Why the requests of this module do not work with the installed kazoo. None: they do."""
-    if not version.__version__.startswith(_SERIES):
-        return f"kazoo is {version.__version__}; its internals are known for {_SERIES}x only"
-    for owner, name, expected in _PARAMETERS:
-        function = getattr(owner, name, None)
-        found = tuple(inspect.signature(function).parameters) if callable(function) else ("nothing",)
-        if found != expected:
-            return f"kazoo's {owner.__name__}.{name} takes {', '.join(found)}, not {', '.join(expected)}"
-    return None
+def release_in_child(client: KazooClient) -> None:
+    """Release what a forked child has inherited of a client. Its session stays the parent's.
+
+    Closing the child's descriptors sends nothing, and does not close the parent's. kazoo's handler at the
+    exit of the process would wait for locks that the parent's threads may have held at the fork.
+    """
+    atexit.unregister(client.handler.stop)
+    connection = getattr(client, "_connection", None)
+    for name in ("_socket", "_read_sock", "_write_sock"):
+        sock = getattr(connection, name, None)
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.close()

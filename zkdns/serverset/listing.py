@@ -6,16 +6,19 @@ Many requests are in flight at once, because sequential requests would take a ro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
+from zkdns.errors import ZooKeeperError
+from zkdns.namespace import VECTOR_PREFIX
 from zkdns.serverset.auth import ANONYMOUS, Access
-from zkdns.serverset.client import dispose, make_client
-from zkdns.serverset.member import MEMBER_PREFIX
-from zkdns.serverset.reachability import unreachable_error
+from zkdns.serverset.client import dispose, is_read_only, make_client
+from zkdns.serverset.formats import describe_format, describe_names, guess_common_format
+from zkdns.serverset.passed_over import pass_over
+from zkdns.serverset.reachability import describe_missing_chroot, unreachable_error
 from zkdns.serverset.session import CONNECTION_ERRORS, to_zkdns_error
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ Progress = Callable[[int, int], None]
 
 _MAX_IN_FLIGHT = 256  # enough to keep the connection busy during a round trip
 _SESSION_TIMEOUT = 10.0  # seconds
+_MAX_RECOGNIZED = 20  # services whose children are read to recognize their format
 _DISCONNECT_TIMEOUT = 2.0  # seconds; if stopping takes longer, the session expires
 
 
@@ -44,6 +48,29 @@ class ServiceCount(msgspec.Struct, frozen=True):
     members: int | None
     """The number of registered members, including invalid ones. None: the ACL denies listing them."""
     path: str
+    passed_over: int = 0
+    """The number of other children, without weights (`vector_…`)."""
+    examples: tuple[str, ...] = ()
+    """The names of a few of the other children."""
+    format: str | None = None
+    """The registration format of the other children. None: unknown, or not determined.
+
+    It is determined for the first services without members.
+    """
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it has children, and none of them is a member."""
+        return self.members == 0 and self.passed_over > 0
+
+    @property
+    def others(self) -> str:
+        """The other children as text: `4 other children: a, b, c and 1 more (nerve)`."""
+        children = "child" if self.passed_over == 1 else "children"
+        names = describe_names(self.examples, self.passed_over)
+        found = describe_format(self.format, self.examples)
+        text = f"{self.passed_over} other {children}: {names}"
+        return f"{text} ({found})" if found else text
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -57,6 +84,8 @@ class Listing(msgspec.Struct, frozen=True):
     """Paths that may not be listed because of their ACL."""
     exists: bool
     """Whether the namespace's root exists."""
+    is_read_only: bool = False
+    """Whether the server had no quorum, so that the listing may be out of date."""
 
 
 def list_services(
@@ -68,7 +97,7 @@ def list_services(
     progress: Progress | None = None,
     access: Access = ANONYMOUS,
 ) -> Listing:
-    """List the services of a namespace.
+    """List the services of a namespace. A server without a quorum is read too.
 
     Args:
         hosts: `host:port,host:port/chroot`.
@@ -82,14 +111,21 @@ def list_services(
         UnreachableError: ZooKeeper was not reached in time, or the connection was lost during the listing.
         ZooKeeperError: ZooKeeper refuses the listing.
     """
-    client = make_client(hosts, session_timeout=_SESSION_TIMEOUT, access=access)
+    action = f"list {namespace.root}"
+    client = make_client(hosts, session_timeout=_SESSION_TIMEOUT, access=access, read_only=True)
     try:
         client.start_async().wait(timeout)
         if not client.connected:
-            raise unreachable_error(f"list {namespace.root}", hosts)
-        return _Walk(client, namespace, environment).run(progress or (lambda *_: None))
+            raise unreachable_error(action, hosts, tls=access.tls)
+        is_without_quorum = is_read_only(client)
+        listing = _Walk(client, namespace, environment).run(progress or (lambda *_: None))
+        if not listing.exists and client.chroot and client.exists("/") is None:
+            missing = describe_missing_chroot(client.chroot, hosts)
+            raise ZooKeeperError(f"cannot {action}: {missing}")
     except (KazooException, *CONNECTION_ERRORS) as error:
-        raise to_zkdns_error(error, f"list {namespace.root}", hosts) from None
+        raise to_zkdns_error(error, action, hosts, access.tls) from None
+    else:
+        return msgspec.structs.replace(listing, is_read_only=is_without_quorum)
     finally:
         disconnect(client)
 
@@ -126,16 +162,46 @@ class _Walk:
         services = []
         for done, (elements, names) in enumerate(self._children(level), 1):
             path, name = self._path(elements), self._namespace.name_of(elements)
-            if names is not None or path in self._denied:
-                members = None if names is None else sum(child.startswith(MEMBER_PREFIX) for child in names)
-                services.append(ServiceCount(name.scope, name.service, members, path))
+            if names is not None:
+                services.append(self._count(ServiceCount(name.scope, name.service, 0, path), names))
+            elif path in self._denied:
+                services.append(ServiceCount(name.scope, name.service, None, path))
             progress(done, len(level))
+        services.sort(key=lambda row: (row.environment, row.service, row.path))
         return Listing(
-            services=tuple(sorted(services, key=lambda row: (row.environment, row.service, row.path))),
+            services=tuple(self._with_formats(services)),
             empty=tuple(sorted(empty)),
             denied=tuple(sorted(self._denied)),
             exists=self._exists,
         )
+
+    def _count(self, row: ServiceCount, names: Sequence[str]) -> ServiceCount:
+        """Count the children of a service."""
+        members = sum(name.startswith(self._namespace.member_prefix) for name in names)
+        known = (self._namespace.member_prefix, VECTOR_PREFIX)
+        others = pass_over([name for name in names if not name.startswith(known)])
+        return msgspec.structs.replace(
+            row, members=members, passed_over=others.count, examples=others.examples
+        )
+
+    def _with_formats(self, services: Iterable[ServiceCount]) -> Iterator[ServiceCount]:
+        """Add the formats of the other children to the first services without members."""
+        left = _MAX_RECOGNIZED
+        for row in services:
+            if row.is_foreign and left:
+                left -= 1
+                data = {name: self._data(f"{row.path}/{name}") for name in row.examples}
+                yield msgspec.structs.replace(row, format=guess_common_format(data))
+            else:
+                yield row
+
+    def _data(self, path: str) -> bytes | None:
+        """The data of a znode. None: it is gone or may not be read."""
+        try:
+            data, _ = self._client.get_async(path).get(timeout=_SESSION_TIMEOUT)
+        except (NoNodeError, NoAuthError):
+            return None
+        return bytes(data)
 
     def _children(
         self, parents: Iterable[tuple[str, ...]]

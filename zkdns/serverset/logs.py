@@ -1,15 +1,15 @@
 """Logging of the library: through structlog if the program has configured it, otherwise through `logging`.
 
 So a program without structlog gets the warnings of zkdns with its own, and zkdns prints nothing by itself.
+The library does not import structlog: a program that has configured it has imported it.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Final
-
-import structlog
 
 _QUOTED: Final = frozenset(" ='\"\\")
 
@@ -33,7 +33,9 @@ class Log:
         self._log(logging.ERROR, event, {**values, "exc_info": True})
 
     def _log(self, level: int, event: str, values: dict[str, object]) -> None:
-        if structlog.is_configured():
+        structlog = sys.modules.get("structlog")
+        # While another thread imports structlog, the module is incomplete.
+        if structlog is not None and getattr(structlog, "is_configured", bool)():
             structlog.get_logger(self._name).log(level, event, **values)
             return
         exc_info = bool(values.pop("exc_info", False))

@@ -8,13 +8,15 @@ readers expect.
 
 There are two decoders. The strict one accepts exactly the fields and types that those three write, and takes
 a fifth of the time, which matters because a server may read a hundred thousand members when it starts. If it
-fails, the tolerant one decodes the member again. The two agree on every member that the strict one accepts.
+fails, or the member exceeds a limit, the tolerant one decodes the member again. The two agree on every member
+that the strict one accepts.
 """
 
 from __future__ import annotations
 
 import enum
 import ipaddress
+import itertools
 import re
 import socket
 from collections.abc import Callable, Collection, Mapping
@@ -22,18 +24,31 @@ from typing import Annotated, Final, Never, NoReturn, TypeAlias
 
 import msgspec
 
-from zkdns.address import MAX_PORT, unusable_address
+from zkdns.address import MAX_PORT, HostPort, unusable_address
 from zkdns.errors import BadMemberError, BadValueError
+from zkdns.namespace import MEMBER_PREFIX
 from zkdns.serverset.thrift import STRUCT, read_instance
-
-MEMBER_PREFIX: Final = "member_"
 
 _FIRST_MULTICAST = 224  # the first byte of IPv4 multicast addresses; reserved addresses follow
 _BOM = b"\xef\xbb\xbf"
 # The characters that Go's encoding/json escapes. In JSON they occur in strings only.
 _ESCAPED_BY_GO = tuple((chr(code).encode(), f"\\u{code:04x}".encode()) for code in (*b"<>&", 0x2028, 0x2029))
 _SEQUENCE = re.compile(r"-?[0-9]{1,10}")  # an int32, as ZooKeeper writes it: %010d
+_SEQUENCE_AT_END = re.compile(r"(?<=.)[0-9]{10}\Z", re.DOTALL)  # after a prefix
 _MIN_SHARD, _MAX_SHARD = -(2**31), 2**31 - 1
+
+MAX_ADDITIONAL = 100
+"""Maximum number of additional endpoints of a member; readers ignore any others.
+
+Programs have a handful. Each one may be a host with names of its own, which a name server must keep.
+"""
+MAX_DATA = 64 << 10
+"""Maximum bytes of a member's data. Of larger JSON, readers use no metadata and no long endpoint names.
+
+Most members have some hundred bytes. All members of all services are kept in memory, in each worker too, and
+ZooKeeper itself accepts 1 MB.
+"""
+_MAX_ENDPOINT_NAME = 255  # in data above `MAX_DATA`; no longer name can be part of a domain name
 
 # RFC 1123 §2.1, and underscores. The last label is not a number, also not a hexadecimal one: inet_aton, and
 # with it most resolvers, would read such a name as an IPv4 address.
@@ -113,6 +128,11 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     0 drains the member: it is answered only if there is no other. A member with a negative weight is not
     answered.
     """
+    written: str | None = None
+    """`host:port` of the service as its writer spelled it, if that differs from `service`. None: it does not.
+
+    Consistent hashing as in go.serversets depends on this spelling.
+    """
 
     def is_served(self, statuses: Collection[str]) -> bool:
         """Whether the member is part of answers. `statuses` are the statuses of members that are served."""
@@ -132,11 +152,15 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def sequence(self) -> int | None:
-        """The znode's sequence number. None: the name has none."""
-        digits = self.name.removeprefix(MEMBER_PREFIX)
-        if self.name.startswith(MEMBER_PREFIX) and _SEQUENCE.fullmatch(digits):
-            return int(digits)
-        return None
+        """The znode's sequence number. None: the name has none.
+
+        With another prefix than `member_`, these are the last ten digits of the name.
+        """
+        if self.name.startswith(MEMBER_PREFIX):
+            found = _SEQUENCE.fullmatch(self.name, len(MEMBER_PREFIX))
+        else:
+            found = _SEQUENCE_AT_END.search(self.name)
+        return int(found[0]) if found else None
 
 
 def is_ip(host: str) -> bool:
@@ -210,7 +234,10 @@ _STRICT_DECODER = msgspec.json.Decoder(_StrictMember)
 
 
 OnIgnored: TypeAlias = Callable[[str, str], object]
-"""Called with the name of an optional field that is ignored, and why."""
+"""Called with the name of an optional field that is ignored, and why.
+
+For what exceeds a limit, the name is `too_many_endpoints` or `too_large`.
+"""
 
 
 def decode_member(name: str, data: bytes, on_ignored: OnIgnored = lambda _field, _why: None) -> Member:
@@ -219,21 +246,26 @@ def decode_member(name: str, data: bytes, on_ignored: OnIgnored = lambda _field,
     Args:
         name: the znode's name.
         data: JSON in any known dialect, or thrift.
-        on_ignored: called for each invalid optional field, which does not affect the rest of the member.
+        on_ignored: called for each optional field that is invalid or exceeds `MAX_ADDITIONAL` or `MAX_DATA`,
+            which does not affect the rest of the member.
 
     Raises:
-        BadMemberError: its reason is `empty`, `thrift`, `json`, `host`, `port` or `status`.
+        BadMemberError: its reason is `empty`, `thrift`, `too_large`, `json`, `host`, `port` or `status`.
     """
     try:
         strict = _STRICT_DECODER.decode(data)
         service, additional = strict.service_endpoint, strict.additional_endpoints
+        if len(data) > MAX_DATA or (additional and len(additional) > MAX_ADDITIONAL):
+            return decode_tolerantly(name, data, on_ignored)
+        host = canonical_host(service.host)
         return Member(
             name,
-            Endpoint(canonical_host(service.host), service.port),
+            Endpoint(host, service.port),
             _strict_endpoints(additional) if additional else _EMPTY,
             strict.status,
             strict.shard,
             strict.metadata or _EMPTY,
+            written=None if host == service.host else str(HostPort(service.host, service.port)),
         )
     except (msgspec.DecodeError, UnicodeDecodeError, BadValueError):
         return decode_tolerantly(name, data, on_ignored)
@@ -252,16 +284,30 @@ def decode_tolerantly(name: str, data: bytes, on_ignored: OnIgnored = lambda _fi
     payload = data.removeprefix(_BOM)
     if not payload.strip():
         raise BadMemberError("empty", "it has no data")
-    fields = read_instance(payload) if payload[0] == STRUCT else _json_object(payload)
-    additional = _additional(fields.get("additionalEndpoints"), on_ignored)
+    is_too_large = len(data) > MAX_DATA
+    fields = _thrift_fields(payload) if payload[0] == STRUCT else _json_object(payload)
+    max_name = _MAX_ENDPOINT_NAME if is_too_large else MAX_DATA
+    additional = _additional(fields.get("additionalEndpoints"), max_name, on_ignored)
+    if is_too_large and fields.pop("metadata", None):
+        on_ignored(
+            "too_large", f"its data has {len(data)} bytes; metadata is ignored if there are over {MAX_DATA}"
+        )
+    service = _service_endpoint(fields.get("serviceEndpoint"), on_ignored, is_optional=bool(additional))
     return Member(
         name=name,
-        service=_service_endpoint(fields.get("serviceEndpoint"), on_ignored, is_optional=bool(additional)),
+        service=service,
         additional=additional or _EMPTY,
         status=_status(fields.get("status")),
         shard=_shard(fields.get("shard"), on_ignored),
         metadata=_metadata(fields.get("metadata"), on_ignored) or _EMPTY,
+        written=_written(fields.get("serviceEndpoint"), service),
     )
+
+
+def _thrift_fields(payload: bytes) -> dict[str, object]:
+    if len(payload) > MAX_DATA:  # unlike JSON, it is decoded in Python, which takes long
+        raise BadMemberError("too_large", f"it has {len(payload)} bytes of thrift; {MAX_DATA} are accepted")
+    return read_instance(payload)
 
 
 def _json_object(payload: bytes) -> dict[str, object]:
@@ -311,6 +357,14 @@ def _service_endpoint(value: object, on_ignored: OnIgnored, *, is_optional: bool
     return _endpoint("serviceEndpoint", value, on_ignored)
 
 
+def _written(value: object, service: Endpoint | None) -> str | None:
+    """The spelling of a valid service endpoint in the data. None: that of `service`."""
+    host = value.get("host") if isinstance(value, dict) else None
+    if service is None or not isinstance(host, str) or host == service.host:
+        return None
+    return str(HostPort(host, service.port))
+
+
 def _endpoint(where: str, value: object, on_ignored: OnIgnored) -> Endpoint:
     if not isinstance(value, dict):
         raise BadMemberError("host", f"{where} is not an object with host and port")
@@ -347,15 +401,27 @@ def _address(where: str, value: object, version: int, on_ignored: OnIgnored) -> 
     return str(address)
 
 
-def _additional(value: object, on_ignored: OnIgnored) -> dict[str, Endpoint]:
-    """The named endpoints. null counts as none, and so does port 0."""
+def _additional(value: object, max_name: int, on_ignored: OnIgnored) -> dict[str, Endpoint]:
+    """The first named endpoints, with names of at most `max_name` characters.
+
+    null counts as none, and so does port 0.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict):
         on_ignored("additionalEndpoints", "additionalEndpoints is not an object")
         return {}
+    if len(value) > MAX_ADDITIONAL:
+        text = f"additionalEndpoints has {len(value)} entries; only the first {MAX_ADDITIONAL} are used"
+        on_ignored("too_many_endpoints", text)
     found = {}
-    for name, endpoint in value.items():
+    for name, endpoint in itertools.islice(value.items(), MAX_ADDITIONAL):
+        if len(name) > max_name:
+            text = (
+                f"the name of an additional endpoint has {len(name)} characters; at most {max_name} are used"
+            )
+            on_ignored("too_large", text)
+            continue
         if isinstance(endpoint, dict) and _integer(endpoint.get("port")) == 0:
             continue
         try:

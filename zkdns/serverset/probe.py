@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import msgspec
 from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
-from kazoo.protocol.states import KeeperState
 
 from zkdns.address import HostPort
 from zkdns.serverset.auth import ANONYMOUS, Access
-from zkdns.serverset.client import dispose, make_client
-from zkdns.serverset.reachability import connect_failure
+from zkdns.serverset.client import dispose, is_read_only, make_client
+from zkdns.serverset.reachability import session_failure
 from zkdns.serverset.session import CONNECTION_ERRORS
 
 _DISCONNECT_SECONDS = 2.0
@@ -40,6 +39,8 @@ class ProbeResult(msgspec.Struct, frozen=True):
     """Why there was no session. None: there was one."""
     is_read_only: bool = False
     """Whether the server has lost its quorum and serves reads only."""
+    missing_chroot: str | None = None
+    """The chroot, if it does not exist. None: it exists, or there is none."""
     roots: tuple[RootListing, ...] = ()
     """The listed znodes, in the order requested."""
 
@@ -49,6 +50,7 @@ def probe(
     roots: Sequence[str],
     *,
     session_timeout: float,
+    chroot: str = "",
     access: Access = ANONYMOUS,
     seconds: float = 5.0,
 ) -> ProbeResult:
@@ -58,10 +60,11 @@ def probe(
         server: the server's host name or address, and its port.
         roots: the znodes' paths, with the chroot.
         session_timeout: the session timeout to request, in seconds.
+        chroot: the chroot of the connect string, such as `/services`. Empty: there is none.
         access: credentials and TLS.
         seconds: how long to wait for the session.
     """
-    if failure := connect_failure(server, seconds):
+    if failure := session_failure(server, seconds, access.tls, read_only=True):
         return ProbeResult(server, failure)
     client = make_client(str(server), session_timeout=session_timeout, access=access, read_only=True)
     try:
@@ -69,12 +72,13 @@ def probe(
         if not client.connected:
             return ProbeResult(
                 server,
-                f"accepts connections, but starts no session within {seconds:g} s: it is not a ZooKeeper, "
-                "has no quorum, or requires TLS or other credentials",
+                f"starts no session within {seconds:g} s: it refuses the credentials, or lost its quorum",
             )
-        is_read_only = client.client_state == KeeperState.CONNECTED_RO
+        is_without_quorum = is_read_only(client)
+        if chroot and client.exists_async(chroot).get(timeout=seconds) is None:
+            return ProbeResult(server, is_read_only=is_without_quorum, missing_chroot=chroot)
         listed = tuple(_list(client, root, seconds) for root in roots)
-        return ProbeResult(server, is_read_only=is_read_only, roots=listed)
+        return ProbeResult(server, is_read_only=is_without_quorum, roots=listed)
     except (KazooException, *CONNECTION_ERRORS) as error:
         return ProbeResult(server, f"lost the connection: {type(error).__name__} {error}".strip())
     finally:

@@ -7,19 +7,27 @@ the actual state (which znode exists) differs from the wanted one. Each of them 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from kazoo.exceptions import NoAuthError, NoNodeError
 
-from zkdns.errors import UnreachableError, ZkdnsError
+from zkdns.errors import BadValueError, UnreachableError, ZkdnsError, ZooKeeperError
+from zkdns.namespace import MEMBER_PREFIX
+from zkdns.serverset import forking
+from zkdns.serverset.awaiting import (
+    Condition,
+    close_in_background,
+    run_in_thread,
+    wait_for_outcome,
+)
+from zkdns.serverset.callbacks import Subscriber
 from zkdns.serverset.logs import Log
-from zkdns.serverset.member import MEMBER_PREFIX, Member, encode_member
-from zkdns.serverset.ping import Ping, Pinger
-from zkdns.serverset.reachability import unreachable_error
-from zkdns.serverset.session import Backoff, Session, to_zkdns_error
+from zkdns.serverset.member import Member, encode_member
+from zkdns.serverset.ping import Ping, Pinger, check_seconds
+from zkdns.serverset.session import Backoff, Session
 
 if TYPE_CHECKING:
     from kazoo.protocol.states import WatchedEvent
@@ -35,8 +43,8 @@ class Registration:
         registration.close()
 
     `with` and `async with` close it at the end of the block. Its threads never raise; `is_registered`, `path`
-    and `last_error` show the state. A registration that is never closed ends with the process. A forked child
-    process does not share it.
+    and `last_error` show the state, and `subscribe` reports its changes. A registration that is never closed
+    ends with the process. In a forked child process it is closed; the member stays registered by the parent.
     """
 
     def __init__(
@@ -48,22 +56,32 @@ class Registration:
         ping: Ping | None = None,
         ping_interval: float = 1.0,
         ping_timeout: float = 1.0,
+        prefix: str = MEMBER_PREFIX,
     ) -> None:
         self._session = session
         self._directory = directory
+        self._prefix = prefix
+        self._action = f"register in {directory}"
         self._data = encode_member(member)
         self._is_wanted = None if ping else True  # None: unknown, since the first ping has not returned
         self._path: str | None = None
+        self._czxid: int | None = None  # the transaction that created the znode. None: not read yet
         self._is_uncertain = False  # whether a create request without a response may have succeeded
         self._last_error: ZkdnsError | None = None
         self._backoff = Backoff()
         self._attempt = 0  # so that only the latest scheduled comparison runs
-        self._state = threading.Condition()
+        self._state = Condition()
         self._was_tried = False
         self._refusal: ZkdnsError | None = None
         self._is_closing = False
         self._is_gone = False
+        self._is_ended = False  # whether `close` has finished
+        self._subscribers: dict[object, Callable[[], object]] = {}
+        self._reported = self._snapshot()
+        self._ping_interval = ping_interval
+        self._is_parents = False  # in a forked child that has not logged it yet
         self._pinger = Pinger(self._on_ping, ping, ping_interval, ping_timeout) if ping else None
+        forking.add(self)
         try:
             session.join(self)
             if self._pinger:
@@ -94,11 +112,59 @@ class Registration:
         """Whether `close` was called."""
         return self._is_closing
 
+    @property
+    def ping_interval(self) -> float:
+        """Seconds between two calls of the ping. A change takes effect at once; the time limit stays.
+
+        Raises:
+            BadValueError: when it is set, if it is not above 0, or if the registration has no ping.
+        """
+        return self._ping_interval
+
+    @ping_interval.setter
+    def ping_interval(self, seconds: float) -> None:
+        check_seconds("ping_interval", seconds)
+        if self._pinger is None:
+            raise BadValueError("this registration has no ping, so ping_interval cannot be set")
+        self._ping_interval = self._pinger.interval = seconds
+
+    def subscribe(self, on_change: Callable[[], object]) -> Callable[[], None]:
+        """Call `on_change` after each change of `path`, `last_error` or `is_closed`, and after closing.
+
+        Returns a function that unsubscribes. The function is called in a thread of its own, and after closing
+        in the thread that closes. Several quick changes may be combined. Exceptions are logged.
+        """
+        key = object()  # one function may subscribe twice, and each subscription ends by itself
+        subscriber = Subscriber(on_change)
+        with self._state:
+            self._subscribers[key] = lambda: on_change() if self._is_ended else subscriber.call()
+
+        def unsubscribe() -> None:
+            with self._state:
+                self._subscribers.pop(key, None)
+            subscriber.end()
+
+        return unsubscribe
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Wait until `close` has finished in another thread. Returns False after `timeout` seconds."""
+        with self._state:
+            return self._state.wait_for(lambda: self._is_ended, timeout)
+
+    async def wait_closed_async(self, timeout: float | None = None) -> bool:
+        """As `wait_closed`, for asyncio."""
+        return await self._state.wait_for_async(lambda: self._is_ended, timeout)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is registered. Returns False after `timeout` seconds, or when it is closed."""
         with self._state:
             self._state.wait_for(lambda: self.is_registered or self._is_closing, timeout)
             return self.is_registered
+
+    async def wait_async(self, timeout: float | None = None) -> bool:
+        """As `wait`, for asyncio."""
+        await self._state.wait_for_async(lambda: self.is_registered or self._is_closing, timeout)
+        return self.is_registered
 
     def wait_for_outcome(self, timeout: float) -> None:
         """Wait until it is registered, its ping has failed, or the ping takes longer than this.
@@ -116,13 +182,40 @@ class Registration:
             raise
 
     def _wait_for_outcome(self, timeout: float) -> None:
-        self._session.wait_for(self._state, lambda: self._was_tried or self._is_closing, timeout)
+        self._session.wait_for(self._state, self._has_outcome, timeout)
+        self._check_outcome(self._session.unreachable_error)
+
+    async def wait_for_outcome_async(self, timeout: float) -> None:
+        """As `wait_for_outcome`, for asyncio. It closes the registration in the background."""
+        try:
+            diagnosis = await wait_for_outcome(
+                self._state,
+                self._has_outcome,
+                timeout,
+                diagnose=self._session.diagnose,
+                abandon=self._abandon,
+            )
+            self._check_outcome(diagnosis.error if diagnosis else self._session.unreachable_error)
+        except BaseException:  # also GeneratorExit: the loop was closed
+            self._abandon()
+            raise
+
+    def _has_outcome(self) -> bool:
+        return self._was_tried or self._is_closing
+
+    def _check_outcome(self, unreachable_error: Callable[[str], UnreachableError]) -> None:
+        """Raise the refusal, or that ZooKeeper has not responded."""
         refusal = self._refusal
-        if refusal is None and (self._was_tried or self._is_closing):
+        if refusal is None and self._has_outcome():
             return
         if self._is_wanted is None and self._session.is_connected:
             return
-        raise refusal or unreachable_error(f"register in {self._directory}", self._session.hosts)
+        raise refusal or unreachable_error(self._action)
+
+    def _abandon(self) -> None:
+        """Close in the background, since nobody has a reference to this."""
+        self._is_closing = True  # from now on, no znode is created
+        close_in_background(self.close, self._session.run_soon)
 
     def close(self, timeout: float | None = None) -> None:
         """Unregister, and wait until the znode is gone.
@@ -132,6 +225,7 @@ class Registration:
         again.
         """
         limit = self._session.session_timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
         try:
             with self._state:
                 self._is_closing = True
@@ -143,9 +237,14 @@ class Registration:
             self._unregister()
             raise
         finally:
-            self._session.leave(self, unfinished=not self._is_gone)
+            left = max(deadline - time.monotonic(), 0.0)
+            self._session.leave(self, unfinished=not self._is_gone, timeout=left)
             if self._is_gone:
                 self._session.finished(self)  # the znode was deleted between the two calls above
+            with self._state:
+                self._is_ended = True
+                self._state.notify_all()
+            self._report_change()
 
     def _unregister(self) -> None:
         """Stop the ping and delete the znode."""
@@ -154,8 +253,8 @@ class Registration:
         self._session.run_soon(self._compare)
 
     async def close_async(self, timeout: float | None = None) -> None:
-        """Run `close` without blocking the event loop."""
-        await asyncio.to_thread(self.close, timeout)
+        """As `close`, for asyncio. After a cancellation it closes in the background."""
+        await run_in_thread(lambda: self.close(timeout))
 
     def __enter__(self) -> Self:
         return self
@@ -168,6 +267,26 @@ class Registration:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close_async()
+
+    def after_fork(self) -> Callable[[], object] | None:
+        """Close this object in a forked child, without ZooKeeper: the znode is the parent's."""
+        self._state = type(self._state)()  # another thread may have held it
+        if self._pinger:
+            self._pinger.after_fork()
+            self._pinger = None
+        if not self._is_closing:
+            self._is_parents = True
+            self._last_error = ZkdnsError(
+                f"cannot {self._action} in a forked process: the parent keeps the member registered"
+            )
+        self._is_closing = self._is_gone = self._is_ended = True
+        self._path = None
+        self._reported = self._snapshot()
+        return self._log_fork if self._is_parents else None
+
+    def _log_fork(self) -> None:
+        self._is_parents = False
+        log.warning("registration_closed_by_fork", path=self._directory)
 
     # -- triggers of a comparison --------------------------------------------------------------------------
 
@@ -185,6 +304,8 @@ class Registration:
                 self._last_error = error
         if changed:
             self._session.run_soon(self._compare)
+        elif error is not None:
+            self._session.run_soon(self._report_change)
 
     def _on_watch(self, event: WatchedEvent) -> None:
         """Handle the znode's watch in kazoo's thread. Events of type NONE concern the session."""
@@ -195,9 +316,37 @@ class Registration:
         number = self._attempt
         self._session.run_later(seconds, lambda: self._compare() if number == self._attempt else None)
 
+    # -- reports to subscribers ----------------------------------------------------------------------------
+
+    def _snapshot(self) -> tuple[object, ...]:
+        """What subscribers receive the changes of."""
+        error = None if self._last_error is None else str(self._last_error)
+        return self._path, error, self._is_closing, self._is_ended
+
+    def _report_change(self) -> None:
+        """Call the subscribers if the state has changed since the last report."""
+        with self._state:
+            now = self._snapshot()
+            if now == self._reported:
+                return
+            self._reported = now
+            subscribers = list(self._subscribers.values())
+        for on_change in subscribers:
+            try:
+                on_change()
+            except Exception:  # a faulty subscriber must not affect the others
+                log.exception("subscriber_failed")
+
     # -- the comparison, in the session's worker -----------------------------------------------------------
 
     def _compare(self) -> None:
+        """Correct any difference, and report a change of the state."""
+        try:
+            self._correct()
+        finally:
+            self._report_change()
+
+    def _correct(self) -> None:
         """Create or delete the znode if necessary. After an error, try again later."""
         self._attempt += 1
         if self._is_gone:
@@ -243,18 +392,25 @@ class Registration:
             log.info("member_unregistered", path=path)
 
     def _is_ours(self, path: str) -> bool:
-        """Whether the znode exists and belongs to this session. This also watches it for deletion."""
+        """Whether the znode exists and is that of this registration. This also watches it for deletion.
+
+        After the service's znode was deleted, another registration of this session may get the same path.
+        """
         try:
             # Not `exists`, which would leave a watch for ever on each path that no longer exists.
-            _, stat = self._session.call("get", path, watch=self._on_watch)
+            data, stat = self._session.call("get", path, watch=self._on_watch)
         except NoNodeError:
             return False
-        return self._session.owns(stat)
+        if self._czxid is None and data == self._data:  # just created
+            self._czxid = stat.czxid
+        return self._session.owns(stat) and stat.czxid == self._czxid
 
     def _create(self) -> None:
         try:
             path = self._call_create()
         except NoNodeError:
+            if (missing := self._session.missing_chroot()) is not None:
+                raise ZooKeeperError(f"cannot {self._action}: {missing}") from None
             self._session.call("ensure_path", self._directory)
             path = self._call_create()
         self._claim(path)
@@ -266,7 +422,7 @@ class Registration:
         self._is_uncertain = True
         try:
             path = self._session.call(
-                "create", f"{self._directory}/{MEMBER_PREFIX}", self._data, ephemeral=True, sequence=True
+                "create", f"{self._directory}/{self._prefix}", self._data, ephemeral=True, sequence=True
             )
         except (NoNodeError, NoAuthError):
             self._is_uncertain = False  # the server has refused it
@@ -285,7 +441,7 @@ class Registration:
             names = self._session.call("get_children", self._directory)
         except NoNodeError:
             names = []
-        paths = [f"{self._directory}/{name}" for name in sorted(names) if name.startswith(MEMBER_PREFIX)]
+        paths = [f"{self._directory}/{name}" for name in sorted(names) if name.startswith(self._prefix)]
         free = [path for path in paths if path not in self._session.claimed]
         ours = None
         for path, response in [(path, self._session.call_async("get", path)) for path in free]:
@@ -299,8 +455,9 @@ class Registration:
             self._claim(ours)
 
     def _claim(self, path: str) -> None:
-        self._session.claim(path)
+        self._session.claim(path, self)
         self._is_uncertain = False
+        self._czxid = None
         with self._state:
             self._path = path
             if self._is_wanted:
@@ -311,12 +468,12 @@ class Registration:
             self._session.run_soon(self._compare)
 
     def _forget(self, path: str) -> None:
-        self._session.release(path)
+        self._session.release(path, self)
         with self._state:
             self._path = None
 
     def _set_failed(self, error: Exception) -> None:
-        failure = to_zkdns_error(error, f"register in {self._directory}", self._session.hosts)
+        failure = self._session.to_zkdns_error(error, self._action)
         with self._state:
             is_new = str(failure) != str(self._last_error)
             self._last_error = failure

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from zkdns.address import MAX_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_host_port
+from zkdns.address import MAX_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_host_port, parse_servers
 from zkdns.errors import BadValueError
-from zkdns.namespace import Namespace, check_znode_path, parse_namespace
+from zkdns.namespace import (
+    MEMBER_PREFIX,
+    check_znode_path,
+    checked_znode_name,
+    parse_member_prefix,
+    parse_namespace,
+)
 from zkdns.serverset.auth import ANONYMOUS, Access
-from zkdns.serverset.member import Endpoint, Member, canonical_host, encode_member
-from zkdns.serverset.ping import Ping
+from zkdns.serverset.member import (
+    MAX_ADDITIONAL,
+    MAX_DATA,
+    Endpoint,
+    Member,
+    canonical_host,
+    encode_member,
+)
+from zkdns.serverset.ping import Ping, check_seconds
 from zkdns.serverset.registration import Registration
 from zkdns.serverset.session import Session
 from zkdns.serverset.set_watch import SetWatch
@@ -28,7 +39,9 @@ TEST: Final = "test"
 DEFAULT_NAMESPACE: Final = "/discovery/{environment}/{service}"
 DEFAULT_ZOOKEEPER: Final = f"127.0.0.1:{ZOOKEEPER_PORT}"
 
-_MAX_DATA = 1_000_000  # bytes; for more than 1 MB (jute.maxbuffer) ZooKeeper closes the connection
+PathFunction: TypeAlias = Callable[[str, str], str]
+"""Returns the path of a set for its environment and service: `lambda environment, service: …`."""
+
 _INT32 = 2**31
 
 
@@ -39,43 +52,57 @@ class ServerSet:
         with web.register("10.0.0.1", 8080), web.watch() as watch:
             print(watch.endpoints)  # ('10.0.0.1:8080',)
 
-    All registrations and watches of a ServerSet share a session. With `client`, several sets can share one.
+    All registrations and watches share one session, also those of other sets with the same `zookeeper`,
+    `session_timeout` and `access` (with TLS: the same object). It ends with the last of them.
 
     Args:
         environment: `STAGING`, `PRODUCTION`, or any other name of a znode.
         service: the service's name, without a slash.
-        zookeeper: `host:port,host:port/chroot`.
-        namespace: the template of paths, with the placeholders `{environment}` and `{service}` only.
+        zookeeper: `host:port,host:port/chroot`, or a list of `host:port`. In a list, the last one may end in
+            the chroot, which applies to all.
+        namespace: the template of paths, with the placeholders `{environment}` and `{service}` only; or a
+            function of environment and service that returns the path. Its exceptions are not changed.
+        member_prefix: the beginning of the names of members' znodes. ZooKeeper appends a sequence number.
         session_timeout: seconds without contact after which ZooKeeper ends the session, and its members.
         client: a kazoo client that the caller starts and stops. `zookeeper` is then ignored.
         access: credentials and TLS, as made by `zkdns.serverset.auth.load_access`.
+        own_session: whether this set has a session, connection and threads that no other set uses.
 
     Raises:
-        BadValueError: an invalid name, template or address.
+        BadValueError: an invalid name, template, path, prefix or address.
     """
 
     def __init__(
         self,
         environment: str,
         service: str,
-        zookeeper: str = DEFAULT_ZOOKEEPER,
+        zookeeper: str | Sequence[str] = DEFAULT_ZOOKEEPER,
         *,
-        namespace: str = DEFAULT_NAMESPACE,
+        namespace: str | PathFunction = DEFAULT_NAMESPACE,
+        member_prefix: str = MEMBER_PREFIX,
         session_timeout: float = 5.0,
         client: KazooClient | None = None,
         access: Access = ANONYMOUS,
+        own_session: bool = False,
     ) -> None:
         self.environment = environment
         self.service = service
-        self.path = _path(parse_namespace(namespace), environment, service)
+        self.path = _path(namespace, environment, service)
         """The path of the set: the members are the children of this znode."""
-        _check_seconds("session_timeout", session_timeout)
+        self._member_prefix = _checked_prefix(member_prefix)
+        check_seconds("session_timeout", session_timeout)
         self._client = client  # a strong reference, which the session has only while it has users
-        self._session = (
-            Session(parse_connect_string(zookeeper), session_timeout, access=access)
-            if client is None
-            else Session.of_client(client, session_timeout)
-        )
+        if client is not None:
+            self._session = Session.of_client(client, session_timeout)
+        elif own_session:
+            self._session = Session(parse_connect_string(zookeeper), session_timeout, access=access)
+        else:
+            self._session = Session.shared(parse_connect_string(zookeeper), session_timeout, access)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """`host:port` of each ZooKeeper server, in the order given, without the chroot."""
+        return tuple(map(str, parse_servers(self._session.hosts)))
 
     @property
     def is_connected(self) -> bool:
@@ -115,13 +142,14 @@ class ServerSet:
         Raises:
             BadValueError: an invalid argument; the text gives the accepted form.
             UnreachableError: ZooKeeper was not reached in time. Nothing is registered.
-            ZooKeeperError: ZooKeeper refuses, for instance because of its ACL. Nothing is registered.
+            ZooKeeperError: ZooKeeper refuses, for instance because of its ACL, or the chroot of the connect
+                string does not exist. Nothing is registered.
         """
         member = make_member(host, port, additional=additional, shard=shard, metadata=metadata)
-        _check_seconds("ping_interval", ping_interval)
+        check_seconds("ping_interval", ping_interval)
         if ping_timeout is None:
             ping_timeout = max(ping_interval, 1.0)
-        _check_seconds("ping_timeout", ping_timeout)
+        check_seconds("ping_timeout", ping_timeout)
         registration = Registration(
             self._session,
             self.path,
@@ -129,6 +157,7 @@ class ServerSet:
             ping=ping,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
+            prefix=self._member_prefix,
         )
         if timeout is not None:
             registration.wait_for_outcome(timeout)
@@ -160,7 +189,7 @@ class ServerSet:
             timeout=None,
         )
         if timeout is not None:
-            await _outcome(registration, timeout)
+            await registration.wait_for_outcome_async(timeout)
         return registration
 
     def watch(self, *, timeout: float | None = 10.0) -> SetWatch:
@@ -171,9 +200,10 @@ class ServerSet:
 
         Raises:
             UnreachableError: ZooKeeper was not reached in time.
-            ZooKeeperError: ZooKeeper refuses, for instance because of its ACL.
+            ZooKeeperError: ZooKeeper refuses, for instance because of its ACL, or the chroot of the connect
+                string does not exist.
         """
-        watch = SetWatch(self._session, self.path)
+        watch = SetWatch(self._session, self.path, self._member_prefix)
         if timeout is not None:
             watch.wait_for_outcome(timeout)
         return watch
@@ -182,20 +212,8 @@ class ServerSet:
         """As `watch`, for asyncio. Cancellation closes the watch."""
         watch = self.watch(timeout=None)
         if timeout is not None:
-            await _outcome(watch, timeout)
+            await watch.wait_for_outcome_async(timeout)
         return watch
-
-
-async def _outcome(opened: Registration | SetWatch, timeout: float) -> None:
-    """Wait for the outcome. Cancellation closes the object, since the caller has no reference to it yet."""
-    loop = asyncio.get_running_loop()
-    try:
-        await loop.run_in_executor(None, opened.wait_for_outcome, timeout)
-    except asyncio.CancelledError:
-        await asyncio.shield(
-            loop.run_in_executor(None, opened.close)
-        )  # a second cancellation does not stop it
-        raise
 
 
 def make_member(
@@ -214,6 +232,8 @@ def make_member(
     own = _checked_host(host)
     _check_port(port, 0)
     endpoints = {name: _additional(own, name, value) for name, value in (additional or {}).items()}
+    if len(endpoints) > MAX_ADDITIONAL:
+        raise BadValueError(f"{len(endpoints)} additional endpoints; readers accept at most {MAX_ADDITIONAL}")
     if not port and not endpoints:
         raise BadValueError("port 0 requires additional endpoints, and there are none")
     if shard is not None and (type(shard) is not int or not -_INT32 <= shard < _INT32):
@@ -227,8 +247,8 @@ def make_member(
         size = len(encode_member(member))
     except UnicodeEncodeError as error:
         raise BadValueError(f"{error.object!r} cannot be encoded: it is not valid Unicode") from None
-    if size > _MAX_DATA:
-        raise BadValueError(f"the member takes {size} bytes; ZooKeeper accepts less than 1 MB")
+    if size > MAX_DATA:
+        raise BadValueError(f"the member takes {size} bytes; readers accept at most {MAX_DATA}")
     return member
 
 
@@ -259,13 +279,41 @@ def _check_port(port: int, min_port: int) -> None:
         raise BadValueError(f"port {port!r} is not valid; a port is {min_port} to {MAX_PORT}")
 
 
-def _check_seconds(name: str, seconds: float) -> None:
-    if not 0 < seconds < math.inf:
-        raise BadValueError(f"{name} is {seconds!r}; it is a time in seconds, greater than 0")
+def _checked_prefix(prefix: str) -> str:
+    try:
+        return parse_member_prefix(prefix)
+    except BadValueError as error:
+        raise BadValueError(f"member_prefix {error}") from None
 
 
-def _path(namespace: Namespace, environment: str, service: str) -> str:
-    own = namespace.steps[namespace.order[0]]
-    path = namespace.path_of({"environment": environment, own: service})
+def _path(namespace: str | PathFunction, environment: str, service: str) -> str:
+    """The path of a set.
+
+    Raises:
+        BadValueError: an invalid template, environment or service, or a function that returns no path.
+    """
+    if callable(namespace):
+        checked_znode_name("environment", environment)
+        checked_znode_name("service", service)
+        return _checked_path(namespace(environment, service), f"namespace({environment!r}, {service!r})")
+    if not isinstance(namespace, str):
+        raise BadValueError(
+            f"namespace is {namespace!r}; write a template such as {DEFAULT_NAMESPACE!r}, or a function of "
+            "environment and service"
+        )
+    parsed = parse_namespace(namespace)
+    own = parsed.steps[parsed.order[0]]
+    path = parsed.path_of({"environment": environment, own: service})
     check_znode_path(path)
+    return path
+
+
+def _checked_path(path: object, call: str) -> str:
+    """Check the path that a function has returned. `call` is the call in the error."""
+    if not isinstance(path, str) or path == "/":
+        raise BadValueError(f"{call} is {path!r}, not the path of a set, such as '/discovery/prod/web'")
+    try:
+        check_znode_path(path)
+    except BadValueError as error:
+        raise BadValueError(f"{call}: {error}") from None
     return path

@@ -2,9 +2,10 @@
 
     kazoo's threads ──(only add jobs)──▶ queue of jobs ──▶ worker thread ──▶ requests, one by one
 
-A request in one of kazoo's callbacks would deadlock, so the callbacks add jobs, which run in the worker. A
-session starts with its first user and ends with its last one, or at the end of the process. A client that the
-caller passed in keeps running. A forked child process does not share the session; it starts its own.
+A request in one of kazoo's callbacks would deadlock, so the callbacks add jobs, which run in the worker. No
+function of the program runs there, since it could delay all users. A session starts with its first user and
+ends with its last one, or at the end of the process. A client that the caller passed in keeps running. A
+forked child process does not share the session; it starts its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import atexit
 import heapq
 import itertools
 import math
-import os
+import random
 import threading
 import time
 import weakref
@@ -26,20 +27,28 @@ from kazoo.exceptions import (
     ConnectionLoss,
     KazooException,
     NoAuthError,
+    NotReadOnlyCallError,
     SessionExpiredError,
 )
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KeeperState
 
-from zkdns.address import HostPort
-from zkdns.errors import ZkdnsError, ZooKeeperError
+from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
+from zkdns.serverset import forking
 from zkdns.serverset.auth import ANONYMOUS, Access
-from zkdns.serverset.client import dispose, make_client
-from zkdns.serverset.kazoo_ext import is_terminated
+from zkdns.serverset.client import dispose, has_ended_thread, hosts_of, make_client, tls_of
+from zkdns.serverset.kazoo_ext import has_lost_thread
 from zkdns.serverset.logs import Log
-from zkdns.serverset.reachability import unreachable_error
+from zkdns.serverset.reachability import (
+    NO_QUORUM,
+    Diagnosis,
+    describe_missing_chroot,
+    unreachable_error,
+)
 
 if TYPE_CHECKING:
+    import ssl
+
     from kazoo.client import KazooClient
     from kazoo.interfaces import IAsyncResult
     from kazoo.protocol.states import ZnodeStat
@@ -53,7 +62,16 @@ _CLIENT_CHECK_SECONDS = 1.0
 """How often the session checks whether its client has terminated."""
 _EXIT_TIMEOUT = 2.0  # seconds that the end of the process waits for the end of the session
 
+UNREACHABLE_SECONDS = 3.0
+"""Time without a connection after which the cause is logged."""
+
+_END_TIMEOUT = 1.0  # seconds that the last user waits for the end of the session
+_END_SLACK = 0.1  # seconds that it waits if its own time is over; in good order, the end takes less
+
+_DIAGNOSIS_MAX_AGE = 5.0  # seconds for which a search for the cause is shared
+
 _MIN_BACKOFF, _MAX_BACKOFF = 1.0, 60.0  # seconds between attempts after a refusal, as in go.serversets
+_random = random.SystemRandom()  # unlike the global generator, a program does not seed or copy it
 
 
 class SessionUser(Protocol):
@@ -75,7 +93,8 @@ class Session:
 
     # The sessions of clients that callers have passed in.
     _of_clients: ClassVar[weakref.WeakKeyDictionary[Any, Session]] = weakref.WeakKeyDictionary()
-    _of_clients_lock: ClassVar = threading.Lock()
+    _shared: ClassVar[weakref.WeakValueDictionary[Any, Session]] = weakref.WeakValueDictionary()
+    _sessions_lock: ClassVar = threading.Lock()  # for both
 
     def __init__(
         self,
@@ -90,12 +109,17 @@ class Session:
         self.session_timeout = session_timeout
         # Weak, since this client is a key of `_of_clients`. While there are users, `_client` keeps it alive.
         self._callers_client = weakref.ref(client) if client is not None else None
-        self.reset()
-        _sessions.add(self)
+        self._reset()
+        forking.add(self)
 
-    def reset(self) -> None:
-        """Return to the initial state. Used after a fork, since the child has none of the threads."""
-        self.claimed: set[str] = set()
+    def after_fork(self) -> None:
+        """Return to the initial state in a forked child. Open watches join again."""
+        atexit.unregister(self._on_exit)
+        Session._sessions_lock = threading.Lock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.claimed: dict[str, object] = {}
         """Paths of the members that this session's registrations own."""
         self._client: KazooClient | None = None
         self._users: list[SessionUser] = []
@@ -104,17 +128,28 @@ class Session:
         self._jobs: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._worker: threading.Thread | None = None
+        self._is_outage_logged = False
         self._identity: tuple[int, bytes] | None = None
         """The session id and password, kept in case the client terminates."""
+        self._diagnosis: Diagnosis | None = None
 
     @classmethod
     def of_client(cls, client: KazooClient, session_timeout: float) -> Session:
         """The session of a caller's client. All sets with this client share it."""
-        with cls._of_clients_lock:
+        with cls._sessions_lock:
             session = cls._of_clients.get(client)
             if session is None:
-                hosts = ",".join(str(HostPort(host, port)) for host, port, *_ in client.hosts)
-                session = cls._of_clients[client] = cls(hosts, session_timeout, client)
+                session = cls._of_clients[client] = cls(hosts_of(client), session_timeout, client)
+            return session
+
+    @classmethod
+    def shared(cls, hosts: str, session_timeout: float, access: Access) -> Session:
+        """The session of all sets with equal arguments. A TLS context is equal to itself only."""
+        key = hosts, session_timeout, tuple(access.digests), access.sasl, access.tls
+        with cls._sessions_lock:
+            session = cls._shared.get(key)
+            if session is None:
+                session = cls._shared[key] = cls(hosts, session_timeout, access=access)
             return session
 
     @property
@@ -122,6 +157,12 @@ class Session:
         """Whether requests can be sent now."""
         client = self._client
         return client is not None and client.state == KazooState.CONNECTED
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client was stopped, for instance by the caller that it belongs to."""
+        client = self._client
+        return client is None or client.client_state == KeeperState.CLOSED
 
     def owns(self, stat: ZnodeStat) -> bool:
         """Whether an ephemeral znode belongs to this session.
@@ -135,13 +176,44 @@ class Session:
             raise ConnectionLoss
         return bool(stat.ephemeralOwner == identity[0])
 
-    def claim(self, path: str) -> None:
-        """Record that a registration owns the member at this path, so that no other one adopts it."""
-        self.claimed.add(path)
+    def missing_chroot(self) -> str | None:
+        """The sentence for a chroot that does not exist, so that every path is missing. None: it exists.
 
-    def release(self, path: str) -> None:
-        """Record that no registration owns the member at this path any more."""
-        self.claimed.discard(path)
+        Called in the worker, after a request has failed because its path does not exist. Readers with the
+        correct chroot would never see a member below a wrong one, so nothing creates a chroot.
+
+        Raises:
+            KazooException: as `call`.
+        """
+        chroot = self._client.chroot if self._client is not None else ""
+        if not chroot or self.call("exists", "/") is not None:
+            return None
+        return describe_missing_chroot(chroot, self.hosts)
+
+    def unreachable_error(self, action: str) -> UnreachableError:
+        """The error for an action that failed because ZooKeeper was not reached. It names the causes."""
+        return unreachable_error(action, self.hosts, tls=self._tls)
+
+    def diagnose(self) -> Diagnosis:
+        """Begin to search why ZooKeeper cannot be reached, or join a search that has begun just now."""
+        diagnosis = self._diagnosis
+        if diagnosis is None or diagnosis.age > _DIAGNOSIS_MAX_AGE:
+            diagnosis = self._diagnosis = Diagnosis(self.hosts, self._tls)
+        return diagnosis
+
+    @property
+    def _tls(self) -> ssl.SSLContext | None:
+        client = self._client
+        return self._access.tls if client is None else tls_of(client)
+
+    def claim(self, path: str, registration: object) -> None:
+        """Record that a registration owns the member at this path, so that no other one adopts it."""
+        self.claimed[path] = registration
+
+    def release(self, path: str, registration: object) -> None:
+        """Record that the registration no longer owns the member at this path. Another one may own it now."""
+        if self.claimed.get(path) is registration:
+            del self.claimed[path]
 
     # -- users ---------------------------------------------------------------------------------------------
 
@@ -153,13 +225,14 @@ class Session:
             self._users.append(user)
         self.run_soon(lambda: self._notify([user]) if self.is_connected else None)
 
-    def leave(self, user: SessionUser, *, unfinished: bool = False) -> None:
+    def leave(self, user: SessionUser, *, unfinished: bool = False, timeout: float = _END_TIMEOUT) -> None:
         """Remove a user. After the last one the session ends.
 
         Args:
             user: a user that has joined.
             unfinished: whether the user still has a znode. If so, and while the session has other users,
                 `on_connected` is still called for it, until it calls `finished`.
+            timeout: seconds to wait for the end of the session.
         """
         with self._lock:
             if user not in self._users:
@@ -167,7 +240,7 @@ class Session:
             self._users.remove(user)
             if unfinished:
                 self._leaving.append(user)
-        self._end_if_unused()
+        self._end_if_unused(timeout)
 
     def finished(self, user: SessionUser) -> None:
         """Record that a user that has left has no znode any more."""
@@ -183,6 +256,11 @@ class Session:
         client = own or (self._callers_client() if self._callers_client is not None else None)
         if client is None:
             raise ZooKeeperError("the ZooKeeper client of this server set no longer exists")
+        if own is None and forking.is_child() and _is_of_parent(client):
+            raise ZooKeeperError(
+                "the ZooKeeper client of this server set belongs to the parent of this forked process; "
+                "make one in each process"
+            )
         if own is not None:
             own.start_async()  # before anything is stored, since it fails if no more files can be opened
             atexit.register(self._on_exit)  # registered after kazoo's own handler, so that it runs before it
@@ -190,6 +268,7 @@ class Session:
         self._worker = threading.Thread(target=self._work, name="zkdns session", daemon=True)
         self._worker.start()
         client.add_listener(self._on_state)  # `join` adds a job that handles an earlier connect
+        self._schedule_outage_check()
         if own is not None:
             first_check = time.monotonic() + _CLIENT_CHECK_SECONDS
             heapq.heappush(self._jobs, (first_check, next(self._numbers), self._replace_ended_client))
@@ -203,7 +282,7 @@ class Session:
         """Replace a client that has terminated by another one, which resumes its session."""
         self.run_later(_CLIENT_CHECK_SECONDS, self._replace_ended_client)
         ended = self._client
-        if ended is None or not is_terminated(ended):
+        if ended is None or not has_ended_thread(ended):
             return
         try:
             client = self._make_client(self._identity)
@@ -224,7 +303,7 @@ class Session:
         if self.is_connected:
             self._notify_all()
 
-    def _end_if_unused(self) -> None:
+    def _end_if_unused(self, timeout: float = _END_TIMEOUT) -> None:
         with self._lock:
             client, worker = self._client, self._worker
             if self._users or client is None or worker is None:
@@ -239,14 +318,12 @@ class Session:
             self.claimed.clear()
             self._jobs.clear()
             self._lock.notify_all()
-        if self._callers_client is None:
-            try:
-                client.stop()
-                client.close()
-            except Exception as error:  # noqa: BLE001 - kazoo stops waiting for its own thread
-                log.warning("zookeeper_session_close_failed", reason=repr(error))
+        deadline = time.monotonic() + timeout
+        ending = _stop(client) if self._callers_client is None else []
         if worker is not threading.current_thread():
-            worker.join(self.session_timeout)  # the worker ends at once unless a subscriber hangs
+            ending.append(worker)
+        for thread in ending:  # they end at once unless ZooKeeper does not respond
+            thread.join(max(deadline - time.monotonic(), _END_SLACK))
 
     def _on_exit(self) -> None:
         """End the session at the end of the process, so that open members do not wait for the timeout."""
@@ -266,9 +343,29 @@ class Session:
     def _on_state(self, state: str) -> None:
         """Handle a change of the connection. Called in kazoo's thread."""
         if state == KazooState.CONNECTED:
+            self._is_outage_logged = False
             self.run_soon(self._notify_all)
         elif state == KazooState.LOST:
             self.run_soon(self._end_if_unused)  # if the caller has stopped its client, no user can finish
+        else:
+            self.run_later(UNREACHABLE_SECONDS, self._check_outage)
+
+    def _schedule_outage_check(self) -> None:
+        """Check later whether the first connect has succeeded. The caller holds the lock."""
+        due = time.monotonic() + UNREACHABLE_SECONDS
+        heapq.heappush(self._jobs, (due, next(self._numbers), self._check_outage))
+
+    def _check_outage(self) -> None:
+        """Log once per outage why ZooKeeper cannot be reached."""
+        if not self.is_connected and not self._is_outage_logged:
+            self._is_outage_logged = True
+            # In a thread, because it resolves host names and connects.
+            threading.Thread(target=self._log_outage, daemon=True).start()
+
+    def _log_outage(self) -> None:
+        reason = self._finished_diagnosis().describe()
+        if not self.is_connected and self._worker is not None:
+            log.warning("zookeeper_unreachable", zookeeper=self.hosts, reason=reason)
 
     def _notify_all(self) -> None:
         self._notify([*self._users, *self._leaving])
@@ -278,7 +375,7 @@ class Session:
         if client is not None and client.client_id is not None:
             self._identity = client.client_id  # before a user creates a znode in the session
         for user in users:
-            user.on_connected()
+            self._run(user.on_connected)  # one that fails must not affect the others
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
@@ -297,7 +394,7 @@ class Session:
     def wait_for(self, state: threading.Condition, predicate: Callable[[], bool], timeout: float) -> bool:
         """Wait until the predicate holds, at most `timeout` seconds. Returns whether it does.
 
-        A watch's subscriber runs in the worker and may register and close, so in the worker this runs jobs.
+        A job that registers or closes must not wait for itself, so in the worker this runs jobs.
         """
         if self._worker is None:
             return predicate()  # no job will change it
@@ -351,40 +448,86 @@ class Session:
             raise ConnectionClosedError("the session has ended")
         return getattr(client, f"{method}_async")(*arguments, **options)
 
+    def to_zkdns_error(self, error: Exception, action: str) -> ZkdnsError:
+        """Convert an exception of `call`. `action` completes the message `cannot …`."""
+        if isinstance(error, CONNECTION_ERRORS):
+            return self._finished_diagnosis().error(action)
+        return to_zkdns_error(error, action, self.hosts, self._tls)
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+    def _finished_diagnosis(self) -> Diagnosis:
+        """Why no server gives a session. Without a recent search, blocks for little more than a second."""
+        diagnosis = self.diagnose()
+        diagnosis.wait()
+        return diagnosis
 
 
-def _reset_all() -> None:
-    for session in list(_sessions):
-        session.reset()
+def _is_of_parent(client: KazooClient) -> bool:
+    """Whether a client was started by the parent of this process, which has its thread."""
+    return client.client_state != KeeperState.CLOSED and has_lost_thread(client)
 
 
-os.register_at_fork(after_in_child=_reset_all)
+def _stop(client: KazooClient) -> list[threading.Thread]:
+    """End the session of a client in a thread, since a paused server can make that take seconds.
+
+    Returns the thread. At the end of the process no thread can be started, so there is none.
+    """
+
+    def stop() -> None:
+        try:
+            client.stop()
+            client.close()
+        except Exception as error:  # noqa: BLE001 - kazoo stops waiting for its own thread
+            log.warning("zookeeper_session_close_failed", reason=repr(error))
+        atexit.unregister(wait)
+
+    def wait() -> None:
+        thread.join(_EXIT_TIMEOUT)
+
+    thread = threading.Thread(target=stop, name="zookeeper stop", daemon=True)
+    atexit.register(wait)
+    try:
+        thread.start()
+    except RuntimeError:
+        atexit.unregister(wait)
+        stop()
+        return []
+    return [thread]
 
 
 class Backoff:
-    """Delays between attempts, each twice as long as the last, up to a minute."""
+    """Delays between attempts, each about twice as long as the last, up to a minute.
 
-    def __init__(self) -> None:
+    A delay is random, between half of its greatest value and that value, so that the processes of a fleet
+    that have failed at the same time do not all try again at the same time.
+
+    Args:
+        random: returns a number from 0 to 1.
+    """
+
+    def __init__(self, random: Callable[[], float] = _random.random) -> None:
         self._next = _MIN_BACKOFF
+        self._random = random
 
     def pause(self) -> float:
         """Seconds until the next attempt."""
-        pause, self._next = self._next, min(self._next * 2, _MAX_BACKOFF)
-        return pause
+        longest, self._next = self._next, min(self._next * 2, _MAX_BACKOFF)
+        return longest * (1 + self._random()) / 2
 
     def reset(self) -> None:
         """Start with short delays again, after a success."""
         self._next = _MIN_BACKOFF
 
 
-def to_zkdns_error(error: Exception, action: str, hosts: str) -> ZkdnsError:
+def to_zkdns_error(
+    error: Exception, action: str, hosts: str, tls: ssl.SSLContext | None = None
+) -> ZkdnsError:
     """Convert an exception of kazoo. `action` completes the message `cannot …`."""
     if isinstance(error, ZkdnsError):
         return error
     if isinstance(error, CONNECTION_ERRORS):
-        return unreachable_error(action, hosts)
+        return unreachable_error(action, hosts, tls=tls)
+    if isinstance(error, NotReadOnlyCallError):
+        return UnreachableError(f"cannot {action}: ZooKeeper at {hosts} refuses it: {NO_QUORUM}")
     if isinstance(error, NoAuthError):
         return ZooKeeperError(
             f"cannot {action}: ZooKeeper denies it (its ACL does not permit this client to)"

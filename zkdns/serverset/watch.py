@@ -5,14 +5,13 @@ Both are thread-safe.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Protocol, Self
 
 from zkdns.address import HostPort
+from zkdns.serverset import forking
+from zkdns.serverset.awaiting import Condition, run_in_thread
 from zkdns.serverset.logs import Log
 from zkdns.serverset.member import Member, Status
 
@@ -21,6 +20,10 @@ log = Log("zkdns.watch")
 
 class EndpointSource(Protocol):
     """Any set of endpoints that changes. Balancers accept every object with these three attributes.
+
+    They also use three optional ones if an object has them, as those of `Watch`: `members` for weights and
+    for the spelling that `zkdns.mcset` hashes, `event_count` and `last_event`. A source that has `members`
+    replaces them before `endpoints`.
 
         def follow(source: EndpointSource) -> None:
             source.subscribe(lambda: print(source.endpoints))
@@ -51,13 +54,14 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._members: tuple[Member, ...] = ()
         self._endpoints: tuple[str, ...] = ()
         self._event_count = 0
         self._last_event: float | None = None
         self._is_closed = False
         self._subscribers: dict[object, Callable[[], object]] = {}
+        forking.add(self)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -111,6 +115,12 @@ class Watch:
             self._changed.wait_for(lambda: self._is_closed or self._event_count > seen, timeout)
             return self._event_count > seen
 
+    async def wait_async(self, timeout: float | None = None, *, after: int | None = None) -> bool:
+        """As `wait`, for asyncio."""
+        seen = self._event_count if after is None else after
+        await self._changed.wait_for_async(lambda: self._is_closed or self._event_count > seen, timeout)
+        return self._event_count > seen
+
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         """The endpoints now and after each change. Several quick changes may be combined."""
         seen = self._event_count
@@ -121,28 +131,11 @@ class Watch:
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, ...]]:
         """As `__iter__`, for `async for`."""
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(changed.set)
-
-        unsubscribe = self.subscribe(wake)
-        try:
+        seen = self._event_count
+        yield self.endpoints
+        while await self.wait_async(after=seen):
             seen = self._event_count
             yield self.endpoints
-            while True:
-                changed.clear()
-                if self._event_count > seen:
-                    seen = self._event_count
-                    yield self.endpoints
-                elif self._is_closed:
-                    return
-                else:
-                    await changed.wait()
-        finally:
-            unsubscribe()
 
     def close(self) -> None:
         """Stop watching and wake all waiting threads. Closing twice is allowed."""
@@ -159,18 +152,36 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def close_async(self) -> None:
+        """As `close`, for asyncio. After a cancellation it closes in the background."""
+        await run_in_thread(self.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close_async()
+
     def _publish(self, members: Iterable[Member]) -> None:
         """Replace the members. After `close` this does nothing."""
         alive = tuple(member for member in members if member.status is Status.ALIVE)
+        # Outside the lock, for which an event loop may wait.
+        endpoints = _endpoints_of(alive)
         with self._changed:
             if self._is_closed or (alive == self._members and self._event_count):
                 return
-            self._members = alive
-            self._endpoints = tuple(sorted({endpoint_text(member) for member in alive if member.service}))
+            self._members = alive  # before the endpoints, whose change makes balancers read the members
+            self._endpoints = endpoints
             self._event_count += 1
             self._last_event = time.time()
             self._changed.notify_all()
         self._notify()
+
+    def after_fork(self) -> Callable[[], object] | None:
+        """Prepare this object for a forked child. `zkdns.serverset.forking` calls it there."""
+        self._changed = type(self._changed)()  # another thread may have held it
+        self._endpoints = _endpoints_of(self._members)  # the fork may have come between the two assignments
+        return None
 
     def _notify(self) -> None:
         with self._changed:
@@ -180,6 +191,10 @@ class Watch:
                 on_change()
             except Exception:  # a faulty subscriber must not affect the others
                 log.exception("subscriber_failed")
+
+
+def _endpoints_of(members: Iterable[Member]) -> tuple[str, ...]:
+    return tuple(sorted({endpoint_text(member) for member in members if member.service}))
 
 
 def endpoint_text(member: Member) -> str:

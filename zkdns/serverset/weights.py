@@ -20,8 +20,6 @@ from zkdns.address import HostPort, parse_host_port
 from zkdns.errors import BadMemberError, BadValueError
 from zkdns.serverset.member import Member, OnIgnored, canonical_host
 
-VECTOR_PREFIX: Final = "vector_"
-
 DROPPED: Final = -1.0
 """The weight of a member that is never answered."""
 

@@ -23,6 +23,7 @@ Each part has one job and owns its own state:
   reports the state. It is the `SyncListener` of the strategy.
 - `strategy` is the interface to ZooKeeper over one connection, with two implementations: `recursive` (one
   recursive watch and batched reads, ZooKeeper 3.6 and later) and `one_shot` (a watch per znode).
+- `heartbeat` notices that ZooKeeper has paused. `TreeSync` checks it before it publishes changes.
 - `tree` holds the znodes and members that were read, and computes the changes. It does no I/O.
 - `event_queue` passes calls from kazoo's threads to the event loop, in order.
 """

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoNodeError
 
-from zkdns.serverset.kazoo_ext import GetData, Result, incompatibility, send_request
+from zkdns.serverset.ensemble import Ensemble
+from zkdns.serverset.kazoo_check import incompatibility
+from zkdns.serverset.kazoo_ext import GetData, Result, send_request
 from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, WatchStrategy
 from zkdns.serverset.sync.tree import Node, SetNode
 
@@ -64,7 +66,7 @@ class OneShotStrategy(WatchStrategy):
             result = self.client.get_children_async(
                 read.node.path, watch=self._watch_for(read.node), include_data=True
             )
-            result.rawlink(partial(self.post, self._on_response, read))
+            result.rawlink(partial(self._post_listing, read))
             return
         (name,) = read.names
         path = f"{read.node.path}/{name}"
@@ -86,7 +88,11 @@ class OneShotStrategy(WatchStrategy):
             self.on_data_watch_fired(f"{read.node.path}/{read.names[0]}")
         self.listener.on_data(read, [result[0] for result in results if isinstance(result, tuple)] or [error])  # type: ignore[list-item]  # without a result there is an error
 
-    def _on_response(self, read: Read, result: IAsyncResult) -> None:
+    def _post_listing(self, read: Read, result: IAsyncResult) -> None:
+        """Pass a response to the event loop, with the zxid that it has shown. Called in kazoo's thread."""
+        self.post(self._on_response, read, result, self.client.last_zxid)
+
+    def _on_response(self, read: Read, result: IAsyncResult, zxid: int = 0) -> None:
         if isinstance(result.exception, CONNECTION_ERRORS):
             return  # the next connection reads everything
         self._in_flight -= 1
@@ -97,11 +103,15 @@ class OneShotStrategy(WatchStrategy):
             self.listener.on_data(read, [result.value[0] if error is None else error])
         elif error is None:
             names, stat = result.value
+            if read.node is self._root:
+                self.listener.on_root(Ensemble(stat.czxid, stat.ctime, zxid))
             self.listener.on_children(read, names, stat.czxid)
         elif isinstance(error, NoNodeError) and read.node is self._root:
             self._await_root(read)
         else:
-            if isinstance(error, NoNodeError):
+            if read.node is self._root:
+                self.listener.on_root(Ensemble(zxid=zxid))
+            elif isinstance(error, NoNodeError):
                 self._watches.pop((read.node, ""), None)
             self.listener.on_error(read, error)
 
@@ -109,18 +119,21 @@ class OneShotStrategy(WatchStrategy):
         """Watch for the creation of the root, which has no watched parent that would report it."""
         self._in_flight += 1
         result = self.client.exists_async(read.node.path, watch=self._watch_for(read.node))
-        result.rawlink(partial(self.post, self._on_root_checked, read))
+        result.rawlink(partial(self._post_root_check, read))
 
-    def _on_root_checked(self, read: Read, result: IAsyncResult) -> None:
+    def _post_root_check(self, read: Read, result: IAsyncResult) -> None:
+        """As `_post_listing`."""
+        self.post(self._on_root_checked, read, result, self.client.last_zxid)
+
+    def _on_root_checked(self, read: Read, result: IAsyncResult, zxid: int) -> None:
         if isinstance(result.exception, CONNECTION_ERRORS):
             return
         self._in_flight -= 1
-        if result.exception is not None:
-            self.listener.on_error(read, result.exception)
-        elif result.value is not None:  # created between the two requests
+        if result.exception is None and result.value is not None:  # created between the two requests
             self.submit(read)
         else:
-            self.listener.on_error(read, NoNodeError())
+            self.listener.on_root(Ensemble(zxid=zxid))
+            self.listener.on_error(read, result.exception or NoNodeError())
 
     def _watch_for(self, node: Node, name: str = "") -> partial[None]:
         """The callback for a member's data, or without a name for the node's children.

@@ -14,13 +14,14 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from zkdns.serverset.ensemble import Ensemble
+from zkdns.serverset.kazoo_check import incompatibility
 from zkdns.serverset.kazoo_ext import (
     GET_CHILDREN,
     GET_DATA,
     AddWatch,
     MultiRead,
     Result,
-    incompatibility,
     send_request,
 )
 from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, WatchStrategy
@@ -80,15 +81,27 @@ class RecursiveStrategy(WatchStrategy):
             path = self.server_path(read.node.path)
             if read.names:
                 operations += [(GET_DATA, f"{path}/{name}") for name in read.names]
-            elif isinstance(read.node, SetNode):
+            elif self._has_stat(read):
                 # In this order, so that events follow if the set is created again between the two.
                 operations += ((GET_DATA, path), (GET_CHILDREN, path))
             else:
                 operations.append((GET_CHILDREN, path))
             size += (len(path) + _NAME_SIZE) * (len(read.names) or 1)
-        send_request(self.client, MultiRead(operations), partial(self.post, self._on_response, batch))
+        send_request(self.client, MultiRead(operations), partial(self._post_response, batch))
 
-    def _on_response(self, batch: Sequence[Read], results: list[Result], error: BaseException | None) -> None:
+    def _has_stat(self, read: Read) -> bool:
+        """Whether the data of the listed znode is read as well, since its Stat is needed."""
+        return isinstance(read.node, SetNode) or read.node is self._root
+
+    def _post_response(
+        self, batch: Sequence[Read], results: list[Result], error: BaseException | None
+    ) -> None:
+        """Pass a response to the event loop, with the zxid that it has shown. Called in kazoo's thread."""
+        self.post(self._on_response, batch, results, error, self.client.last_zxid)
+
+    def _on_response(
+        self, batch: Sequence[Read], results: list[Result], error: BaseException | None, zxid: int
+    ) -> None:
         if isinstance(error, CONNECTION_ERRORS):
             return  # the next connection reads everything
         self._in_flight -= 1
@@ -97,7 +110,7 @@ class RecursiveStrategy(WatchStrategy):
                 if read.names:
                     self.listener.on_data(read, [error] * len(read.names))
                 else:
-                    self.listener.on_error(read, error)
+                    self._fail(read, error, zxid)
             return
         remaining = iter(results)
         for read in batch:
@@ -105,18 +118,25 @@ class RecursiveStrategy(WatchStrategy):
                 found = islice(remaining, len(read.names))
                 self.listener.on_data(read, [one[0] if isinstance(one, tuple) else one for one in found])  # type: ignore[misc]  # GET_DATA returns no list
             else:
-                self._pass_children(read, next(remaining), remaining)
+                self._pass_children(read, next(remaining), remaining, zxid)
 
-    def _pass_children(self, read: Read, first: Result, others: Iterator[Result]) -> None:
-        """Pass on a list of children. A set has two results: its data (for the czxid) and its children."""
-        is_set = isinstance(read.node, SetNode)
-        names = next(others) if is_set else first
+    def _pass_children(self, read: Read, first: Result, others: Iterator[Result], zxid: int) -> None:
+        """Pass on a list of children. A set and the root have two results: data (with Stat) and children."""
+        names = next(others) if self._has_stat(read) else first
         if isinstance(names, list) and not isinstance(first, BaseException):
-            self.listener.on_children(read, names, first[1] if isinstance(first, tuple) else 0)
+            czxid, ctime = first[1:] if isinstance(first, tuple) else (0, 0)
+            if read.node is self._root:
+                self.listener.on_root(Ensemble(czxid, ctime, zxid))
+            self.listener.on_children(read, names, czxid)
             return
         failure = first if isinstance(first, BaseException) else names
         assert isinstance(failure, BaseException)  # noqa: S101 - the only type left
-        self.listener.on_error(read, failure)
+        self._fail(read, failure, zxid)
+
+    def _fail(self, read: Read, error: BaseException, zxid: int) -> None:
+        if read.node is self._root:
+            self.listener.on_root(Ensemble(zxid=zxid))
+        self.listener.on_error(read, error)
 
     # -- the self-test -------------------------------------------------------------------------------------
 
@@ -151,7 +171,7 @@ class RecursiveStrategy(WatchStrategy):
         else:
             expected, stat = single.value
             is_same = isinstance(names, list) and sorted(names) == sorted(expected)
-            is_same = is_same and not (isinstance(data, tuple) and data[1] != stat.czxid)
+            is_same = is_same and not (isinstance(data, tuple) and data[1:] != (stat.czxid, stat.ctime))
         if is_same:
             self.listener.on_started()
         elif tries > 1:  # the root may have changed in between

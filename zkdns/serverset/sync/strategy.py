@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionClosedError, ConnectionLoss, SessionExpiredError
 
+from zkdns.serverset.ensemble import Ensemble
 from zkdns.serverset.sync.event_queue import ThreadsafeQueue
 from zkdns.serverset.sync.tree import Directory, Node, SetNode
 
@@ -44,6 +45,9 @@ class SyncListener(Protocol):
 
     def on_unsupported(self, reason: str) -> None:
         """The server or kazoo does not support this strategy."""
+
+    def on_root(self, shown: Ensemble) -> None:
+        """The response to a listing of the root shows this. `on_children` or `on_error` follows."""
 
     def on_children(self, read: Read, names: list[str], czxid: int) -> None:
         """A znode's children, and the transaction that created the znode."""

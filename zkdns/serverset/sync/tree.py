@@ -6,24 +6,56 @@ writes the state of nodes. It sends no requests to ZooKeeper and uses no threads
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import structlog
 
 from zkdns.errors import BadMemberError, BadValueError
-from zkdns.namespace import Namespace, ServiceName
-from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut, SetUnread
-from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
-from zkdns.serverset.weights import VECTOR_PREFIX, Vector, Weights, parse_vector
+from zkdns.namespace import VECTOR_PREFIX, Namespace, ServiceName
+from zkdns.serverset.changes import (
+    Change,
+    DirectoryUnread,
+    SetChanged,
+    SetDropped,
+    SetPut,
+    SetUnread,
+)
+from zkdns.serverset.member import Member, decode_member
+from zkdns.serverset.passed_over import NO_CHILDREN, PassedOver, log_fields, pass_over
+from zkdns.serverset.weights import Vector, Weights, parse_vector
 
 log = structlog.get_logger("zkdns.sync")
 
-CHILD_PREFIXES = (MEMBER_PREFIX, VECTOR_PREFIX)
-"""Prefixes of a set's children that are read. Other children are ignored."""
+_MAX_REPORTS = 20  # log entries of each level about children that are passed over
+# A set with more of these children gets new examples from the next audit. With thousands, each listing takes
+# milliseconds, and their deletion could cause a listing per round trip.
+_MAX_RELISTED = 100
+
+
+_NO_NAMES: Final[frozenset[str]] = frozenset()
+"""Shared by all sets without such names, since an empty set of its own takes 216 bytes, and one that was not
+empty before keeps its hash table. Ten thousand sets take 9 MB less."""
+
+
+def _with(names: AbstractSet[str], added: Iterable[str]) -> AbstractSet[str]:
+    """The names and the added ones. A set with names is changed in place."""
+    if isinstance(names, set):
+        names.update(added)
+        return names
+    return set(added) or _NO_NAMES
+
+
+def _without(names: AbstractSet[str], name: str) -> AbstractSet[str]:
+    """The names without this one. A set with names is changed in place."""
+    if isinstance(names, set):
+        names.discard(name)
+    return names or _NO_NAMES
 
 
 class _Znode:
@@ -62,7 +94,7 @@ class SetNode(_Znode):
 
     __slots__ = (
         *("czxid", "data_hashes", "is_outdated", "is_published", "members", "name", "reading"),
-        *("unreadable", "vectors", "weights"),
+        *("passed_over", "unreadable", "vectors", "weights"),
     )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
@@ -79,10 +111,12 @@ class SetNode(_Znode):
         """The combined vectors. None: not computed since the last change of a vector."""
         self.data_hashes: dict[str, int] = {}
         """The hash of the data of each member and vector that was read. Without one, it is read again."""
-        self.reading: set[str] = set()
+        self.reading: AbstractSet[str] = _NO_NAMES
         """Names of members and vectors with a read in flight."""
-        self.unreadable: set[str] = set()
+        self.unreadable: AbstractSet[str] = _NO_NAMES
         """Names of members and vectors that could not be read."""
+        self.passed_over = NO_CHILDREN
+        """The children that are neither members nor vectors."""
 
 
 Node: TypeAlias = Directory | SetNode
@@ -95,7 +129,9 @@ class _Pending:
 
     def __init__(self) -> None:
         self.added: dict[str, Member] = {}
-        self.removed: set[str] = set()
+        self.removed: dict[str, AbstractSet[str] | None] = {}
+        """Names of members that have left, each with the names that were being read when its removal was to
+        be published for the first time. None: that was not yet."""
         self.is_reweighted = False
 
 
@@ -119,9 +155,19 @@ class ZnodeTree:
         """How many optional fields were ignored since the start because they were invalid, by name."""
         self.bad: dict[str, str] = {}
         """The members that are skipped now: the reason by path."""
+        self.unread_directories: set[str] = set()
+        """Paths of the directories that could not be listed at the last attempt."""
+        self.unread: dict[str, str] = {}
+        """The znodes that could not be listed or read at the last attempt: the reason by path."""
         self.bad_names = 0
         """How many sets had a name that is not valid in DNS, since the start."""
+        self.passed_over = 0
+        """How many children of sets are neither members nor vectors now."""
         self._namespace = namespace
+        self._member_prefix = namespace.member_prefix
+        self._child_prefixes = (namespace.member_prefix, VECTOR_PREFIX)
+        self._reported: set[str] = set()  # sets whose children that are passed over were logged
+        self._reports: Counter[int] = Counter()  # the numbers of these log entries, by level
         self._is_chrooted = is_chrooted
         self._has_loopback = False  # whether a member with a loopback address was logged
         self._pending: dict[SetNode, _Pending] = {}
@@ -129,6 +175,10 @@ class ZnodeTree:
         self._touched: dict[SetNode, None] = {}
         self._dropped: list[str] = []
         self._unread: dict[SetNode, None] = {}
+        self._directories: list[DirectoryUnread] = []
+        # Unread directories that were listed now, until everything below them was read: only then it is known
+        # which names do not exist.
+        self._recovering: dict[Directory, None] = {}
 
     # -- finding -------------------------------------------------------------------------------------------
 
@@ -150,9 +200,9 @@ class ZnodeTree:
             node = node.children.get(element) if isinstance(node, Directory) else None
         return node
 
-    def unreadable(self, path: str) -> set[str]:
+    def unreadable(self, path: str) -> AbstractSet[str]:
         """Names of a set's members that could not be read."""
-        return next((node.unreadable for node in self.sets() if node.path == path), set())
+        return next((node.unreadable for node in self.sets() if node.path == path), _NO_NAMES)
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -165,7 +215,7 @@ class ZnodeTree:
         node.data_hashes.pop(name, None)  # the change of its data is known, so the audit must not count it
         if node.is_gone or name in node.reading:
             return False
-        node.reading.add(name)
+        node.reading = _with(node.reading, (name,))
         return True
 
     def start_verifying(self, node: SetNode) -> tuple[str, ...]:
@@ -173,7 +223,7 @@ class ZnodeTree:
         if node.is_gone or not node.is_listed:
             return ()
         names = tuple(sorted(node.data_hashes.keys() - node.reading))
-        node.reading.update(names)
+        node.reading = _with(node.reading, names)
         return names
 
     def start_retry(self, node: Node) -> bool:
@@ -193,7 +243,7 @@ class ZnodeTree:
             node.is_requested = node.is_listed = node.is_retrying = False
             if isinstance(node, SetNode):
                 node.is_outdated = False
-                node.reading.clear()
+                node.reading = _NO_NAMES
 
     # -- directories ---------------------------------------------------------------------------------------
 
@@ -204,6 +254,9 @@ class ZnodeTree:
             The children that were not requested yet, and the number of changes that no event had reported.
         """
         was_listed, node.is_listed = node.is_listed, True
+        self.unread.pop(node.path, None)
+        if node.path in self.unread_directories:
+            self._recovering[node] = None
         wanted = self._namespace.fixed[len(node.elements)]
         present = {name for name in names if wanted in (None, name) and not self._is_reserved(node, name)}
         node.unnamed &= present
@@ -264,6 +317,13 @@ class ZnodeTree:
                 self._unread.pop(lost, None)
                 self._dropped.append(lost.path)
                 self._clear(lost)
+                self.passed_over -= lost.passed_over.count
+                lost.passed_over = NO_CHILDREN
+                self._forget_unreadable(lost)
+            else:
+                self._recovering.pop(lost, None)
+                self._set_unread(lost, is_unread=False)
+            self.unread.pop(lost.path, None)
             if lost is not self.root:
                 lost.is_gone = True
         if node.parent is not None:
@@ -283,25 +343,66 @@ class ZnodeTree:
             The names to read, and the number of members that have joined or left without an event.
         """
         was_listed, node.is_listed = node.is_listed, True
+        self.unread.pop(node.path, None)
         node.is_outdated = False
         if czxid != node.czxid:  # the set was created again, so members with known names are new ones
             node.czxid = czxid
             node.is_published = False
             self._clear(node)
             self._pending.pop(node, None)
-        present = {name for name in names if name.startswith(CHILD_PREFIXES)}
-        node.reading &= present
+        children = set(names)
+        present = {name for name in children if name.startswith(self._child_prefixes)}
+        has_members = any(name.startswith(self._member_prefix) for name in present)
+        self._pass_over(node, pass_over(children - present), has_members=has_members)
+        node.reading = {name for name in node.reading if name in present} or _NO_NAMES
         known = node.members.keys() | node.vectors.keys()
         gone = known - present
         for name in gone:
             self.remove(node, name)
         new = present - known - node.reading
         missed = len(gone) + len(new - node.unreadable) + len(node.unreadable - known - present)
-        node.unreadable.clear()
+        self._forget_unreadable(node)
         unread = sorted((present - node.data_hashes.keys() if was_listed else present) - node.reading)
-        node.reading.update(unread)
+        node.reading = _with(node.reading, unread)
         self._pending_of(node)
         return unread, missed if was_listed else 0
+
+    def _forget_unreadable(self, node: SetNode) -> None:
+        """Forget which members and vectors could not be read."""
+        for name in node.unreadable:
+            self.unread.pop(f"{node.path}/{name}", None)
+        node.unreadable = _NO_NAMES
+
+    def is_read(self, name: str) -> bool:
+        """Whether a child of a set is a member or a vector, by its name. Other children are passed over."""
+        return name.startswith(self._child_prefixes)
+
+    def note_other_child(self, node: SetNode, name: str, *, is_created: bool) -> bool:
+        """Record that a child which is passed over was created or deleted.
+
+        Returns:
+            Whether to list the set again, since no example is left of the remaining children.
+        """
+        before = node.passed_over
+        after = before.added(name) if is_created else before.removed(name)
+        self._pass_over(node, after, has_members=bool(node.members or node.reading))
+        return not is_created and not after.examples and 0 < after.count <= _MAX_RELISTED
+
+    def passed_over_of(self, path: str) -> PassedOver:
+        """The children of a set that are passed over."""
+        return next((node.passed_over for node in self.sets() if node.path == path), NO_CHILDREN)
+
+    def _pass_over(self, node: SetNode, children: PassedOver, *, has_members: bool) -> None:
+        """Store the children that are passed over, and log the first ones of a set."""
+        self.passed_over += children.count - node.passed_over.count
+        node.passed_over = children
+        level = logging.INFO if has_members else logging.WARNING
+        is_reported = node.path in self._reported
+        if not children.count or is_reported or self._reports[level] >= _MAX_REPORTS:
+            return
+        self._reported.add(node.path)
+        self._reports[level] += 1
+        log.log(level, "children_passed_over", **log_fields(node.path, children))
 
     def mark_outdated(self, node: Node) -> None:
         """Record that a set's list of children may have changed. Another listing follows."""
@@ -310,7 +411,7 @@ class ZnodeTree:
 
     def _clear(self, node: SetNode) -> None:
         """Forget a set's members, vectors and reads in flight."""
-        node.reading.clear()
+        node.reading = _NO_NAMES
         for name, known in (*node.members.items(), *node.vectors.items()):
             if known is None:
                 del self.bad[f"{node.path}/{name}"]
@@ -321,17 +422,19 @@ class ZnodeTree:
 
     def remove(self, node: SetNode, name: str) -> None:
         """Remove a member or a vector."""
-        node.reading.discard(name)
-        node.unreadable.discard(name)
+        node.reading = _without(node.reading, name)
+        node.unreadable = _without(node.unreadable, name)
         node.data_hashes.pop(name, None)
         pending = self._pending_of(node)
+        if self.unread:
+            self.unread.pop(f"{node.path}/{name}", None)
         self.bad.pop(f"{node.path}/{name}", None)
         if node.vectors.pop(name, None) is not None:
             node.weights = None
             pending.is_reweighted = True
         pending.added.pop(name, None)
         if node.members.pop(name, None) is not None:
-            pending.removed.add(name)
+            pending.removed[name] = None
 
     def mark_data_outdated(self, node: SetNode, name: str) -> None:
         """Record an event about the data of a member or vector: it is read again at the next listing."""
@@ -343,7 +446,9 @@ class ZnodeTree:
         Returns:
             Whether it differs from the data that was read before, although no event has reported that.
         """
-        node.reading.discard(name)
+        node.reading = _without(node.reading, name)
+        if self.unread:
+            self.unread.pop(f"{node.path}/{name}", None)
         data_hash = hash(data)
         before = node.data_hashes.get(name)
         if before == data_hash:
@@ -353,7 +458,7 @@ class ZnodeTree:
             self.bad.pop(f"{node.path}/{name}", None)
         on_ignored = partial(self._on_ignored, node, name)
         try:
-            if name.startswith(MEMBER_PREFIX):
+            if name.startswith(self._member_prefix):
                 self._add_member(node, decode_member(name, data, on_ignored))
             else:
                 node.vectors[name] = parse_vector(name, data, on_ignored)
@@ -361,7 +466,7 @@ class ZnodeTree:
                 self._pending_of(node).is_reweighted = True
         except BadMemberError as error:
             self.remove(node, name)
-            (node.members if name.startswith(MEMBER_PREFIX) else node.vectors)[name] = None
+            (node.members if name.startswith(self._member_prefix) else node.vectors)[name] = None
             self.bad[f"{node.path}/{name}"] = error.reason
             self.bad_members[error.reason] += 1
             log.warning("member_skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
@@ -382,19 +487,33 @@ class ZnodeTree:
         node.members[member.name] = member
         pending = self._pending_of(node)
         pending.added[member.name] = member
-        pending.removed.discard(member.name)
+        pending.removed.pop(member.name, None)
 
-    def listing_failed(self, node: Node) -> None:
-        """Record that a set could not be listed. It is published as unread unless its members are known."""
-        if isinstance(node, SetNode) and not node.is_published:
+    def listing_failed(self, node: Node, reason: str) -> None:
+        """Record that a node could not be listed. Publish it as unread, unless a set's members are known."""
+        self.unread[node.path] = reason
+        if isinstance(node, Directory):
+            self._recovering.pop(node, None)
+            self._set_unread(node, is_unread=True)
+        elif not node.is_published:
             self._unread[node] = None
 
-    def reading_failed(self, node: SetNode, name: str, *, exists: bool) -> None:
-        """Record that a member or vector could not be read, or no longer exists."""
-        node.reading.discard(name)
+    def _set_unread(self, node: Directory, *, is_unread: bool) -> None:
+        if (node.path in self.unread_directories) == is_unread:
+            return
+        if is_unread:
+            self.unread_directories.add(node.path)
+        else:
+            self.unread_directories.discard(node.path)
+        self._directories.append(DirectoryUnread(node.path, is_unread))
+
+    def reading_failed(self, node: SetNode, name: str, reason: str | None) -> None:
+        """Record that a member or vector could not be read. The reason None: it no longer exists."""
+        node.reading = _without(node.reading, name)
         node.data_hashes.pop(name, None)
-        if exists:
-            node.unreadable.add(name)
+        if reason is not None:
+            node.unreadable = _with(node.unreadable, (name,))
+            self.unread[f"{node.path}/{name}"] = reason
         self._pending_of(node)
 
     def _pending_of(self, node: SetNode) -> _Pending:
@@ -421,14 +540,19 @@ class ZnodeTree:
                 changes.append(change)
             if not (pending.removed or pending.is_reweighted or (node.reading and not node.is_published)):
                 del self._pending[node]
+        for directory in [node for node in self._recovering if not any(map(_is_unknown, self.walk(node)))]:
+            del self._recovering[directory]
+            self._set_unread(directory, is_unread=False)
+        changes += self._directories
+        self._directories.clear()
         return changes
 
     def _change(self, node: SetNode, pending: _Pending) -> Change | None:
         """The next change of a set: first the whole set, once it is completely read, then the differences.
 
-        The removal of the last members waits for reads and listings in flight, since their replacements may
-        be among the results. So a set never appears empty while all its members are replaced, or while it is
-        deleted and created again.
+        A removal waits for the reads in flight, since a replacement may be among the results, and the removal
+        of the last members also for listings. So a set never appears smaller or empty while members are
+        replaced, or while it is deleted and created again.
         """
         if not node.is_published and (node.reading or not node.is_listed):
             return None
@@ -441,10 +565,22 @@ class ZnodeTree:
                 node.path, node.name, tuple(member for member in node.members.values() if member is not None)
             )
         is_certain = node.is_listed and not node.is_outdated and not node.reading
-        removed = tuple(sorted(pending.removed)) if is_certain or any(node.members.values()) else ()
-        pending.removed.difference_update(removed)
+        removed = (
+            tuple(sorted(self._certain_removals(node, pending)))
+            if is_certain or any(node.members.values())
+            else ()
+        )
+        for name in removed:
+            del pending.removed[name]
         added, pending.added = tuple(pending.added.values()), {}
         return SetChanged(node.path, added, removed) if added or removed else None
+
+    def _certain_removals(self, node: SetNode, pending: _Pending) -> list[str]:
+        """The removals that wait for no read. Reads that begin later do not delay them."""
+        reading = frozenset(node.reading)
+        for name, waits_for in pending.removed.items():
+            pending.removed[name] = reading if waits_for is None else waits_for & reading
+        return [name for name, waits_for in pending.removed.items() if not waits_for]
 
     def _reweight(self, node: SetNode, pending: _Pending) -> None:
         """Compute all weights again, after a change of the vectors."""
@@ -452,6 +588,12 @@ class ZnodeTree:
         for name, member in node.members.items():
             if member is not None and (weighted := _weighted(member, node)) is not member:
                 node.members[name] = pending.added[name] = weighted
+
+
+def _is_unknown(node: Node) -> bool:
+    """Whether a node was not read yet, and no attempt to read it has failed."""
+    is_read = node.is_published if isinstance(node, SetNode) else node.is_listed
+    return not is_read and not node.is_retrying
 
 
 def _is_loopback(host: str) -> bool:

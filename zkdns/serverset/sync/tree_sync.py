@@ -8,6 +8,7 @@ Rules of this file:
 - Each request belongs to a connection through its strategy. Late responses of an old connection are dropped.
 - When ZooKeeper becomes unreachable, only the `SyncState` changes. The contents stay.
 - An audit reads everything again, a little at a time, and counts changes that no event had reported.
+- A heartbeat notices that ZooKeeper has paused, before any consequence of the pause is published.
 - kazoo's recipes are not used: ChildrenWatch ends silently when its znode is deleted, and starts a thread per
   watch on reconnect.
 """
@@ -19,28 +20,38 @@ import enum
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import structlog
 from kazoo.client import KazooState
 from kazoo.exceptions import NoAuthError, NoNodeError
-from kazoo.protocol.states import KeeperState
 
 from zkdns.serverset.changes import Change
-from zkdns.serverset.kazoo_ext import CHANGED, CREATED, DELETED, incompatibility, intercept_events
+from zkdns.serverset.client import hosts_of, is_read_only
+from zkdns.serverset.ensemble import Ensemble
+from zkdns.serverset.kazoo_check import incompatibility
+from zkdns.serverset.kazoo_ext import CHANGED, CREATED, DELETED, intercept_events
+from zkdns.serverset.passed_over import PassedOver
+from zkdns.serverset.reachability import describe_missing_chroot
 from zkdns.serverset.sync.audit import Audit
 from zkdns.serverset.sync.event_queue import ThreadsafeQueue
+from zkdns.serverset.sync.heartbeat import Heartbeat
 from zkdns.serverset.sync.one_shot import OneShotStrategy
 from zkdns.serverset.sync.recursive import RecursiveStrategy
-from zkdns.serverset.sync.strategy import Read, SyncListener, WatchStrategy
-from zkdns.serverset.sync.tree import CHILD_PREFIXES, Directory, Node, SetNode, ZnodeTree
+from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, SyncListener, WatchStrategy
+from zkdns.serverset.sync.tree import Directory, Node, SetNode, ZnodeTree
 
 if TYPE_CHECKING:
     from kazoo.client import KazooClient
+    from kazoo.interfaces import IAsyncResult
 
     from zkdns.namespace import Namespace
 
 log = structlog.get_logger("zkdns.sync")
+
+T = TypeVar("T")
 
 AUDIT_SECONDS = 300.0
 """The period of audits, which read everything again although events should report every change."""
@@ -56,6 +67,11 @@ _RECONNECT_JITTER = 0.25
 # After a server has refused the recursive watch, one-shot watches are used for this long. A server that is
 # too old closes the connection at each attempt, but it may be updated.
 _UNSUPPORTED_SECONDS = 3600.0
+
+_random = random.SystemRandom()  # unlike the global generator, a program does not seed or copy it
+
+_CHROOT = "the chroot"
+"""The entry of the chroot among the paths with logged errors. Unlike them it has no slash."""
 
 
 class SyncState(enum.StrEnum):
@@ -79,6 +95,14 @@ class TreeSync(SyncListener):
         namespace: the sets to follow.
         publish: called in the event loop with changes, in order.
         on_state: called in the event loop when the state changes. Before `LIVE`, all changes were published.
+        on_delay: called in the event loop with True when a response of ZooKeeper is late, before changes that
+            may be a consequence are published; with False when it has arrived. Not called when the delay ends
+            with the connection: the state becomes `AWAY`.
+        on_ensemble: called in the event loop with what a connection has shown of its ensemble, before the
+            changes of the first read over it are published; and again if the root was missing or unreadable
+            then, and is read later.
+        on_same_ensemble: called in the event loop with what the same connection has shown since: its latest
+            transaction, or a root that was created again.
         recursive: whether to use a recursive watch if the server supports it.
         audit_seconds: seconds between two audits.
         retry_seconds: seconds between two attempts to read a znode that cannot be read.
@@ -91,6 +115,9 @@ class TreeSync(SyncListener):
         publish: Callable[[list[Change]], None],
         on_state: Callable[[SyncState], None],
         *,
+        on_delay: Callable[[bool], None] = lambda _: None,
+        on_ensemble: Callable[[Ensemble], None] = lambda _: None,
+        on_same_ensemble: Callable[[Ensemble], None] = lambda _: None,
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
@@ -102,9 +129,14 @@ class TreeSync(SyncListener):
         """When ZooKeeper last sent anything, by the event loop's clock. None: not yet."""
         self.last_audit_at: float | None = None
         """When the last audit or initial read began, by the event loop's clock. None: not yet."""
+        self.missing = ""
+        """A sentence if the root or the chroot does not exist. Empty: both exist."""
         self._tree = ZnodeTree(namespace, is_chrooted=bool(client.chroot))
         self._publish = publish
         self._on_state = on_state
+        self._on_delay = on_delay
+        self._on_ensemble = on_ensemble
+        self._on_same_ensemble = on_same_ensemble
         self._is_recursive = recursive
         self._unsupported_until = 0.0
         self._audit_seconds = audit_seconds
@@ -112,6 +144,8 @@ class TreeSync(SyncListener):
         self._retry_seconds = retry_seconds
         self._loop = asyncio.get_running_loop()
         self._queue = ThreadsafeQueue(self._on_queue_drained)
+        self._heartbeat = Heartbeat(self._loop, self._send_sync, self._queue.post, self._report_delay)
+        self._shown: Ensemble | None = None  # what was reported over this connection
         self._strategy: WatchStrategy | None = None
         self._strategy_name = ""
         self._initial_pending = 0  # requests of the initial read over this connection without a response
@@ -119,17 +153,25 @@ class TreeSync(SyncListener):
         self._is_read_only = False
         self._was_connected = False
         self._timer: asyncio.TimerHandle | None = None
+        self._client: KazooClient | None = None
         self._reported: set[str] = set()  # paths with logged errors
         self.attach(client)
 
     def attach(self, client: KazooClient) -> None:
         """Use this client, which is not started yet, in place of one that has ended."""
+        self._heartbeat.stop()
         self._client = client
         if incompatibility() is None:
             intercept_events(
                 client, lambda kind, path: self._queue.post(self._on_watch_event, client, kind, path)
             )
         client.add_listener(lambda state: self._on_client_state(client, state))
+
+    def detach(self) -> None:
+        """Send no more requests, and ignore the client from now on: the caller is about to stop it."""
+        self._client = None
+        self._heartbeat.stop()
+        self._stop_strategy()
 
     @property
     def origins(self) -> set[str]:
@@ -146,6 +188,21 @@ class TreeSync(SyncListener):
         return False
 
     @property
+    def unread_directories(self) -> set[str]:
+        """Paths of the znodes above the sets that could not be listed."""
+        return self._tree.unread_directories
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """The znodes that could not be listed or read at the last attempt: the reason by path."""
+        return self._tree.unread
+
+    @property
+    def delays(self) -> int:
+        """How often a response of ZooKeeper was late since the start."""
+        return self._heartbeat.delays
+
+    @property
     def bad_members(self) -> Counter[str]:
         """How many members were skipped since the start, by reason."""
         return self._tree.bad_members
@@ -160,7 +217,7 @@ class TreeSync(SyncListener):
         """The members that are skipped now: the reason by path."""
         return self._tree.bad
 
-    def unreadable(self, origin: str) -> set[str]:
+    def unreadable(self, origin: str) -> AbstractSet[str]:
         """Names of a set's members that could not be read, so that their data is unknown."""
         return self._tree.unreadable(origin)
 
@@ -169,31 +226,42 @@ class TreeSync(SyncListener):
         """How many sets had a name that is not valid in DNS, since the start."""
         return self._tree.bad_names
 
+    @property
+    def passed_over(self) -> int:
+        """How many children of sets are neither members nor vectors, and so are not read."""
+        return self._tree.passed_over
+
+    def passed_over_of(self, origin: str) -> PassedOver:
+        """The children of a set that are neither members nor vectors."""
+        return self._tree.passed_over_of(origin)
+
     # -- the connection ------------------------------------------------------------------------------------
 
     def _on_client_state(self, client: KazooClient, state: str) -> None:
         """Pass a change of the connection to the event loop. Called in kazoo's thread."""
-        is_read_only = client.client_state == KeeperState.CONNECTED_RO
-        self._queue.post(self._on_connection, client, state, is_read_only)
+        self._queue.post(self._on_connection, client, state, is_read_only(client))
 
-    def _on_connection(self, client: KazooClient, state: str, is_read_only: bool) -> None:
+    def _on_connection(self, client: KazooClient, state: str, is_without_quorum: bool) -> None:
         if client is not self._client:
             return
+        self._heartbeat.stop()
         self._stop_strategy()
         self._tree.cancel_requests()
+        self._shown = None
         if state != KazooState.CONNECTED:
             if self.state is not SyncState.READING:
                 self._set_state(SyncState.AWAY)
             return
-        self._is_read_only = is_read_only
-        delay = random.uniform(0, _RECONNECT_JITTER) if self._was_connected else 0.0
+        self._is_read_only = is_without_quorum
+        self._heartbeat.start()  # before the first read (see `serverset.ensemble`)
+        delay = _random.uniform(0, _RECONNECT_JITTER) if self._was_connected else 0.0
         self._was_connected = True
-        self._timer = self._loop.call_later(delay, self._start_strategy)
+        self._timer = self._loop.call_later(delay, self._start_strategy, client)
 
-    def _start_strategy(self) -> None:
+    def _start_strategy(self, client: KazooClient) -> None:
         is_unsupported = self._loop.time() < self._unsupported_until
         kind = RecursiveStrategy if self._is_recursive and not is_unsupported else OneShotStrategy
-        self._strategy = kind(self._client, self._tree.root, self._queue, self)
+        self._strategy = kind(client, self._tree.root, self._queue, self)
         self._strategy.start()
         self._strategy.send_pending()
 
@@ -216,12 +284,54 @@ class TreeSync(SyncListener):
         """Publish the changes of a batch of events and responses, and send the reads that it caused."""
         changes = self._tree.take_changes()
         if changes:
+            self._heartbeat.check()
             self._publish(changes)
         if self._strategy is not None:
             self.last_activity_at = self._loop.time()
             self._strategy.send_pending()
         if self._is_initial_done:
             self._set_state(SyncState.READ_ONLY if self._is_read_only else SyncState.LIVE)
+
+    # -- the ensemble --------------------------------------------------------------------------------------
+
+    def _send_sync(self, on_reply: Callable[[], None]) -> None:
+        """Send a request that passes through ZooKeeper's leader."""
+        client = self._client
+        if client is None:
+            return
+
+        def on_result(result: IAsyncResult) -> None:
+            """Handle the response, which may be an error. Called in kazoo's thread."""
+            if not isinstance(result.exception, CONNECTION_ERRORS):
+                self._queue.post(self._note_zxid, client, client.last_zxid)
+                on_reply()
+
+        client.sync_async(self._tree.root.path).rawlink(on_result)
+
+    def _report_delay(self, is_delayed: bool) -> None:
+        self._notify(self._on_delay, is_delayed)
+
+    def _note_zxid(self, client: KazooClient, zxid: int) -> None:
+        """Report the latest transaction, once the ensemble of this connection was reported."""
+        if client is self._client and self._shown is not None and not self._is_read_only:
+            self._notify(self._on_same_ensemble, Ensemble(zxid=zxid))
+
+    def on_root(self, shown: Ensemble) -> None:
+        """Report the ensemble, unless this connection has shown the root before."""
+        if self._is_read_only:
+            shown = msgspec.structs.replace(shown, zxid=0)
+        if self._shown is None or (shown.root_czxid and not self._shown.root_czxid):
+            self._shown = shown
+            self._notify(self._on_ensemble, shown)
+        else:
+            self._notify(self._on_same_ensemble, shown)
+
+    def _notify(self, callback: Callable[[T], None], value: T) -> None:
+        """Call a callback of the caller. Its exception must not prevent the publication that follows."""
+        try:
+            callback(value)
+        except Exception:  # an internal error
+            log.exception("zookeeper_event_failed")
 
     # -- results of the strategy ---------------------------------------------------------------------------
 
@@ -236,16 +346,21 @@ class TreeSync(SyncListener):
     def on_unsupported(self, reason: str) -> None:
         """Fall back to one-shot watches."""
         log.warning("recursive_watch_refused", reason=reason)
+        assert self._strategy is not None  # noqa: S101 - it is the caller
+        client = self._strategy.client
         self._unsupported_until = self._loop.time() + _UNSUPPORTED_SECONDS
         self._stop_strategy()
         self._tree.cancel_requests()
-        self._start_strategy()
+        self._start_strategy(client)
 
     def on_children(self, read: Read, names: list[str], czxid: int) -> None:
         """Update the tree from a list of children, and read the new ones."""
         node = read.node
         if not node.is_gone:
             self._reported.discard(node.path)
+            if node is self._tree.root:
+                self.missing = ""
+                self._reported.discard(_CHROOT)
             if isinstance(node, Directory):
                 unrequested, missed = self._tree.list_directory(node, names)
                 for child in node.children.values() if read.is_audit else unrequested:
@@ -283,7 +398,7 @@ class TreeSync(SyncListener):
 
     def _on_data_error(self, read: Read, node: SetNode, name: str, error: BaseException) -> None:
         is_missing = isinstance(error, NoNodeError)
-        self._tree.reading_failed(node, name, exists=not is_missing)
+        self._tree.reading_failed(node, name, None if is_missing else _reason_of(error))
         if not is_missing:
             self._report_and_retry(read, error, f"{node.path}/{name}")
         elif self._strategy is not None and not self._strategy.is_ordered:
@@ -297,7 +412,7 @@ class TreeSync(SyncListener):
                 self._remove(node)
             else:
                 self._report_and_retry(read, error, node.path)
-                self._tree.listing_failed(node)
+                self._tree.listing_failed(node, _reason_of(error))
         self._finish(read)
 
     def on_changed(self, node: Node) -> None:
@@ -354,9 +469,11 @@ class TreeSync(SyncListener):
                 self._list(child)
 
     def _apply_member_event(self, node: SetNode, kind: int, name: str) -> None:
-        if not name.startswith(CHILD_PREFIXES):
-            return
-        if kind == DELETED:
+        if not self._tree.is_read(name):
+            is_known = kind in (CREATED, DELETED)
+            if is_known and self._tree.note_other_child(node, name, is_created=kind == CREATED):
+                self._list(node)
+        elif kind == DELETED:
             self._tree.remove(node, name)
         else:
             self.on_data_changed(node, name)
@@ -399,13 +516,42 @@ class TreeSync(SyncListener):
 
     def _remove(self, node: Node) -> None:
         """Remove a znode that does not exist. If it is created again, an event reports that."""
-        if node is self._tree.root and node.path not in self._reported:
-            self._reported.add(node.path)
-            log.warning("znode_missing", path=node.path)
+        if node is self._tree.root:
+            self._on_root_missing()
         for lost in self._tree.walk(node) if self._reported else ():
             if lost is not self._tree.root:
                 self._reported.difference_update((lost.path, f"{lost.path}/*"))
         self._tree.drop(node)
+
+    def _on_root_missing(self) -> None:
+        """Report that the root does not exist or, if so, that the chroot does not exist."""
+        client = self._client
+        if client is None or not client.chroot:
+            self._report_missing(self._tree.root.path, f"the znode {self._tree.root.path} does not exist")
+            return
+        found = client.exists_async("/")
+        found.rawlink(lambda result: self._queue.post(self._on_chroot_checked, self._strategy, result))
+
+    def _on_chroot_checked(self, strategy: WatchStrategy | None, found: IAsyncResult) -> None:
+        root, client = self._tree.root, self._client
+        if client is None or strategy is not self._strategy or found.exception is not None or root.is_listed:
+            return
+        if found.value is not None:
+            self._report_missing(root.path, f"the znode {root.path} does not exist")
+            return
+        chroot = client.chroot
+        is_new = _CHROOT not in self._reported
+        self._reported.add(_CHROOT)
+        hosts = hosts_of(client)
+        self.missing = describe_missing_chroot(chroot, hosts)
+        if is_new:
+            log.warning("zookeeper_chroot_missing", zookeeper=hosts, chroot=chroot)
+
+    def _report_missing(self, path: str, sentence: str) -> None:
+        self.missing = sentence
+        if path not in self._reported:
+            self._reported.add(path)
+            log.warning("znode_missing", path=path)
 
     def _report_and_retry(self, read: Read, error: BaseException, path: str) -> None:
         """Log a znode's error once, keep its contents, and try again later."""
@@ -413,15 +559,12 @@ class TreeSync(SyncListener):
         subject = f"{node.path}/*" if read.names else path  # one log line for all members of a set
         if subject not in self._reported:
             self._reported.add(subject)
-            reason = "access denied" if isinstance(error, NoAuthError) else repr(error)
-            log.warning("znode_read_failed", path=path, reason=reason)
+            log.warning("znode_read_failed", path=path, reason=_reason_of(error))
         if not self._tree.start_retry(node):
             return  # another member of the set has failed before this one
-        # The initial read includes the retry of the root, without which nothing was read, and of directories:
-        # their errors usually pass soon, except a denied access.
-        is_initial = read.is_initial and (
-            node is self._tree.root or (isinstance(node, Directory) and not isinstance(error, NoAuthError))
-        )
+        # The initial read includes the retry of a directory, since its error usually passes soon. But a
+        # denied access is an answer: the znode is published as unread.
+        is_initial = read.is_initial and isinstance(node, Directory) and not isinstance(error, NoAuthError)
         self._initial_pending += is_initial
         self._loop.call_later(self._retry_seconds, self._retry, self._strategy, node, is_initial)
 
@@ -461,3 +604,8 @@ class TreeSync(SyncListener):
         if self._strategy is not None and self._strategy.is_ordered:
             self.repairs += count
             log.error("missed_changes_repaired", path=node.path, count=count)
+
+
+def _reason_of(error: BaseException) -> str:
+    """Return why a znode could not be read."""
+    return "access denied" if isinstance(error, NoAuthError) else repr(error)
