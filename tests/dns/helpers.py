@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dns.edns
@@ -15,20 +15,27 @@ import dns.name
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import pytest
 
 from zkdns.address import parse_host_port
 from zkdns.config import Config
 from zkdns.dns.authority import Authority
-from zkdns.dns.responder import CacheableAnswer, EncodeResponse
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.forward_form import ForwardForm
+from zkdns.dns.query_form import QueryForm
+from zkdns.dns.responder import Absence, CacheableAnswer, EncodeResponse
+from zkdns.names import Labels
 from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 from zkdns.table import Table
 from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import PerClientResponse
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 OPT_SIZE = 1232
 LONGEST = 65535
+CLIENT_ADDRESS = bytes((192, 0, 2, 1))
 
 
 def endpoint(text: str, **addresses: str) -> Endpoint:
@@ -78,6 +85,23 @@ def _raise(_query: bytes, error: Exception) -> None:
 class FailingResponder:
     """Raises an internal error for each query."""
 
+    edns_options = EdnsOptions()
+
+    def is_absent(self, name: Labels, like: Absence) -> bool:
+        raise NotImplementedError
+
+    def count_absent_labels(self, name: Labels, limit: int) -> int | None:
+        raise NotImplementedError
+
+    def with_serial(self, before: bytes, after: bytes) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def forward_name(self, form: ForwardForm, name: bytes) -> bytes | None:
+        raise NotImplementedError
+
+    def answer_member(self, form: QueryForm, name: bytes) -> tuple[Labels, bytes] | None:
+        raise NotImplementedError
+
     def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:  # noqa: ARG002 - the protocol's signature
         raise ZeroDivisionError(query)
 
@@ -104,7 +128,7 @@ class Server:
         self.table = Table(with_addresses=self.config.reverse)
         self.authority = Authority(self.table, self.config, _raise, random.Random(seed))
         self.zone, self.responder = self.authority.zone, self.authority.responder
-        self.responder.ready = True
+        self.authority.set_health(ready=True, stale=False)
         self.datagrams = self.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 24)
         self.streams = self.authority.make_cache(TcpCodec, stream=True, max_bytes=1 << 24)
         for name, members in (sets or {}).items():
@@ -113,11 +137,16 @@ class Server:
     def respond(self, message: bytes, *, stream: bool = False) -> bytes | None:
         """The response to a message as its transport would send it; None for no response."""
         if stream:
-            response = next(self.streams[message[2:]])
+            response = self.for_address(next(self.streams[message[2:]]))
         else:
-            response = next(self.datagrams[UdpCodec.key(message[2:])])
+            response = self.for_address(next(self.datagrams[UdpCodec.key(message[2:])]))
             return UdpCodec.message(message, response) or None
         return message[:2] + response if response else None
+
+    @staticmethod
+    def for_address(response: bytes, address: bytes = CLIENT_ADDRESS) -> bytes:
+        """The response for a client, if it is a per-client response."""
+        return response.for_address(address) if isinstance(response, PerClientResponse) else response
 
     def apply(self, change: Change, now: float = 0.0) -> None:
         """Apply a change as a worker does."""
@@ -193,6 +222,19 @@ def ask(
     assert (response.edns >= 0) == (message.edns >= 0)
     assert_records_once(response)
     return response
+
+
+def count_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return a function that returns the number of answers that the responder has made from now on."""
+    answer, count = server.responder.answer, 0
+
+    def counting(query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:
+        nonlocal count
+        count += 1
+        return answer(query, stream=stream, encode=encode)
+
+    monkeypatch.setattr(server.responder, "answer", counting)
+    return lambda: count
 
 
 def count_alive(kind: type) -> int:

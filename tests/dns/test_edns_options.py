@@ -18,7 +18,7 @@ from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
 from zkdns.dns.response_cache import QueryCodec
 from zkdns.transport.codecs import TcpCodec, UdpCodec
-from zkdns.transport.contract import PerClientResponse
+from zkdns.transport.contract import PerClientResponse, for_client
 
 WEB = "web.staging.discovery"
 CLIENT = bytes.fromhex("2464c4abcf10c957")
@@ -38,7 +38,7 @@ def cookie_for(address: bytes = HERE) -> bytes:
 @pytest.fixture
 def server() -> Server:
     made = Server({"web.staging": many(3)}, access=AccessSettings(rate_limit=1))
-    made.responder.edns_options = EdnsOptions(b"ns1.example", 12.5, COOKIES, PerClientResponse)
+    made.responder.edns_options = EdnsOptions(b"ns1.example", 12.5, COOKIES, for_client)
     return made
 
 
@@ -102,14 +102,14 @@ def test_dns_23_every_response_to_a_client_cookie_has_a_server_cookie(
         assert COOKIE not in options_of(plain)
 
 
-def test_dns_23_each_client_gets_its_own_cookie_and_none_is_cached(server: Server, stream: bool) -> None:
+def test_dns_23_each_client_gets_its_own_cookie_from_one_cache_entry(server: Server, stream: bool) -> None:
     cache = server.streams if stream else server.datagrams
-    message = with_options(option(COOKIE, CLIENT))
-    for address in (HERE, THERE, HERE):
-        assert options_of(response_to(server, message, stream=stream, address=address))[COOKIE] == cookie_for(
-            address
-        )
-    assert len(cache) == 0
+    clients = [bytes(8), CLIENT, *(bytes((number,)) * 8 for number in range(8)), bytes(8)]
+    for client, address in itertools.product(clients, (HERE, THERE)):
+        response = response_to(server, with_options(option(COOKIE, client)), stream=stream, address=address)
+        assert options_of(response) == {COOKIE: client + COOKIES.make(client, address)}
+        assert len(data(response)) == 3
+    assert (len(cache), cache.misses) == (1, 1)
 
 
 def test_dns_23_members_rotate_with_and_without_cookies(
@@ -216,6 +216,61 @@ def test_dns_23_a_valid_cookie_proves_the_clients_address(server: Server) -> Non
             assert not verifying.has_valid_cookie(codec.key(message[2:]), HERE)
 
 
+# -- the response cache --------------------------------------------------------------------------------------
+
+
+def test_options_that_change_nothing_share_the_entry_of_a_query_without_options(
+    server: Server, stream: bool
+) -> None:
+    cache = server.streams if stream else server.datagrams
+    server.responder.edns_options = EdnsOptions()
+    for number in range(20):
+        for options in (
+            [],
+            [option(8, bytes((0, 1, 24, 0, 10, 0, number)))],  # a client subnet
+            [option(12, bytes(number))],  # padding
+            [option(COOKIE, bytes((number,)) * 8), option(NSID)],
+            [option(65001, b"\0\0\x29" + bytes(8)), option(65002, bytes((number,)))],
+            [option(65001, b"\0\0\x29" + bytes(8))],  # it ends like an OPT record without options
+        ):
+            response = response_to(server, with_options(*options), stream=stream)
+            assert (len(data(response)), response.options) == (3, ())
+    assert (len(cache), cache.misses) == (1, 1)
+
+
+def test_options_that_change_the_response_have_entries_of_their_own(server: Server, stream: bool) -> None:
+    cache = server.streams if stream else server.datagrams
+    for number in range(5):
+        for name in (WEB, WEB.upper()):
+            cookie = option(COOKIE, bytes((number,)) * 8)
+            for options in ([cookie], [option(NSID), cookie], [cookie, option(65001), option(NSID)]):
+                found = options_of(response_to(server, with_options(*options, name=name), stream=stream))
+                assert (NSID in found) == (len(options) > 1)
+                assert found[COOKIE][:8] == bytes((number,)) * 8
+    assert len(cache) == 2
+
+
+@pytest.mark.parametrize("position", range(-30, 0, 3))
+def test_similar_queries_get_their_own_responses(position: int, stream: bool) -> None:
+    """Each has a byte more, a byte less, or another byte than a query with a cached response."""
+    whole = with_options(option(COOKIE, CLIENT))
+    server, other = (
+        Server({"web.staging": many(3)}, order="fixed"),
+        Server({"web.staging": many(3)}, order="fixed"),
+    )
+    for each in (server, other):
+        each.responder.edns_options = EdnsOptions(b"ns1.example", 12.5, COOKIES, for_client)
+    for changed in (
+        whole[:position] + whole[position + 1 :],
+        whole[:position] + b"\0" + whole[position:],
+        whole[:position] + bytes((whole[position] ^ 1,)) + whole[position + 1 :],
+    ):
+        for _ in range(2):
+            assert server.respond(whole, stream=stream)
+        other.authority.forget_all()
+        assert server.respond(changed, stream=stream) == other.respond(changed, stream=stream)
+
+
 # -- NSID and keepalive -------------------------------------------------------------------------------------
 
 
@@ -226,6 +281,7 @@ def test_nsid_is_returned_on_request(server: Server, stream: bool) -> None:
     assert response_to(server, with_options(), stream=stream).options == ()
     assert response_to(server, query(WEB).to_wire(), stream=stream).edns == -1
     server.responder.edns_options = EdnsOptions()
+    server.authority.forget_all()
     assert response_to(server, with_options(option(NSID)), stream=stream).options == ()
 
 
@@ -253,8 +309,8 @@ def test_dns_19_unknown_options_are_ignored(server: Server, stream: bool) -> Non
 def test_dns_21_no_response_with_all_options_is_too_long(size: int, labels: int) -> None:
     name = ".".join(["longestname"[:7]] * labels + [WEB])
     server = Server({"web.staging": many(100), name.removesuffix(".discovery"): many(100)})
-    server.responder.edns_options = EdnsOptions(b"n" * 64, 10.0, COOKIES, PerClientResponse)
-    server.responder.stale = True
+    server.responder.edns_options = EdnsOptions(b"n" * 64, 10.0, COOKIES, for_client)
+    server.authority.set_health(ready=True, stale=True)
     for qtype in ("A", "SRV", "MX", "TXT"):
         for denied in ("", "x"):
             message = with_options(
@@ -267,11 +323,11 @@ def test_dns_21_no_response_with_all_options_is_too_long(size: int, labels: int)
 
 
 def test_dns_26_an_extended_error_comes_with_other_options(server: Server) -> None:
-    server.responder.stale = True
+    server.authority.set_health(ready=True, stale=True)
     response = response_to(server, with_options(option(COOKIE, CLIENT)))
     assert ede(response) == [3]
     assert options_of(response)[COOKIE] == cookie_for()
-    # The cookie is at the end, where the transport fills it in.
+    # The cookie is at the end, and the transport fills it in.
     assert [int(each.otype) for each in response.options] == [15, COOKIE]
 
 

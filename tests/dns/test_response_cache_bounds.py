@@ -11,9 +11,9 @@ import dns.flags
 import dns.message
 import pytest
 
-from tests.dns.helpers import Server, ask, data, many, member, query, random_case, read
+from tests.dns.helpers import Server, ask, data, many, member, put, query, random_case, read
 from tests.dns.response_cache_internals import assert_accounting_is_consistent
-from zkdns.dns.response_cache import MAX_EVICTED_AT_ONCE, MAX_PER_SERVICE, ResponseCache
+from zkdns.dns.response_cache import MAX_DROPPED_AT_ONCE, MAX_EVICTED_AT_ONCE, MAX_PER_SERVICE, ResponseCache
 from zkdns.transport.codecs import UdpCodec
 
 WEB, DB = "web.staging.discovery", "db.staging.discovery"
@@ -142,3 +142,52 @@ def test_room_is_made_in_small_steps() -> None:
     assert key_of(WEB, edns=0, size=0) not in cache
     assert key_of(WEB, edns=0, size=599) in cache
     assert_accounting_is_consistent(cache)
+
+
+def test_dropping_all_entries_releases_their_memory_in_small_steps() -> None:
+    """Releasing 32,000 entries at once took 72 ms (measured), during which no query was answered."""
+    count = 3 * MAX_EVICTED_AT_ONCE
+    server = Server({f"s{number}.staging": many(3) for number in range(count)})
+    cache = server.datagrams
+    first = {number: data(ask(server, f"s{number}.staging.discovery"))[0] for number in range(count)}
+    full = cache.size
+    server.authority.set_health(ready=True, stale=True)
+    assert (len(cache), cache.size) == (0, full)
+    for number in range(0, count, 97):  # the rotation continues, whether its old entry is released or not
+        again = [data(ask(server, f"s{number}.staging.discovery"))[0] for _ in range(3)]
+        assert sorted(again) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+        assert again[2] == first[number]
+    assert_accounting_is_consistent(cache)
+    while cache.size > full // count * len(cache) * 2:
+        before = cache.size
+        server.authority.refresh(())
+        assert before - full // 2 < cache.size < before
+    assert_accounting_is_consistent(cache)
+
+
+def test_a_service_that_affects_all_others_drops_their_entries_at_once() -> None:
+    count = MAX_DROPPED_AT_ONCE // 4
+    server = Server({f"s{number}.staging": ["10.0.0.1:80"] for number in range(count)})
+    cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
+    for number in range(count):
+        for qtype in ("A", "AAAA", "SRV", "TXT", "MX"):
+            ask_over(cache, query(f"s{number}.staging.discovery", qtype))
+    assert len(cache) == 5 * count
+    server.apply(put("_tcp.staging", ["10.0.0.2:80"]))
+    assert len(cache) == 0
+    assert cache.size > 0
+    assert_accounting_is_consistent(cache)
+
+
+def test_dropped_entries_make_room_for_new_ones() -> None:
+    server = Server({f"s{number}.staging": many(3) for number in range(200)})
+    cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=200_000)
+    for turn in range(3):
+        for number in range(200):
+            ask_over(cache, query(f"s{number}.staging.discovery"))
+            assert cache.size <= 200_000
+        assert cache.evicted > 0
+        assert len(cache) > 50
+        server.authority.set_health(ready=True, stale=not turn % 2)
+        assert len(cache) == 0
+        assert_accounting_is_consistent(cache)

@@ -1,10 +1,15 @@
-"""A state machine: after any changes in any order, cached responses equal newly computed ones."""
+"""A state machine: after any changes in any order, cached responses equal newly computed ones.
+
+The same holds for responses to queries with EDNS options, and for those that are made from the parts of the
+response to a similar name.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, settings
@@ -15,6 +20,8 @@ from tests.dns.helpers import NAMESPACE, Server, member, read
 from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from zkdns.config import ServiceOverride
 from zkdns.dns.authority import Authority
+from zkdns.dns.cookies import Cookies
+from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.response_cache import MAX_ENTRIES
 from zkdns.names import parse_name, to_wire
 from zkdns.namespace import ServiceName, parse_namespace, split_name
@@ -29,6 +36,7 @@ from zkdns.serverset.changes import (
 )
 from zkdns.serverset.member import Member
 from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import for_client
 
 SUB = parse_namespace("/sub/{environment}/{service}", (b"sub", b"discovery"))
 
@@ -60,13 +68,32 @@ NAMES = (
     *("lb._dns-sd._udp.staging", "_dns-sd._udp.prod", "m1._web._tcp.staging", "m2._web._tcp.staging"),
     *("m1._api._tcp.staging", "m1._api._tcp.prod", "m1._web._tcp.staging.sub", "_m1._tcp.web.staging"),
 )
+# In each step, the question mark is another digit: names of equal length, of which some exist.
+FAMILIES = (
+    *("x?.staging", "m?.web.staging", "s?.web.staging", "x?.web.staging", "y.x?.staging", "x?", "web.x?"),
+    *("_x?._tcp.web.staging", "_m?._tcp.web.staging", "_web?._tcp.staging", "x?.m1.web.staging", "x?.sub"),
+    *("m?._web._tcp.staging", "x?._dns-sd._udp.staging", "a.b.c.x?.staging", "a.b.c.d.e.x?.staging"),
+    *("x?.y?.sub", "x?.prod", "m?.api.prod", f"{'long.' * 14}x?.staging"),
+)
 ADDRESSES = ("1.0.0.10.in-addr.arpa", "2.0.0.10.in-addr.arpa", f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa")
 _TYPES = (1, 1, 28, 33, 33, 16, 12, 12, 255, 2, 6, 5, 65, 97, 252, 0x4161)
 _HOSTS = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.2:81", "[2001:db8::1]:80", "host-a:80", "db.example.com:80")
 # Bytes of header and OPT that are letters, so that they differ like upper and lower case.
 _LOW_FLAGS = (0, 0, 0, 0x10, 0x40, 0x60, 0x41, 0x61)
 _SIZES = (0, 512, 600, 0x4141, 0x6161)
-_COOKIE = b"\0\x0a\0\x08" + b"12345678"
+_OPTIONS = (
+    b"\0\x0a\0\x08" + b"12345678",  # a cookie
+    b"\0\x0a\0\x08" + bytes(8),
+    b"\0\x0a\0\x18" + b"12345678" + bytes(16),
+    b"\0\x0a\0\x09" + b"123456789",  # malformed
+    b"\0\3\0\0" + b"\0\x0a\0\x08" + b"87654321",  # the server's identity, and a cookie
+    b"\0\3\0\0",
+    b"\0\x0b\0\0",  # keepalive
+    b"\0\x0b\0\2\0\1",
+    b"\0\x08\0\7\0\1\x18\0\x0a\0\1",  # a client subnet
+    b"\xff\1\0\x0b\0\0\x29\4\xd0" + bytes(6),  # data that looks like an OPT record
+    b"\xff\1\0\3\0",  # cut short
+)
 _MOST_TURNS = 150  # longer than any cycle here
 
 
@@ -80,10 +107,11 @@ class Question(NamedTuple):
     opt: bytes
     stream: bool
 
-    def message(self, spelling: int) -> bytes:
+    def message(self, spelling: int, digit: int) -> bytes:
         """The query; each bit of `spelling` puts a letter into upper case."""
+        name = self.name.replace("?", str(digit))
         text = "".join(
-            letter.upper() if spelling >> at % 24 & 1 else letter for at, letter in enumerate(self.name)
+            letter.upper() if spelling >> at % 24 & 1 else letter for at, letter in enumerate(name)
         )
         counts = (4711, self.flags, 1, 0, 0, bool(self.opt))
         header = b"".join(count.to_bytes(2) for count in counts)
@@ -94,12 +122,13 @@ class Question(NamedTuple):
 def some_question(dice: random.Random) -> Question:
     opt = b""
     if dice.random() < 0.5:
-        options = dice.choice((b"", b"", b"", _COOKIE))
+        options = dice.choice((b"", b"", dice.choice(_OPTIONS)))
         opt = b"\0\0\x29" + dice.choice(_SIZES).to_bytes(2) + bytes((0, dice.choice((0, 0, 0, 0, 1))))
         opt += dice.choice((0, 0x8000)).to_bytes(2) + len(options).to_bytes(2) + options
     of_address = dice.random() < 0.1
+    names = NAMES if dice.random() < 0.6 else FAMILIES
     return Question(
-        dice.choice(ADDRESSES) if of_address else f"{dice.choice(NAMES)}.discovery".lstrip("."),
+        dice.choice(ADDRESSES) if of_address else f"{dice.choice(names)}.discovery".lstrip("."),
         dice.choice((12, 12, 255, 2, 6, 1, 43) if of_address else _TYPES),
         3 if dice.random() < 0.05 else 1,
         dice.choice((0x0100, 0)) | dice.choice(_LOW_FLAGS),
@@ -192,10 +221,15 @@ class ResponseCacheMachine(RuleBasedStateMachine):
             for codec, stream in ((UdpCodec, False), (TcpCodec, True))
         ]
         self.server.datagrams, self.server.streams = self.caches
+        cookies = Cookies(bytes(16), lambda: 1.6e9, is_shared=dice.random() < 0.5)
+        self.options = EdnsOptions(dice.choice((b"", b"ns1")), 10.0, dice.choice((cookies, None)), for_client)
+        self.server.responder.edns_options = self.options
         self.now = 0.0
         self.fresh: Authority | None = None
+        self.is_ready, self.is_stale = True, False
         questions = [some_question(dice) for _ in range(16)]
         self.questions = [*questions, *map(twin, questions[: dice.randrange(6)])]
+        self.digits = itertools.cycle(range(10))
         self.spellings = itertools.cycle([0, dice.getrandbits(24), 0, dice.getrandbits(24)])
         for service in SERVICES:
             if dice.random() < 0.3:
@@ -254,7 +288,8 @@ class ResponseCacheMachine(RuleBasedStateMachine):
 
     def health_changes(self, _service: str, dice: random.Random) -> None:
         self.fresh = None
-        self.server.authority.set_health(ready=dice.random() < 0.9, stale=dice.random() < 0.5)
+        self.is_ready, self.is_stale = dice.random() < 0.9, dice.random() < 0.5
+        self.server.authority.set_health(ready=self.is_ready, stale=self.is_stale)
 
     def the_serial_rises(self, _service: str, dice: random.Random) -> None:
         self.server.table.serial = (self.server.table.serial + dice.getrandbits(31)) & 0xFFFFFFFF
@@ -275,12 +310,16 @@ class ResponseCacheMachine(RuleBasedStateMachine):
     def cached_responses_equal_new_ones(self) -> None:
         if not hasattr(self, "questions"):
             return  # before initialization
-        spelling = next(self.spellings)
+        spelling, digit = next(self.spellings), next(self.digits)
         for question in self.questions:
-            self.check(question.message(spelling), stream=question.stream)
+            self.check(question.message(spelling, digit), stream=question.stream)
 
     def check(self, message: bytes, *, stream: bool) -> None:
-        expected = self.without_cache().responder.answer(message[2:], stream=stream, encode=_bare).responses
+        answer = self.without_cache().responder.answer(message[2:], stream=stream, encode=_bare)
+        expected: Iterator[bytes] = answer.responses
+        if answer.cookie is not None:
+            finish = self.options.finish
+            expected = (self.server.for_address(finish(body, answer.cookie)) for body in answer.responses)
         body = (self.server.respond(message, stream=stream) or b"")[2:]
         if self.server.config.order == "random" and not self.server.config.max_answers:
             found, other = canonical(body), canonical(next(expected))
@@ -293,8 +332,8 @@ class ResponseCacheMachine(RuleBasedStateMachine):
         if self.fresh is None:
             server = self.server
             self.fresh = Authority(server.table, server.config, _fail, random.Random(1))
-            self.fresh.responder.ready = server.responder.ready
-            self.fresh.responder.stale = server.responder.stale
+            self.fresh.set_health(ready=self.is_ready, stale=self.is_stale)
+            self.fresh.responder.edns_options = self.options
         return self.fresh
 
     # -- invariants -----------------------------------------------------------------------------------------

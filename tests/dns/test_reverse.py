@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import dns.flags
@@ -28,8 +27,9 @@ from tests.dns.helpers import (
     put,
     rcode,
 )
+from zkdns.dns.forward_form import ForwardForm
 from zkdns.dns.message import Query, Rcode, Response
-from zkdns.dns.responder import CacheableAnswer
+from zkdns.dns.responder import CacheableAnswer, EncodeResponse
 from zkdns.dns.reverse import address_of, name_of
 from zkdns.dns.rotation import RotationCounter
 from zkdns.names import Labels, parse_name
@@ -45,14 +45,19 @@ class Upstream:
     """A fallback that answers NXDOMAIN, cached until it is dropped."""
 
     recursion_available = True
+    domains = ()
 
     def __init__(self) -> None:
         self.queried: list[str] = []
 
-    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
+    def defer(self, form: ForwardForm, name: bytes, lower: bytes) -> None:
+        """No response is deferred."""
+
+    def answer(self, query: Query, limit: int, encode: EncodeResponse) -> CacheableAnswer:
         """NXDOMAIN."""
         self.queried.append(b".".join(query.name).decode("latin-1"))
-        response = encode(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)[2:])
+        response = Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)[2:]
+        response = encode(response, len(query.question))
         group: Labels = (b"", *query.name)
         return CacheableAnswer(itertools.repeat(response), group, 10 + len(query.question))
 

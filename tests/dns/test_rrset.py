@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from itertools import pairwise
@@ -99,11 +100,32 @@ def test_light_records_do_not_lead_one_after_the_other() -> None:
     assert min(after - before for before, after in pairwise(light)) > 5
 
 
-def test_thousands_of_weights_take_only_a_few_turns_each() -> None:
-    weights = [1 + (at % 100) / 100 for at in range(5000)]
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [1 + at % 100 / 100 for at in range(5000)],
+        [1 + at / 100 for at in range(600)],
+        [1000.0] + [0.01] * 500,
+        [1.0] * 500 + [2.0],
+    ],
+)
+def test_many_records_lead_exactly_in_proportion_to_their_weights(weights: list[float]) -> None:
     records = rrset(*weights)
-    assert len(records.leaders) <= 15000
-    assert set(records.leaders) == set(range(5000))
+    srv_weights = [record.weighting.srv_weight for record in records.leading]
+    divisor = math.gcd(*srv_weights)
+    assert len(records.leaders) == sum(srv_weights) // divisor
+    assert Counter(records.leaders) == {at: weight // divisor for at, weight in enumerate(srv_weights)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_of_many_records_leads_at_nearly_equal_intervals(seed: int) -> None:
+    rng = random.Random(seed)
+    weights = [rng.randint(1, 300) for _ in range(501 + seed)]
+    leaders, total = rrset(*weights).leaders, sum(weights)
+    for length in (total // 50, total // 7, total // 2):
+        found = Counter(leaders[(turn + seed) % total] for turn in range(length))
+        for at, weight in enumerate(weights):
+            assert abs(found[at] - length * weight / total) <= 6
 
 
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])

@@ -25,7 +25,7 @@ from zkdns.dns.message import Type
 from zkdns.dns.responder import Responder
 from zkdns.dns.rrset import RRset
 from zkdns.names import parse_name
-from zkdns.namespace import ServiceName
+from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member
 
@@ -76,6 +76,57 @@ def test_a_departed_member_does_not_keep_its_shard() -> None:
 def test_a_shard_may_be_any_number(shard: int) -> None:
     server = Server({"web.staging": [member(1, "10.0.0.1:80", shard=shard)]})
     assert data(ask(server, f"s{shard}.{WEB}")) == ["10.0.0.1"]
+
+
+# -- member prefixes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "label"),
+    [
+        ("node-", "node-0000000318", "m318"),
+        ("Node_", "Node_0000000318", "m318"),
+        ("i", "i0000000000", "m0"),
+        ("i-1", "i-10000000007", "m7"),
+        ("a.b-", "a.b-0000000318", "m318"),
+        ("node-", "node-abc", "m-abc"),
+        ("m", "m0000000318", "m318"),
+        ("s", "s0000000003", "m3"),
+        ("_tcp", "_tcp0000000003", "m3"),
+        ("x" * 60, "x" * 60 + "0000000318", "m318"),
+    ],
+)
+def test_the_label_of_a_member_has_the_digits_after_the_prefix(prefix: str, name: str, label: str) -> None:
+    namespace = parse_namespace("/discovery/{environment}/{service}", member_prefix=prefix)
+    server = Server({"web.staging": [member(name, "10.0.0.1:80")]}, namespaces=(namespace,))
+    assert targets_and_addresses(server, WEB) == {f"{label}.{WEB}.": {("10.0.0.1", 80)}}
+    assert data(ask(server, f"{label}.{WEB}")) == ["10.0.0.1"]
+    if len(name) <= 63 and "." not in name:
+        assert (
+            data(ask(server, f"{name}.{WEB}")) == data(ask(server, f"{name.upper()}.{WEB}")) == ["10.0.0.1"]
+        )
+    names = list(server.zone.names_of_service(parse_name(WEB)))
+    assert all(len(one) <= 63 for labels in names for one in labels)
+
+
+def test_each_namespace_has_its_own_prefix() -> None:
+    nodes = parse_namespace("/nodes/{environment}/{service}", (b"nodes",), "node-")
+    server = Server(namespaces=(NAMESPACE, nodes))
+    server.apply(put("web.staging", [member(5, "10.0.0.1:80")], namespaces=(NAMESPACE, nodes)))
+    named = [member("node-0000000006", "10.0.0.2:80")]
+    server.apply(put("web.staging.nodes", named, "/nodes/staging/web", (NAMESPACE, nodes)))
+    assert data(ask(server, "m5.web.staging.discovery")) == ["10.0.0.1"]
+    assert data(ask(server, "m6.web.staging.nodes")) == ["10.0.0.2"]
+    assert data(ask(server, "node-0000000006.web.staging.nodes")) == ["10.0.0.2"]
+
+
+@pytest.mark.parametrize("name", ["node-0000000318", "ä" * 40, "x" * 300])
+def test_a_member_without_the_prefix_has_a_legal_label(name: str) -> None:
+    """A worker with new settings can have the table of the old ones for a moment."""
+    server = Server({"web.staging": [member(name, "10.0.0.1:80")]})
+    ((target, found),) = targets_and_addresses(server, WEB).items()
+    assert found == {("10.0.0.1", 80)}
+    assert len(target.partition(".")[0]) <= 63
 
 
 # -- endpoints --------------------------------------------------------------------------------------------
@@ -335,6 +386,17 @@ def test_members_of_whatever_names_never_share_a_target(suffixes: list[str], key
     found = targets_and_addresses(server, WEB)
     assert len(found) == len(members)
     assert {len(addresses) for addresses in found.values()} == {1}
+
+
+def test_names_that_differ_only_in_case_have_two_labels() -> None:
+    server = Server(dns_sd=True)
+    fixed = (member("one", "10.0.0.1:80"), member("One", "10.0.0.2:80"))
+    server.apply(SetPut("static:web.staging", ServiceName("web", "staging"), fixed))
+    targets = [text.split()[-1] for text in data(ask(server, "web.staging.discovery", "SRV"))]
+    assert len({target.lower() for target in targets}) == 2
+    addresses = {data(ask(server, target))[0] for target in targets}
+    assert addresses == {"10.0.0.1", "10.0.0.2"}
+    assert len(data(ask(server, "_web._tcp.staging.discovery", "PTR"))) == 2
 
 
 def test_znodes_with_two_spellings_of_a_number_have_two_labels() -> None:

@@ -29,7 +29,7 @@ class Classified(dict[bytes, Iterator[bytes]]):
         if query.endswith(b"silent"):
             return itertools.repeat(b"")
         if query.endswith(b"later"):
-            return itertools.repeat(DeferredResponse(lambda deliver: deliver(response)))
+            return itertools.repeat(DeferredResponse(lambda deliver, _: deliver(lambda: response)))
         self[key] = itertools.repeat(response)
         return self[key]
 

@@ -31,7 +31,7 @@ class DeferringLookup(dict[bytes, Iterator[bytes]]):
         if name == b"laterX":
             return itertools.repeat(DeferredResponse(_fail))
 
-        def begin(deliver: Deliver) -> None:
+        def begin(deliver: Deliver, _client: bytes) -> None:
             self.waiting[name] = deliver
 
         return itertools.repeat(DeferredResponse(begin))
@@ -39,10 +39,10 @@ class DeferringLookup(dict[bytes, Iterator[bytes]]):
     def deliver(self, server: Running, name: bytes, body: bytes) -> None:
         """Answer the query once it has arrived."""
         eventually(lambda: name in self.waiting)
-        server.call(lambda: self.waiting.pop(name)(body))
+        server.call(lambda: self.waiting.pop(name)(lambda: body, len(body)))
 
 
-def _fail(_: Deliver) -> None:
+def _fail(_: Deliver, _client: bytes) -> None:
     raise ValueError("cannot be deferred")
 
 

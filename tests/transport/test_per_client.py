@@ -33,8 +33,9 @@ class AddressLookup(dict[bytes, Iterator[bytes]]):
             return itertools.repeat(PerClientResponse(_fail))
         return self._others[key]
 
-    def _begin(self, deliver: Deliver) -> None:
-        deliver(PerClientResponse(lambda address: self._codec(b"late " + address.hex().encode())))
+    def _begin(self, deliver: Deliver, _client: bytes) -> None:
+        late = PerClientResponse(lambda address: self._codec(b"late " + address.hex().encode()))
+        deliver(lambda: late)
 
 
 def _fail(_: bytes) -> bytes:

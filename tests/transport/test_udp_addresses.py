@@ -18,20 +18,24 @@ IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
 def each_client_gets_its_responses(server: Running, clients: Sequence[tuple[socket.socket, str]]) -> None:
     """Each client sends queries several times, in turn with the others and all at once.
 
-    A connected socket drops datagrams from other addresses.
+    A connected socket drops datagrams from other addresses. On a busy machine, datagrams may overtake each
+    other even on the loopback interface, if the sending thread moves to another processor. The first query
+    makes the kernel find the neighbour, for which it lets only some of the following ones wait.
     """
     for sock, host in clients:
         scope = host.partition("%")[2]
         address = (host, server.address.port)
         sock.connect((*address, 0, socket.if_nametoindex(scope)) if scope else address)
+        sock.send(b"first")
+        assert sock.recv(100) == b"first:udp"
     messages = [b"%3d" % number for number in range(200 // len(clients))]
     with server.udp_stopped():
         for message in messages:
             for sock, _ in clients:
                 sock.send(message)
     for sock, _ in clients:
-        assert [sock.recv(100) for _ in messages] == [message + b":udp" for message in messages]
-    assert (server.udp.received, server.udp.lost) == (len(messages) * len(clients), 0)
+        assert sorted(sock.recv(100) for _ in messages) == [message + b":udp" for message in messages]
+    assert (server.udp.received, server.udp.lost) == ((1 + len(messages)) * len(clients), 0)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])

@@ -30,7 +30,7 @@ class Waiting(dict[bytes, Iterator[bytes]]):
         self.deliver: list[Deliver] = []
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
-        return iter((DeferredResponse(self.deliver.append),))
+        return iter((DeferredResponse(lambda deliver, _: self.deliver.append(deliver)),))
 
 
 def sniffed(act: Callable[[], object], port: int) -> list[int]:
@@ -73,6 +73,6 @@ def test_deferred_responses_larger_than_the_mtu_arrive(serve: Serve) -> None:
         client.settimeout(SECONDS)
         client.sendto(b"id", server.at)
         eventually(lambda: answers.deliver)
-        server.call(lambda: answers.deliver[0](datagram(_LONG)))
+        server.call(lambda: answers.deliver[0](lambda: datagram(_LONG)))
         assert client.recv(MAX_RESPONSE).endswith(_LONG)
         assert server.udp.lost == 0

@@ -9,12 +9,17 @@ from zkdns import __version__
 from zkdns.config import Config
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.chaos import ServerIdentity
+from zkdns.dns.freshness import Freshness
 from zkdns.dns.responder import Responder
 from zkdns.dns.response_cache import MAX_ENTRIES, QueryCodec, ResponseCache
 from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
-from zkdns.table import Table
+from zkdns.namespace import ALL_SOURCES
+from zkdns.table import ANY_SERVICE, Table
+
+# The first label of the keys of forwarded questions, which do not depend on the table.
+_FORWARDED = (b"",)
 
 
 class Authority:
@@ -23,6 +28,7 @@ class Authority:
     Attributes:
         zone: names and records.
         reverse: names of addresses; None: not served.
+        freshness: which data has been read, and which may be out of date.
         responder: answers queries that are not cached.
         caches: the response caches, one for each transport.
         sources: counts the sources of responses that were not cached.
@@ -45,13 +51,21 @@ class Authority:
         self.zone = Zone(table, config, rng)
         self.reverse = ReverseZones(self.zone, table.addresses) if table.addresses is not None else None
         version = f"zkdns {__version__}" if config.show_version else ""
-        self.responder = Responder(self.zone, ServerIdentity(config.identity, version), self.reverse)
+        self.freshness = Freshness(table, config.namespaces)
+        identity = ServerIdentity(config.identity, version)
+        self.responder = Responder(self.zone, identity, self.freshness, self.reverse)
         self.caches: list[ResponseCache] = []
         self.sources = AnswerSources()
         self._on_error = on_error
 
     def make_cache(
-        self, codec: QueryCodec, *, stream: bool, max_bytes: int, max_entries: int = MAX_ENTRIES
+        self,
+        codec: QueryCodec,
+        *,
+        stream: bool,
+        max_bytes: int,
+        max_entries: int = MAX_ENTRIES,
+        sources: AnswerSources | None = None,
     ) -> ResponseCache:
         """Make a response cache for a transport. `refresh` and the `forget` methods update it from then on.
 
@@ -60,13 +74,14 @@ class Authority:
             stream: whether the transport is TCP.
             max_bytes: approximate memory limit.
             max_entries: maximum number of entries.
+            sources: counts the sources of responses; None: those of this object.
         """
         cache = ResponseCache(
             self.responder,
             codec,
             self._on_error,
             stream=stream,
-            sources=self.sources,
+            sources=self.sources if sources is None else sources,
             max_entries=max_entries,
             max_bytes=max_bytes,
         )
@@ -74,15 +89,26 @@ class Authority:
         return cache
 
     def refresh(self, keys: Iterable[Labels]) -> None:
-        """Update the zones and drop cached responses after the services with these keys have changed."""
+        """Update the zones and drop cached responses after the services with these keys have changed.
+
+        It must be called now and then, also without keys, to release the memory of dropped responses.
+        """
+        keys = set(keys)
         changed = self.zone.refresh(keys)
         if self.reverse is not None:
             changed |= self.reverse.refresh(changed)
         for cache in self.caches:
-            cache.forget(changed)
+            if ANY_SERVICE in keys:  # a znode above services: names below a service may be unknown now
+                cache.forget_where(changed.__contains__)
+            else:
+                cache.forget(changed)
+            cache.release()
 
     def forget_forwarded(self, group: Labels) -> None:
-        """Drop the cached responses to a forwarded question; `group` is its key in the cache."""
+        """Drop the cached responses to a forwarded question.
+
+        `group` is its key in the cache. Its first label is empty, so that it differs from all names.
+        """
         for cache in self.caches:
             cache.forget((group,))
 
@@ -91,9 +117,10 @@ class Authority:
         for cache in self.caches:
             cache.clear()
 
-    def set_health(self, *, ready: bool, stale: bool) -> None:
-        """Set whether the table has been read, and whether ZooKeeper is out of reach."""
-        responder = self.responder
-        if (responder.ready, responder.stale) != (ready, stale):
-            responder.ready, responder.stale = ready, stale
-            self.forget_all()
+    def set_health(self, *, ready: bool, stale: bool, source: str = ALL_SOURCES) -> None:
+        """Set whether a source has been read, and whether it is out of reach (see `Freshness.set`)."""
+        if not self.freshness.set(source, ready=ready, stale=stale):
+            return
+        depends = self.freshness.dependents(source)
+        for cache in self.caches:
+            cache.forget_where(lambda key: key[:1] != _FORWARDED and depends(key))

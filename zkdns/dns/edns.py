@@ -26,6 +26,9 @@ _OPT_TYPE = 41
 _OPTION = struct.Struct("!HH")
 _INFO_CODE_SIZE = 2
 
+MAX_OPTIONS: Final = 64
+"""Maximum number of options in a query. Clients send up to five, but 16,000 would fit into a message."""
+
 CLIENT_COOKIE_SIZE: Final = 8
 """Bytes of a client cookie (RFC 7873 §4)."""
 _MIN_COOKIE_SIZE, _MAX_COOKIE_SIZE = 16, 40  # client and server cookie together
@@ -48,7 +51,7 @@ class Ede(enum.IntEnum):
     NOT_READY = 14
     """The table or a service has not been read yet, or the server stops while a query is pending."""
     BLOCKED = 15
-    """A special-use name that does not exist and is not forwarded."""
+    """A special-use name that is not forwarded; or private addresses of a public name were left out."""
     PROHIBITED = 18
     """The client's network is not allowed."""
     NOT_AUTHORITATIVE = 20
@@ -104,10 +107,12 @@ def read_options(options: bytes) -> dict[int, bytes]:
     """A query's options by code; the first of several cookies counts (RFC 7873 §5.2).
 
     Raises:
-        BadOptionError: an option or a cookie has the wrong length.
+        BadOptionError: an option or a cookie has the wrong length, or there are too many options.
     """
     found: dict[int, bytes] = {}
-    for code, data in iter_options(options):
+    for number, (code, data) in enumerate(iter_options(options)):
+        if number >= MAX_OPTIONS:
+            raise BadOptionError(f"a query has more than {MAX_OPTIONS} EDNS options")
         found.setdefault(code, data)
     size = len(found.get(OptionCode.COOKIE, bytes(CLIENT_COOKIE_SIZE)))
     if size != CLIENT_COOKIE_SIZE and not _MIN_COOKIE_SIZE <= size <= _MAX_COOKIE_SIZE:  # RFC 7873 §5.2.2
@@ -147,6 +152,10 @@ def pack_opt(rcode: int = 0, *, do: bool = False, options: bytes = b"") -> bytes
     return OPT.pack(0, _OPT_TYPE, MAX_UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
 
 
+PLAIN_OPT: Final = (pack_opt(), pack_opt(do=True))
+"""OPT records without options and upper bits of the RCODE: without and with the DO flag."""
+
+
 def response_opt(edns: Edns | None, rcode: int, errors: bytes, room: int) -> bytes:
     """The OPT record of a response: present exactly if the query had one (RFC 6891 §6.1.1, §7).
 
@@ -158,6 +167,8 @@ def response_opt(edns: Edns | None, rcode: int, errors: bytes, room: int) -> byt
     """
     if edns is None:
         return b""
+    if not errors and not edns.response_options and not rcode >> 4:  # nearly always
+        return PLAIN_OPT[edns.do]
     if OPT.size + len(errors) + len(edns.response_options) > room:
         errors = b""
     return pack_opt(rcode, do=edns.do, options=errors + edns.response_options)

@@ -4,27 +4,65 @@
     KEEPALIVE   how long a connection may be idle (RFC 7828), over TCP only
     COOKIE      a server cookie for the client's address (RFC 7873)
 
-The responder does not know the client's address. It makes a response with zeros in place of the server cookie
-(at the end of the message) and returns a per-client response. The transport calls that with the address,
-which fills the cookie in.
+Responses to queries with options are cached too. `separate` replaces the options of a query by those that the
+response depends on, always in the same form: options that the server ignores are left out, and the cookie has
+zeros. All queries that differ only in this have the same response, except for the cookie.
+
+The responder does not know the client's address. It makes a response with zeros in place of both cookies, at
+the end of the message. `finish` returns a per-client response. The transport calls that with the address,
+which fills the cookies in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from zkdns.dns.cookies import SERVER_COOKIE_SIZE, Cookies
-from zkdns.dns.edns import CLIENT_COOKIE_SIZE, MIN_UDP_SIZE, Edns, OptionCode, pack_option
-from zkdns.dns.message import BadQueryError, Query, Rcode, Response
+from zkdns.dns.edns import (
+    CLIENT_COOKIE_SIZE,
+    MIN_UDP_SIZE,
+    OPT,
+    BadOptionError,
+    Edns,
+    OptionCode,
+    pack_option,
+    read_options,
+)
+from zkdns.dns.message import BadQueryError, Query, Rcode, Response, end_of_question
 
-_NO_COOKIE = bytes(SERVER_COOKIE_SIZE)
 _PER_SECOND = 10  # the unit of RFC 7828 §3.1 is 100 ms
 
-MakePerClient: TypeAlias = Callable[[Callable[[bytes], bytes]], bytes]
-"""Makes a per-client response from a function that returns the response for an address of 4 or 16 bytes."""
+_COOKIES_SIZE = CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE
+_NO_COOKIES = pack_option(OptionCode.COOKIE, bytes(_COOKIES_SIZE))
+_ASKED_COOKIE = pack_option(OptionCode.COOKIE, bytes(CLIENT_COOKIE_SIZE))
+_ASKED_NSID = pack_option(OptionCode.NSID, b"")
+_ASKED_KEEPALIVE = pack_option(OptionCode.KEEPALIVE, b"")
+# Root and type of an OPT record; the size of the length of its options.
+_OPT_START = b"\0\0\x29"
+_SIZE = 2
+_OPTION_HEAD = 4  # code and length
+_ONE_QUESTION_ONE_ADDITIONAL = b"\0\1\0\0\0\0\0\1"
+_QR_AND_OPCODE = 0xF8
+
+Finish: TypeAlias = Callable[[bytes, bytes], bytes]
+"""Makes the response for a client from an unfinished response and an address of 4 or 16 bytes."""
+MakePerClient: TypeAlias = Callable[[bytes, Finish], bytes]
+"""Makes a per-client response from an unfinished response, which may be deferred."""
+
+
+class SeparatedQuery(NamedTuple):
+    """A query without the options that belong to one client."""
+
+    query: bytes
+    """The query after its id, with only the options that its response depends on."""
+    cookie: bytes | None
+    """The client's cookie option. None: the response has no cookie."""
+    has_only_cookie: bool
+    """Whether the original query ends with that cookie, and has no other option."""
 
 
 class EdnsOptions(msgspec.Struct, frozen=True):
@@ -41,6 +79,37 @@ class EdnsOptions(msgspec.Struct, frozen=True):
     idle_seconds: float = 0.0
     cookies: Cookies | None = None
     per_client: MakePerClient | None = None
+
+    def separate(self, query: bytes, *, stream: bool) -> SeparatedQuery | None:
+        """Separate the client's own options from a query.
+
+        Args:
+            query: the query after its id.
+            stream: whether it arrived over TCP.
+
+        Returns:
+            None: the query has no options, is malformed, or is not a question with only an OPT record.
+        """
+        at = _start_of_options(query)
+        if not at:
+            return None
+        try:
+            found = read_options(query[at:])
+        except BadOptionError:
+            return None
+        if stream and found.get(
+            OptionCode.KEEPALIVE
+        ):  # RFC 7828 §3.2.1: only a server's option has a time-out
+            return None
+        options = _ASKED_NSID if self.nsid and OptionCode.NSID in found else b""
+        if stream and OptionCode.KEEPALIVE in found:
+            options += _ASKED_KEEPALIVE
+        cookie = found.get(OptionCode.COOKIE) if self.cookies is not None else None
+        if cookie is not None:
+            options += _ASKED_COOKIE
+        head = query[: at - _SIZE] + len(options).to_bytes(_SIZE)
+        has_only_cookie = cookie is not None and len(query) - at == _OPTION_HEAD + len(cookie)
+        return SeparatedQuery(head + options, cookie, has_only_cookie)
 
     def negotiate(self, query: Query, *, stream: bool) -> Query:
         """Return the query with `response_options` set, according to its own options.
@@ -66,25 +135,43 @@ class EdnsOptions(msgspec.Struct, frozen=True):
             options += pack_option(OptionCode.KEEPALIVE, int(_PER_SECOND * self.idle_seconds).to_bytes(2))
         cookie = self._cookie_of(edns)
         if cookie is not None:
-            options += pack_option(OptionCode.COOKIE, cookie[:CLIENT_COOKIE_SIZE] + _NO_COOKIE)
+            options += _NO_COOKIES
         elif not query.question:
             raise _malformed(query)
         edns = msgspec.structs.replace(edns, response_options=options)
         return msgspec.structs.replace(query, edns=edns)
 
-    def finish(self, query: Query, response: bytes, if_invalid: bytes = b"") -> bytes:
-        """Return a per-client response that adds the server cookie, or `response` if the query has no cookie.
+    def cookie_of(self, query: Query) -> bytes | None:
+        """The client's cookie option. None: it has none, or cookies are not used."""
+        return self._cookie_of(query.edns)
+
+    def finish(self, response: bytes, cookie: bytes) -> bytes:
+        """Return a per-client response with both cookies.
 
         Args:
-            query: from `negotiate`.
-            response: the encoded response, with zeros in place of the cookie at its end.
-            if_invalid: the response if the query's server cookie is invalid. Empty: `response` in any case.
+            response: the encoded response, with zeros in place of the cookies at its end. It may be deferred.
+            cookie: the client's cookie option.
         """
-        cookie = self._cookie_of(query.edns)
-        if cookie is None or self.cookies is None or self.per_client is None:
+        if self.cookies is None or self.per_client is None:
             return response
-        unfinished = _Unfinished(self.cookies, cookie, response, if_invalid or response)
-        return self.per_client(unfinished.for_address)
+        return self.per_client(response, partial(self._fill, cookie))
+
+    def finish_verified(self, response: bytes, if_invalid: bytes, cookie: bytes) -> bytes:
+        """As `finish`, but with the response `if_invalid` if the client's server cookie is invalid."""
+        if self.cookies is None or self.per_client is None:
+            return response
+        return self.per_client(response, partial(self._verify_and_fill, cookie, if_invalid))
+
+    def _fill(self, cookie: bytes, response: bytes, address: bytes) -> bytes:
+        """The response for a client's address, with a new server cookie (RFC 7873 §5.2)."""
+        assert self.cookies is not None  # noqa: S101 - the caller has checked
+        client = cookie[:CLIENT_COOKIE_SIZE]
+        return response[:-_COOKIES_SIZE] + client + self.cookies.make(client, address)
+
+    def _verify_and_fill(self, cookie: bytes, if_invalid: bytes, response: bytes, address: bytes) -> bytes:
+        assert self.cookies is not None  # noqa: S101 - the caller has checked
+        is_valid = len(cookie) == CLIENT_COOKIE_SIZE or self.cookies.is_valid(cookie, address)
+        return self._fill(cookie, response if is_valid else if_invalid, address)
 
     def has_valid_cookie(self, query: Query, address: bytes) -> bool:
         """Whether the query has a server cookie that was sent to this address."""
@@ -95,24 +182,18 @@ class EdnsOptions(msgspec.Struct, frozen=True):
         return None if self.cookies is None or edns is None else edns.options.get(OptionCode.COOKIE)
 
 
-class _Unfinished(msgspec.Struct, frozen=True, gc=False):
-    """A response with zeros in place of its server cookie, and the response for an invalid cookie."""
+def _start_of_options(query: bytes) -> int:
+    """The offset of the options in a query after its id.
 
-    cookies: Cookies
-    cookie: bytes
-    response: bytes
-    if_invalid: bytes
-
-    def for_address(self, address: bytes) -> bytes:
-        """The response for a client's address, with a new server cookie (RFC 7873 §5.2)."""
-        response = self.response
-        if (
-            response is not self.if_invalid
-            and len(self.cookie) > CLIENT_COOKIE_SIZE
-            and not self.cookies.is_valid(self.cookie, address)
-        ):
-            response = self.if_invalid
-        return response[:-SERVER_COOKIE_SIZE] + self.cookies.make(self.cookie[:CLIENT_COOKIE_SIZE], address)
+    0: it has none, or is not one question with only an OPT record.
+    """
+    if query[2:10] != _ONE_QUESTION_ONE_ADDITIONAL or query[0] & _QR_AND_OPCODE:
+        return 0
+    opt = end_of_question(query)
+    at = opt + OPT.size
+    if not opt or at >= len(query) or not query.startswith(_OPT_START, opt):
+        return 0
+    return at if int.from_bytes(query[at - _SIZE : at]) == len(query) - at else 0
 
 
 def _malformed(query: Query) -> BadQueryError:

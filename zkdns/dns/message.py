@@ -1,8 +1,8 @@
 """DNS messages in wire format: a strict parser of queries, and a writer of responses.
 
-The parser accepts a header, one question (or only a cookie) and at most one OPT record. For anything else it
-raises `BadQueryError` with the error response, and no other exception. Its time is linear in the size of the
-message (at most 64 KiB).
+The parser accepts a header, one question (or only a cookie) and at most one OPT record. It ignores some bytes
+after them, as other servers do. For anything else it raises `BadQueryError` with the error response, and no
+other exception. Its time is linear in the size of the message (at most 64 KiB).
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from zkdns.names import MAX_LABEL, MAX_NAME, Labels
 HEADER_SIZE: Final = 12
 MAX_MESSAGE: Final = 65535  # the length field of TCP (RFC 1035 §4.2.2)
 
+MAX_TRAILING: Final = 512
+"""Maximum number of ignored bytes after a query: some clients send a whole buffer of 512 bytes."""
+
 QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts after the header
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
@@ -42,6 +45,8 @@ _HEADER_AFTER_ID = struct.Struct("!5H")
 TYPE_CLASS: Final = struct.Struct("!2H")
 RECORD: Final = struct.Struct("!HHIH")
 """A record after its owner name: type, class, TTL, length of the data."""
+MIN_RECORD: Final = 1 + RECORD.size
+"""Bytes of the shortest record: it is owned by the root and has no data."""
 
 
 class Type(enum.IntEnum):
@@ -49,6 +54,7 @@ class Type(enum.IntEnum):
 
     A = 1
     NS = 2
+    CNAME = 5
     SOA = 6
     PTR = 12
     TXT = 16
@@ -105,7 +111,7 @@ class Query(msgspec.Struct, frozen=True, gc=False):
 
     `name` is in lower case. `question` has the question in wire format and original spelling, as responses
     repeat it; it is empty in a query without a question (RFC 7873 §5.4). `ad` and `cd` matter only for
-    forwarding (RFC 6840 §5.7, RFC 4035 §3.2.2).
+    forwarding (RFC 6840 §5.7, RFC 4035 §3.2.2). `is_exact`: no bytes follow the query.
     """
 
     id: int
@@ -117,6 +123,7 @@ class Query(msgspec.Struct, frozen=True, gc=False):
     edns: Edns | None
     ad: bool = False
     cd: bool = False
+    is_exact: bool = True
 
     def pointer_to(self, count: int) -> bytes:
         """A compression pointer to the last `count` labels of the question's name."""
@@ -142,7 +149,7 @@ def parse_query(message: bytes) -> Query:
         name, qtype, qclass, at = _read_question(message, questions)
         question = message[HEADER_SIZE:at]
         at = _skip_records(message, at, answers, authorities, qtype)
-        edns = _read_additional(message, at, additionals)
+        edns, at = _read_additional(message, at, additionals)
         if not questions:
             _require_cookie(edns)
     except BadOptionError:  # RFC 6891 §7: the OPT record shows that EDNS is supported
@@ -151,7 +158,8 @@ def parse_query(message: bytes) -> Query:
     except (_MalformedError, struct.error):  # struct.error: the message ends too early
         raise BadQueryError(HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
     ad, cd = bool(flags & AD), bool(flags & CD)
-    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd)
+    is_exact = at == len(message)
+    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd, is_exact)
 
 
 def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
@@ -203,12 +211,30 @@ def _read_name(message: bytes) -> tuple[Labels, int]:
     raise _MalformedError
 
 
-def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
-    """The OPT record of the additional section, which must end at the end of the message."""
+def end_of_question(query: bytes) -> int:
+    """The end of the only question of a query after its id; 0 if its name is malformed.
+
+    This is for quick paths. `parse_query` has all the checks.
+    """
+    at, size = HEADER_SIZE - 2, len(query)
+    end = min(size, at + MAX_NAME)
+    while at < end:
+        length = query[at]
+        if not length:
+            at += 1 + TYPE_CLASS.size
+            return at if at <= size else 0
+        if length > MAX_LABEL:
+            return 0
+        at += 1 + length
+    return 0
+
+
+def _read_additional(message: bytes, at: int, count: int) -> tuple[Edns | None, int]:
+    """The OPT record of the additional section, and the end of the section."""
     if count == 1 and len(message) == at + OPT.size:  # by far the most common case
         root, rtype, size, _, version, flags, length = OPT.unpack_from(message, at)
         if not root and rtype == Type.OPT and not length:
-            return Edns(size, version, bool(flags & DO))
+            return Edns(size, version, bool(flags & DO)), len(message)
     edns = None
     for _ in range(count):
         record = _read_record(message, at)
@@ -222,9 +248,9 @@ def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
                 options=read_options(message[record.data_at : record.end]),
             )
         at = record.end
-    if at != len(message):
+    if len(message) - at > MAX_TRAILING:
         raise _MalformedError
-    return edns
+    return edns, at
 
 
 def _read_record(message: bytes, at: int) -> _Record:

@@ -2,19 +2,31 @@
 
 The bytes of a record do not depend on its position in the message: the owner name of an answer is a pointer
 to the question, and that of an additional address record is the target's first label, then a pointer into the
-question. A record is therefore packed once, and each response of a rotation joins the same bytes.
+question. A record is therefore rendered once, and each response of a rotation joins the same bytes. The node
+of a service remains when its members change, and so do the records of all other members.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
-from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
-from zkdns.dns.rrset import Record, RRset, Weighting, arrange
+from zkdns.address import pack_address
+from zkdns.dns.message import CLASS_IN, QUESTION_POINTER, RECORD, Query, Type, pack_record
+from zkdns.dns.rrset import (
+    EQUAL_WEIGHT,
+    NO_RECORDS,
+    WEIGHT_ONE,
+    Item,
+    Renderer,
+    RRset,
+    Weighting,
+    arrange_in_steps,
+)
+from zkdns.dns.steps import Run, Steps, run_at_once
 from zkdns.names import Labels, to_wire
 
 _CACHED_IF_EMPTY = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
@@ -22,123 +34,247 @@ _CACHED_IF_EMPTY = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
 # RFC 2782: a client uses records of a higher number only if it can reach none of a lower one. Live members
 # differ in weight only.
 _PRIORITY, _HELD_PRIORITY = 0, 1
-_SRV_DATA = struct.Struct("!3H")
+_SRV_START = struct.Struct("!HHI")  # type, class, TTL
+_SRV_NUMBERS = struct.Struct("!4H")  # length of the data, priority, weight, port
+_SRV_NUMBERS_SIZE = 6  # the numbers that are part of the data
 _MAX_STRING = 255  # RFC 1035 §3.3
 
 
-class Target(msgspec.Struct, frozen=True):
-    """The target of an SRV record; `label` is empty if `name` is not a name of the service."""
+class Address(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """An IP address of a name, for an A or AAAA record."""
 
-    port: int
-    name: Labels
-    label: bytes = b""
-    addresses: tuple[str, ...] = ()
-    weighting: Weighting = Weighting()
+    address: str
+    weighting: Weighting = EQUAL_WEIGHT
 
 
-class Text(msgspec.Struct, frozen=True):
-    """The strings of a TXT record about a member."""
+class Target(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The target of an SRV record.
 
-    strings: tuple[str, ...]
-    weighting: Weighting = Weighting()
-
-
-class Node(msgspec.Struct):
-    """The records at one name; a node without records is an empty non-terminal (RFC 8020).
-
-    `shared` and `between` describe the names of targets within the service, so that they can be compressed
-    with the question: a target's label, `between`, and the last `shared` labels of the node's name. For the
-    target `m318.web.staging` of the node `_web._tcp.staging`, `between` is `web` and `shared` counts
-    `staging` and the zone's labels.
+    It is `label` followed by the service's name, or `host` if that is not empty. A target without addresses
+    has no additional records.
     """
 
-    addresses: Mapping[str, Weighting] = {}
-    targets: tuple[Target, ...] = ()
-    texts: Callable[[], Iterable[Text]] = tuple
-    """Returns the TXT strings; called when TXT is first queried."""
+    port: int
+    weighting: Weighting = EQUAL_WEIGHT
+    label: bytes = b""
+    addresses: tuple[str, ...] = ()
+    host: Labels = ()
+
+
+class TextSource(Item, Protocol):
+    """A member, as the source of a TXT record."""
+
+    def strings(self) -> Iterable[str]:
+        """The strings of the TXT record."""
+
+
+class TargetNames(msgspec.Struct, frozen=True):
+    """How the names of targets within a service are written.
+
+    In the data of an SRV record, a name is the target's label and `own`, not compressed (RFC 2782). As the
+    owner of an additional record, it is compressed with the question: the target's label, `between`, and the
+    last `shared` labels of the question's name. For the target `m318.web.staging` and the question
+    `_web._tcp.staging`, `between` is `web` and `shared` counts `staging` and the zone's labels.
+    """
+
+    own: Labels = ()
     shared: int = 0
     between: Labels = ()
-    is_unresolved: bool = False
-    """Whether the addresses are unknown because no host name could be resolved yet."""
-    rendered: dict[int, RRset] = {}
-    """Cached RRsets by type."""
+
+
+_NO_TARGETS = TargetNames()
+
+
+class AddressRenderer(Renderer[Address]):
+    """Renders A or AAAA records."""
+
+    def __init__(self, qtype: int, ttl: int) -> None:
+        super().__init__()
+        self._start = QUESTION_POINTER + _start_of_address(qtype, ttl)
+
+    def render_answer(self, item: Address) -> bytes:
+        """The record of an address."""
+        return self._start + pack_address(item.address)
+
+
+class SrvRenderer(Renderer[Target]):
+    """Renders SRV records; the addresses of targets within the service are additional records.
+
+    Args:
+        names: how the names of targets are written.
+        query: a query for the name.
+        ttl: TTL of all records.
+        owner: the name of the SRV records in wire format.
+    """
+
+    has_additional = True
+
+    def __init__(self, names: TargetNames, query: Query, ttl: int, owner: bytes = QUESTION_POINTER) -> None:
+        super().__init__()
+        self._start = owner + _SRV_START.pack(Type.SRV, CLASS_IN, ttl)
+        self._own = to_wire(names.own)
+        suffix = to_wire(names.between)[:-1] + query.pointer_to(names.shared)
+        self._starts = [(qtype, suffix + _start_of_address(qtype, ttl)) for qtype in (Type.A, Type.AAAA)]
+
+    def render_answer(self, item: Target) -> bytes:
+        """The SRV record of a target."""
+        label = item.label
+        name = to_wire(item.host) if item.host else bytes((len(label),)) + label + self._own
+        priority = _HELD_PRIORITY if item.weighting.held else _PRIORITY
+        weighting = item.weighting
+        srv_weight = WEIGHT_ONE if weighting is EQUAL_WEIGHT else weighting.srv_weight
+        size = _SRV_NUMBERS_SIZE + len(name)
+        return self._start + _SRV_NUMBERS.pack(size, priority, srv_weight, item.port) + name
+
+    def render_additional(self, item: Target) -> tuple[bytes, ...]:
+        """The addresses of a target."""
+        if not item.addresses:
+            return ()
+        label = bytes((len(item.label),)) + item.label
+        return tuple(
+            label + start + pack_address(address)
+            for qtype, start in self._starts
+            for address in item.addresses
+            if is_of_type(address, qtype)
+        )
+
+
+class TextRenderer(Renderer[TextSource]):
+    """Renders TXT records; `owner` is their name in wire format."""
+
+    def __init__(self, ttl: int, owner: bytes = QUESTION_POINTER) -> None:
+        super().__init__()
+        self._ttl, self._owner = ttl, owner
+
+    def render_answer(self, item: TextSource) -> bytes:
+        """The TXT record of a member."""
+        return pack_record(self._owner, Type.TXT, self._ttl, _text_data(item.strings()))
+
+
+class Node:
+    """The records at one name. This class is the node of a name without records (RFC 8020).
+
+    Attributes:
+        rendered: RRsets by type, until `forget`.
+
+    Args:
+        names: how the names of SRV targets are written.
+        run: runs the steps that arrange records. It raises `UnfinishedError` if there are many.
+    """
+
+    def __init__(self, names: TargetNames = _NO_TARGETS, run: Run = run_at_once) -> None:
+        self.names = names
+        self._run = run
+        self.rendered: dict[int, RRset] = {}
+        self._renderers: dict[int, Renderer[Any]] = {}
+
+    @property
+    def is_unresolved(self) -> bool:
+        """Whether the addresses are unknown because no host name could be resolved yet."""
+        return False
+
+    def addresses(self, qtype: int) -> Sequence[Address]:
+        """The addresses for this type, A or AAAA."""
+        del qtype
+        return ()
+
+    def targets(self) -> Sequence[Target]:
+        """The SRV targets."""
+        return ()
+
+    def texts(self) -> Sequence[TextSource]:
+        """The sources of the TXT records."""
+        return ()
 
     def records(self, query: Query, qtype: int, ttl: int) -> RRset:
         """The RRset of this type.
 
-        `query` may be any query for this name, since pointers into it are the same.
+        `query` may be any query for this name, since pointers into it are the same. The TTL is always the
+        same too.
         """
         found = self.rendered.get(qtype)
-        if found is None:
-            found = arrange(self._render(query, qtype, ttl))
-            # Empty RRsets of all other types would take unlimited memory.
-            if found or qtype in _CACHED_IF_EMPTY:
-                self.rendered[qtype] = found
-        return found
+        if found is not None:
+            return found
+        items = self.items(qtype)
+        if items:
+            self._run(self._arrange(query, qtype, ttl, items))
+            return self.rendered[qtype]
+        if qtype in _CACHED_IF_EMPTY:  # empty RRsets of all other types would take unlimited memory
+            self.rendered[qtype] = NO_RECORDS
+        return NO_RECORDS
 
-    def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
+    def forget(self) -> None:
+        """Forget the RRsets after a change. Rendered records are kept and used again."""
+        self.rendered.clear()
+
+    def items(self, qtype: int) -> Sequence[Item]:
+        """The items of the records of this type."""
         if qtype in (Type.A, Type.AAAA):
-            return (
-                Record(record, weighting=weighting)
-                for address, weighting in self.addresses.items()
-                for record in _address_records(QUESTION_POINTER, [address], ttl, qtype)
-            )
+            return self.addresses(qtype)
         if qtype == Type.SRV:
-            return self.srv_records(query, ttl)
-        if qtype == Type.TXT:
-            return self.txt_records(ttl)
-        return ()
+            return self.targets()
+        return self.texts() if qtype == Type.TXT else ()
 
-    def txt_records(self, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
-        """TXT records; `owner` is in wire format."""
-        for text in self.texts():
-            yield Record(
-                pack_record(owner, Type.TXT, ttl, _text_data(text.strings)), weighting=text.weighting
-            )
+    def renderer(self, query: Query, qtype: int, ttl: int) -> Renderer[Any]:
+        """Make the renderer of a type for which `items` returns items."""
+        if qtype == Type.SRV:
+            return SrvRenderer(self.names, query, ttl)
+        return TextRenderer(ttl) if qtype == Type.TXT else AddressRenderer(qtype, ttl)
 
-    def srv_records(self, query: Query, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
-        """SRV records, with the addresses of targets within the service as additional records.
-
-        `owner` is in wire format.
-        """
-        owner_suffix = to_wire(self.between)[:-1] + query.pointer_to(self.shared)
-        own = b""  # the name after the label, which is the same for all targets within the service
-        for target in self.targets:
-            additional: list[bytes] = []
-            if target.label:
-                own = own or to_wire(target.name[1:])
-                label = bytes((len(target.label),)) + target.label
-                name = label + own
-                for qtype in (Type.A, Type.AAAA):
-                    additional += _address_records(label + owner_suffix, target.addresses, ttl, qtype)
-            else:
-                name = to_wire(target.name)
-            # RFC 2782: the target is not compressed
-            priority = _HELD_PRIORITY if target.weighting.held else _PRIORITY
-            data = _SRV_DATA.pack(priority, target.weighting.srv_weight, target.port) + name
-            answer = pack_record(owner, Type.SRV, ttl, data)
-            yield Record(answer, tuple(additional), target.weighting)
+    def _arrange(self, query: Query, qtype: int, ttl: int, items: Sequence[Item]) -> Steps:
+        renderer = self._renderers.get(qtype)
+        if renderer is None:
+            renderer = self._renderers[qtype] = self.renderer(query, qtype, ttl)
+        renderer.retain(len(items))
+        self.rendered[qtype] = yield from arrange_in_steps(items, renderer)
 
 
-def _address_records(owner: bytes, addresses: Sequence[str], ttl: int, qtype: int) -> list[bytes]:
-    """Address records for the addresses that belong to the type (IPv4 to A, IPv6 to AAAA)."""
-    pack = _packed_ipv4 if qtype == Type.A else _packed_ipv6
-    is_ipv6 = qtype == Type.AAAA
-    return [
-        pack_record(owner, qtype, ttl, pack(address)) for address in addresses if (":" in address) == is_ipv6
-    ]
+class FixedNode(Node):
+    """A node with these records."""
+
+    def __init__(
+        self,
+        names: TargetNames = _NO_TARGETS,
+        *,
+        addresses: Sequence[Address] = (),
+        targets: Sequence[Target] = (),
+        texts: Sequence[TextSource] = (),
+        is_unresolved: bool = False,
+    ) -> None:
+        super().__init__(names)
+        self._addresses, self._targets, self._texts = addresses, targets, texts
+        self._is_unresolved = is_unresolved
+
+    @property
+    def is_unresolved(self) -> bool:
+        """As in the base class."""
+        return self._is_unresolved
+
+    def addresses(self, qtype: int) -> Sequence[Address]:
+        """The given addresses of this type."""
+        return [found for found in self._addresses if is_of_type(found.address, qtype)]
+
+    def targets(self) -> Sequence[Target]:
+        """The given targets."""
+        return self._targets
+
+    def texts(self) -> Sequence[TextSource]:
+        """The given sources of TXT records."""
+        return self._texts
 
 
-def _packed_ipv4(address: str) -> bytes:
-    """The 4 bytes of an address in canonical form; twenty times faster than `ipaddress`."""
-    return bytes(map(int, address.split(".")))
+def is_of_type(address: str, qtype: int) -> bool:
+    """Whether the address belongs to this type: IPv4 to A, IPv6 to AAAA."""
+    return (":" in address) == (qtype == Type.AAAA)
 
 
-def _packed_ipv6(address: str) -> bytes:
-    return ipaddress.IPv6Address(address).packed
+def _start_of_address(qtype: int, ttl: int) -> bytes:
+    """An A or AAAA record between its name and its data."""
+    return RECORD.pack(qtype, CLASS_IN, ttl, 4 if qtype == Type.A else 16)
 
 
-def _text_data(strings: Sequence[str]) -> bytes:
+def _text_data(strings: Iterable[str]) -> bytes:
     """TXT data: strings, each cut to 255 bytes (RFC 1035 §3.3.14)."""
-    parts = (string.encode()[:_MAX_STRING] for string in strings)
-    return b"".join(bytes((len(part),)) + part for part in parts)
+    # Lists are faster here than generators.
+    parts = [string.encode()[:_MAX_STRING] for string in strings]
+    return b"".join([bytes((len(part),)) + part for part in parts])

@@ -49,7 +49,10 @@ class ErrorResponder:
         body = self._respond(query)
         response = self._codec.response(body, len(query.question), classify(body))
         self._sources.record(REFUSED)
-        return itertools.repeat(self._edns_options.finish(query, response))
+        cookie = self._edns_options.cookie_of(query)
+        if cookie is not None:
+            response = self._edns_options.finish(response, cookie)
+        return itertools.repeat(response)
 
     def has_valid_cookie(self, key: bytes, address: bytes) -> bool:
         """Whether the query with this key has a server cookie that was sent to this address."""

@@ -19,7 +19,7 @@ endless iterator over responses, together with the key of the service whose chan
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -28,6 +28,8 @@ from zkdns.dns.answer_source import PENDING, REFUSED, ZONE
 from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.edns import Ede, udp_limit
 from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.forward_form import ForwardForm, OrdinaryNames
+from zkdns.dns.freshness import Freshness
 from zkdns.dns.message import (
     CLASS_IN,
     HEADER_SIZE,
@@ -39,18 +41,44 @@ from zkdns.dns.message import (
     Type,
     parse_query,
 )
+from zkdns.dns.query_form import QueryForm, form_of
 from zkdns.dns.reverse import ReverseZones, address_of
 from zkdns.dns.rotation import Rotation, make_rotation
 from zkdns.dns.rrset import RRset
-from zkdns.dns.zone import ANY_SERVICE, SOA_BYTES_AFTER_SERIAL, Zone, ZoneMatch
+from zkdns.dns.service_names import PROTOCOLS
+from zkdns.dns.zone import SOA_BYTES_AFTER_SERIAL, Zone, ZoneMatch
 from zkdns.names import Labels
+from zkdns.table import ANY_SERVICE
 
 _ID = 2
 _NO_ID = bytes(_ID)
 _SERIAL = 4
+_MAX_COUNTED_LABELS = 12
 
 EncodeResponse = Callable[[bytes, int], bytes]
 """Makes a response after its id ready to send; the second argument is the length of its question."""
+
+
+class Absence(msgspec.Struct, frozen=True, gc=False):
+    """A name that does not exist (NXDOMAIN), and the parts of its responses.
+
+    Other names of the same length that are absent in the same way have the same parts, except for the name.
+
+    Attributes:
+        name: the name in lower case.
+        apex: the apex of its zone.
+        service: key of the service that it is below, or `ANY_SERVICE`.
+        is_stale: whether the response has the extended error for stale answers.
+        before: the response before the serial of its SOA, ready to send.
+        after: the response after it.
+    """
+
+    name: Labels
+    apex: Labels
+    service: Labels
+    is_stale: bool
+    before: bytes
+    after: bytes
 
 
 class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +93,11 @@ class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
         size: bytes of kept responses, if there is no rotation.
         is_rare: whether most such queries are never repeated. They are cached from the second time on.
         source: where the responses come from (`answer_source`).
+        has_options: whether the query has EDNS options.
+        cookie: the cookie option of the query, if the responses end with zeros in place of the cookies.
+        absence: if the name does not exist, the parts of its responses.
+        form: if it is the name of a member, the form of the query, for `Responder.answer_member`.
+        forward_form: if it is forwarded, the form of the query, for `Responder.forward_name`.
     """
 
     responses: Iterator[bytes]
@@ -74,6 +107,11 @@ class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
     size: int = 0
     is_rare: bool = False
     source: str = ZONE
+    has_options: bool = False
+    cookie: bytes | None = None
+    absence: Absence | None = None
+    form: QueryForm | None = None
+    forward_form: ForwardForm | None = None
 
 
 class Fallback(Protocol):
@@ -83,13 +121,26 @@ class Fallback(Protocol):
     def recursion_available(self) -> bool:
         """Whether there are upstreams; the RA flag of all responses (RFC 1035 §4.1.1)."""
 
-    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
+    @property
+    def domains(self) -> Iterable[Labels]:
+        """The domains, in lower case, whose names have rules of their own; `defer` must not get them."""
+
+    def answer(self, query: Query, limit: int, encode: EncodeResponse) -> CacheableAnswer:
         """The answer to a query of class IN.
 
         Args:
             query: the parsed query.
             limit: maximum bytes of a message.
             encode: makes a response after its id ready to send.
+        """
+
+    def defer(self, form: ForwardForm, name: bytes, lower: bytes) -> bytes | None:
+        """The deferred response to a query of this form. None: use `answer`, because one may be cached.
+
+        Args:
+            form: a form of earlier queries.
+            name: a name in wire format without the root label, in none of `domains`.
+            lower: the same in lower case.
         """
 
 
@@ -100,12 +151,6 @@ class _Request(msgspec.Struct, frozen=True, gc=False):
     limit: int
     stream: bool
     encode_response: EncodeResponse
-    edns_options: EdnsOptions
-
-    @property
-    def has_options(self) -> bool:
-        """Whether the query has EDNS options."""
-        return self.query.edns is not None and bool(self.query.edns.options)
 
     def encode(self, body: bytes) -> bytes:
         """A response after its id, ready to send."""
@@ -114,14 +159,6 @@ class _Request(msgspec.Struct, frozen=True, gc=False):
     def pack(self, response: Response) -> bytes:
         """A response, ready to send."""
         return self.encode(response.pack(self.limit)[_ID:])
-
-    def finish(self, encoded: bytes) -> bytes:
-        """A response with its server cookie, if the query has a cookie."""
-        return self.edns_options.finish(self.query, encoded)
-
-    def encode_and_finish(self, body: bytes) -> bytes:
-        """A response after its id, ready to send and with its server cookie."""
-        return self.finish(self.encode(body))
 
     def answer_once(self, response: Response, source: str = ZONE) -> CacheableAnswer:
         """An answer that must not be cached."""
@@ -132,8 +169,6 @@ class Responder:
     """Answers queries from the zones.
 
     Attributes:
-        ready: whether the table has been read; until then every name in a zone gets SERVFAIL.
-        stale: whether ZooKeeper is out of reach, so that responses may be out of date.
         stale_reason: text of the extended error in such responses.
         truncated_over_tcp: number of responses that did not fit even into 64 KiB.
         fallback: answers queries for names outside the zones. None: such queries are refused.
@@ -142,19 +177,27 @@ class Responder:
     Args:
         zone: names and records.
         identity: name and version of the server.
+        freshness: which data has been read, and which may be out of date. A name whose data has not been read
+            gets SERVFAIL.
         reverse: the reverse zones. None: all names of addresses are outside the zones.
     """
 
-    def __init__(self, zone: Zone, identity: ServerIdentity, reverse: ReverseZones | None = None) -> None:
-        self.ready = False
-        self.stale = False
+    def __init__(
+        self,
+        zone: Zone,
+        identity: ServerIdentity,
+        freshness: Freshness,
+        reverse: ReverseZones | None = None,
+    ) -> None:
         self.stale_reason = "ZooKeeper is out of reach"
         self.truncated_over_tcp = 0
         self.fallback: Fallback | None = None
         self.edns_options = EdnsOptions()
         self._identity = identity
         self._zone = zone
+        self._freshness = freshness
         self._reverse = reverse
+        self._ordinary: OrdinaryNames | None = None
 
     def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:
         """Answer a query.
@@ -170,22 +213,92 @@ class Responder:
             body = (bad.response or b"")[_ID:]
             return CacheableAnswer(itertools.repeat(encode(body, 0)), source=REFUSED if body else PENDING)
         limit = MAX_MESSAGE if stream else udp_limit(parsed.edns)
-        request = _Request(parsed, limit, stream, encode, self.edns_options)
+        request = _Request(parsed, limit, stream, encode)
         apex, match = self._find_zone(parsed)
         refused = self._refuse(parsed, apex)
         if refused is not None:
             source = REFUSED if refused.rcode else ZONE  # the server's identity is no refusal
-            return self._finish(request, request.answer_once(self._with_status(refused), source))
+            return self._with_options(parsed, request.answer_once(self._with_ra(refused), source))
         if not parsed.question:
             return self._cookie_only(request)
         if apex is None:
-            return self._forward(request)
-        return self._finish(request, self._look_up(request, apex, match or self._zone.find(parsed.name)))
+            answer = self._forward(request)
+        else:
+            answer = self._look_up(request, apex, match or self._zone.find(parsed.name))
+        if not parsed.is_exact:  # there is an unlimited number of such queries
+            answer = msgspec.structs.replace(answer, service=None, absence=None)
+        return self._with_options(parsed, answer)
+
+    def answer_member(self, form: QueryForm, name: bytes) -> tuple[Labels, bytes] | None:
+        """Answer a query of this form for the name of a member.
+
+        Args:
+            form: as in the answer to another query.
+            name: the name in wire format without the root label; anything that is not the name of a member
+                in lower case has none.
+
+        Returns:
+            the key of the service, and the only response after its id. None: use `answer`, for example
+            because there are several records or none.
+        """
+        if not self._freshness.is_current:
+            return None
+        found = self._zone.find_member(name)
+        if found is None:
+            return None
+        service, label, node = found
+        question = name + form.after_name
+        record = self._zone.single_record(service, node, form.query_for((label, *service), question))
+        response = form.response(question, *record) if record is not None else None
+        return (service, response) if response is not None else None
+
+    def forward_name(self, form: ForwardForm, name: bytes) -> bytes | None:
+        """The deferred response to a query of this form.
+
+        Args:
+            form: as in the answer to another query.
+            name: the name in wire format without the root label; it may be malformed.
+
+        Returns:
+            None: use `answer`.
+        """
+        if self.fallback is None or self._ordinary is None:
+            return None
+        lower = name.lower()  # leaves the lengths of valid labels unchanged: they are smaller than any letter
+        return self.fallback.defer(form, name, lower) if lower in self._ordinary else None
+
+    def is_absent(self, name: Labels, like: Absence) -> bool:
+        """Whether a name (in lower case) in the same zone does not exist, and has the same response."""
+        match = self._zone.find(name)
+        if match.node is not None or match.service != like.service or self._zone.apex_of(name) != like.apex:
+            return False
+        if self._freshness.is_current:
+            return not like.is_stale
+        apex, service = like.apex, like.service
+        return (
+            not self._freshness.is_unknown(apex, name, service, exists=False)
+            and self._freshness.is_stale(apex, service) == like.is_stale
+        )
+
+    def count_absent_labels(self, name: Labels, limit: int) -> int | None:
+        """The number of labels of an absent name that are below its closest encloser (RFC 4592 §3.3.1).
+
+        None: there are more than `limit`, or the name has so many labels that counting would take too long.
+        """
+        if len(name) > _MAX_COUNTED_LABELS:
+            return None
+        counts = range(1, min(limit, len(name) - 1) + 1)
+        return next((count for count in counts if self._zone.find(name[count:]).node is not None), None)
+
+    def with_serial(self, before: bytes, after: bytes) -> Iterator[bytes]:
+        """Endless responses with the present serial of the table between these parts."""
+        while True:
+            yield before + self._zone.serial() + after
 
     def _find_zone(self, query: Query) -> tuple[Labels | None, ZoneMatch | None]:
         """The apex of the zone of the name (None: out of zone), and the match if it is a reverse zone."""
         apex = self._zone.apex_for(query)
-        if apex is None and self._reverse is not None and self.ready:
+        if apex is None and self._reverse is not None and self._freshness.is_ready:
             match = self._reverse.find(query)
             if match is not None:
                 return query.name, match
@@ -214,75 +327,122 @@ class Responder:
     def _cookie_only(self, request: _Request) -> CacheableAnswer:
         """Answer a query without a question, which requests or verifies a cookie (RFC 7873 §5.4)."""
         valid, invalid = (
-            request.pack(self._with_status(Response(request.query, rcode)))
+            request.pack(self._with_ra(Response(request.query, rcode)))
             for rcode in (Rcode.NOERROR, Rcode.BADCOOKIE)
         )
-        response = self.edns_options.finish(request.query, valid, if_invalid=invalid)
-        return CacheableAnswer(itertools.repeat(response))
+        cookie = self.edns_options.cookie_of(request.query) or b""
+        return CacheableAnswer(itertools.repeat(self.edns_options.finish_verified(valid, invalid, cookie)))
 
-    def _finish(self, request: _Request, answer: CacheableAnswer) -> CacheableAnswer:
-        """The answer with server cookies. The answer to a query with EDNS options is not cached."""
-        if not request.has_options:
+    def _with_options(self, query: Query, answer: CacheableAnswer) -> CacheableAnswer:
+        """The answer, with the options of the query that concern the response cache."""
+        if query.edns is None or not query.edns.options:
             return answer
-        return CacheableAnswer(map(request.finish, answer.responses), source=answer.source)
+        cookie = self.edns_options.cookie_of(query)
+        return msgspec.structs.replace(answer, has_options=True, cookie=cookie)
 
     # -- out of zone ---------------------------------------------------------------------------------------
 
     def _forward(self, request: _Request) -> CacheableAnswer:
         assert self.fallback is not None  # noqa: S101 - _refuse has checked
         query = request.query
-        if request.has_options:
-            return self.fallback.answer(query, request.limit, request.encode_and_finish)
-        answer = self.fallback.answer(query, request.limit, request.encode)
+        answer = self.fallback.answer(query, request.limit, request.encode_response)
+        if (
+            answer.source == PENDING
+            and query.rd
+            and query.is_exact
+            and not (query.edns and query.edns.options)
+        ):
+            answer = msgspec.structs.replace(answer, forward_form=self._forward_form(request, self.fallback))
         if self._reverse is not None and address_of(query.name) is not None:
             # A member may get this address at any time; the name is then in a reverse zone.
             return msgspec.structs.replace(answer, service=None)
         return answer
 
+    def _forward_form(self, request: _Request, fallback: Fallback) -> ForwardForm:
+        if self._ordinary is None:
+            # Names of addresses become names of a reverse zone when a member gets the address.
+            self._ordinary = OrdinaryNames((*self._zone.apexes, (b"arpa",), *fallback.domains))
+        return ForwardForm(request.query, request.limit, request.encode_response)
+
     # -- in zone -------------------------------------------------------------------------------------------
 
     def _look_up(self, request: _Request, apex: Labels, match: ZoneMatch) -> CacheableAnswer:
         query = request.query
-        failure = _unknown_data(query, match) if self.ready else _not_ready(query)
+        failure = self._not_read(query, apex, match)
         if failure is not None:
-            return request.answer_once(self._with_status(failure))
-        response = self._with_status(Response(query, authoritative=True))
-        rotation = None
+            return request.answer_once(self._with_ra(failure))
+        response = self._with_ra(Response(query, authoritative=True))
+        # RFC 8914 §4.4: the extended error of an answer that may be out of date
+        if not self._freshness.is_current and self._freshness.is_stale(apex, match.service):
+            response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
+        rotation = absence = form = None
         if query.qtype in (Type.SOA, Type.ANY) and query.name == apex:  # RFC 8482 §4.1: one RRset for ANY
-            responses = self._with_soa(request, response, apex, is_answer=True)
+            responses = self.with_serial(*self._around_serial(request, response, apex, is_answer=True))
         elif records := self._zone.records(match, query):
             responses, rotation = self._in_order(request, response, match.service, records)
+            is_member = query.name[1:] == match.service  # or another name directly below the service
+            if is_member and self._freshness.is_current and not (query.edns and query.edns.options):
+                form = form_of(query, response.template(), request.limit)
+        elif _is_unresolved(query, match):  # its addresses are unknown, so that NODATA would be wrong
+            text = "no host could be resolved yet"
+            unknown = Response(query, Rcode.SERVFAIL, ede=Ede.NO_REACHABLE_AUTHORITY, ede_text=text)
+            return request.answer_once(self._with_ra(unknown))
         else:  # RFC 2308 §2.1 (NXDOMAIN), §2.2 (NODATA)
             response.rcode = Rcode.NXDOMAIN if match.node is None else Rcode.NOERROR
-            responses = self._with_soa(request, response, apex, is_answer=False)
-        service = match.service if _is_cacheable(query, match) else None
+            before, after = self._around_serial(request, response, apex, is_answer=False)
+            responses = self.with_serial(before, after)
+            if match.node is None:
+                absence = Absence(query.name, apex, match.service, response.ede is not None, before, after)
+        service = match.service if self._is_cacheable(query, match) else None
         end = HEADER_SIZE - _ID + len(query.question)
-        return CacheableAnswer(responses, service, end, rotation, is_rare=service == ANY_SERVICE)
+        # Clients can send unlimited numbers of names that do not exist.
+        is_rare = service == ANY_SERVICE or absence is not None
+        return CacheableAnswer(responses, service, end, rotation, is_rare=is_rare, absence=absence, form=form)
 
-    def _with_status(self, response: Response) -> Response:
-        """Set the RA flag, and the extended error of a stale answer (RFC 8914 §4.4)."""
+    def _is_cacheable(self, query: Query, match: ZoneMatch) -> bool:
+        """Whether the answer is valid until `match.service` changes."""
+        if match.depends_on_others:
+            return False
+        if match.node is not None or match.service == ANY_SERVICE:
+            return True
+        # A name in the form of RFC 2782 or DNS-SD may belong to another service. That one is below this
+        # service, so that its coming counts as a change of this one, unless this one has a protocol as label.
+        is_below = query.name[-len(match.service) :] == match.service
+        if not is_below or any(label in PROTOCOLS for label in match.service):
+            return False
+        # With `empty = "nxdomain"`, the members of the other service decide whether it has names.
+        return not (self._zone.hides_empty_services and query.name[0].startswith(b"_"))
+
+    def _not_read(self, query: Query, apex: Labels, match: ZoneMatch) -> Response | None:
+        """SERVFAIL if a part of the table that may have the name has not been read, or its service."""
+        exists = match.node is not None
+        if not self._freshness.is_current and self._freshness.is_unknown(
+            apex, query.name, match.service, exists=exists
+        ):
+            text = "this part of the table has not been read yet"
+        elif match.is_unread:
+            text = "the service cannot be read from ZooKeeper"
+        else:
+            return None
+        return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text=text)
+
+    def _with_ra(self, response: Response) -> Response:
+        """Set the RA flag (RFC 1035 §4.1.1)."""
         response.recursion_available = self.fallback is not None and self.fallback.recursion_available
-        if self.stale and response.authoritative and response.ede is None:
-            response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
 
-    def _with_soa(
+    def _around_serial(
         self, request: _Request, response: Response, apex: Labels, *, is_answer: bool
-    ) -> Iterator[bytes]:
-        """Responses with only the zone's SOA, in the answer or authority section.
+    ) -> tuple[bytes, bytes]:
+        """The parts, around the serial, of a response with only the SOA, in the answer or authority section.
 
-        Each response has the present serial of the table. Even with the longest name, the message fits into
-        512 bytes, so that it is never truncated.
+        Even with the longest name, the message fits into 512 bytes, so that it is never truncated.
         """
         template = response.template()
         soa = self._zone.soa(request.query, apex)
         whole = request.encode(template.build(soa, is_answer, not is_answer, 0))
         at = len(whole) - len(template.opt) - SOA_BYTES_AFTER_SERIAL - _SERIAL
-        return self._with_serial(whole[:at], whole[at + _SERIAL :])
-
-    def _with_serial(self, before: bytes, after: bytes) -> Iterator[bytes]:
-        while True:
-            yield before + self._zone.serial() + after
+        return whole[:at], whole[at + _SERIAL :]
 
     def _in_order(
         self, request: _Request, response: Response, service: Labels, records: RRset
@@ -307,7 +467,7 @@ class Responder:
     def _in_random_order(
         self, request: _Request, response: Response, records: RRset, limit: int | None
     ) -> Iterator[bytes]:
-        for drawn in self._zone.shuffled(records):
+        for drawn in self._zone.shuffled(records, request.limit):
             response.answers = [record.answer for record in drawn[:limit]]
             response.additional = list({one: None for record in drawn[:limit] for one in record.additional})
             yield request.pack(response)
@@ -322,30 +482,6 @@ def _retry_over_tcp() -> None:
     """A truncated response over UDP is not counted: TC makes the client repeat the query over TCP."""
 
 
-def _not_ready(query: Query) -> Response:
-    """SERVFAIL: the table has not been read, so it is unknown which names exist."""
-    return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet")
-
-
-def _unknown_data(query: Query, match: ZoneMatch) -> Response | None:
-    """SERVFAIL if the name exists but its data is unknown: NODATA would be wrong."""
-    if match.is_unread:
-        text = "the service cannot be read from ZooKeeper"
-        return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text=text)
-    node = match.node
-    if node is not None and node.is_unresolved and query.qtype in (Type.A, Type.AAAA):
-        return Response(
-            query, Rcode.SERVFAIL, ede=Ede.NO_REACHABLE_AUTHORITY, ede_text="no host could be resolved yet"
-        )
-    return None
-
-
-def _is_cacheable(query: Query, match: ZoneMatch) -> bool:
-    """Whether the answer may be cached.
-
-    Not cached: queries with EDNS options, and names below a service that do not exist, because clients can
-    send unlimited numbers of both; and answers that depend on several services.
-    """
-    if match.depends_on_others or (query.edns is not None and bool(query.edns.options)):
-        return False
-    return match.node is not None or match.service == ANY_SERVICE
+def _is_unresolved(query: Query, match: ZoneMatch) -> bool:
+    """Whether the name has no addresses only because its hosts could not be resolved yet."""
+    return match.node is not None and query.qtype in (Type.A, Type.AAAA) and match.node.is_unresolved

@@ -2,15 +2,32 @@
 
     query after its id ──▶ cache[query] ──▶ next() ──▶ response after its id
                               │ missing
-                              └──▶ Responder.answer, cached until its service changes
+                              ├─▶ 1 a forwarded name, in the form of an earlier query: a deferred response
+                              ├─▶ 2 the name of a member: its record, in the form of an earlier response
+                              ├─▶ 3 another spelling of a cached query: its responses
+                              ├─▶ 4 with EDNS options: the responses to the query without the client's own
+                              │     options, and the client's cookie
+                              ├─▶ 5 a name that does not exist: the parts of the response to a similar name
+                              └─▶ 6 Responder.answer, cached until its service changes
 
 A hit is one dictionary lookup and one `next()`, both of which run in C. A miss calls `__missing__`, which
-calls the responder. The key is the whole query after its id, so queries that differ in any bit have different
-entries. The case of the name is the exception, because resolvers that randomize it (0x20) would never hit:
-all spellings share the entry of the lower-case name, and each response has the spelling of its query.
+takes the first of the six ways that applies. The key is the whole query after its id, so queries that differ
+in any bit have different entries. There are three exceptions:
+
+1. Resolvers that randomize the case of names (0x20) would never hit. All spellings of a name therefore share
+   the entry of the lower-case name, and each response has the spelling of its query.
+2. Most clients send a new cookie with each query. `EdnsOptions.separate` replaces the options, and the result
+   is the key. Such an entry has unfinished responses (`_Entry.responses`), without the cookie.
+3. Floods of random names would fill the cache. Responses to names of equal length below the same closest
+   encloser differ only in the name. A `_NegativeForm` has the rest of the response, and the zone is only
+   asked whether the name exists.
+
+There may be more names of members than entries. If an earlier query differs only in the name, its `QueryForm`
+saves the parsing and all DNS rules that do not concern the name.
 
 The cache owns its entries. A rotation returns the iterator of each new entry, and calls `_replace` when an
-earlier entry needs another iterator.
+earlier entry needs another iterator. Dropping an entry takes 2 µs. If many are dropped together, they are no
+longer served at once, and their memory is released in small steps (`release`).
 """
 
 from __future__ import annotations
@@ -22,25 +39,51 @@ from typing import Protocol
 import msgspec
 
 from zkdns.dns.answer_source import ZONE, AnswerSources
+from zkdns.dns.cookies import SERVER_COOKIE_SIZE
+from zkdns.dns.edns import CLIENT_COOKIE_SIZE, OPT
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.forward_form import ForwardForm
 from zkdns.dns.message import HEADER_SIZE, servfail
-from zkdns.dns.responder import CacheableAnswer, EncodeResponse
+from zkdns.dns.query_form import QueryForm
+from zkdns.dns.responder import Absence, CacheableAnswer, EncodeResponse
 from zkdns.dns.response_class import classify
 from zkdns.dns.rotation import MemoryBudget, OnShared, Rotation
-from zkdns.dns.zone import ANY_SERVICE
-from zkdns.names import Labels
+from zkdns.dns.steps import UnfinishedError
+from zkdns.names import MAX_LABEL, MAX_NAME, Labels
+from zkdns.table import ANY_SERVICE
 
 MAX_ENTRIES = 1 << 16
 MAX_BYTES = 72 << 20
 
 MAX_WITHOUT_SERVICE = 2048
-"""Maximum number of entries for names of no service, because there is an unlimited number of such names."""
-MAX_PER_SERVICE = 1024
-"""Maximum number of entries of one service, including all query forms and spellings.
+"""Maximum number of entries for names of no service, because there is an unlimited number of such names.
 
-A change of the service drops them all, at some 2 µs each (measured), and no query is answered in that time.
+Names that do not exist, below a service or not, have the same limit together.
 """
+MAX_PER_SERVICE = 1024
+"""Maximum number of entries of one service, including all query forms and spellings."""
 MAX_EVICTED_AT_ONCE = 512
-"""Maximum number of entries that are evicted together, to keep the pause short."""
+"""Maximum number of entries that are evicted or released together, to keep the pause short."""
+MAX_DROPPED_AT_ONCE = 8192
+"""Maximum number of entries that are dropped one by one when services change.
+
+If there are more, all others are stored again, which takes less time if they are fewer. If these are more
+than this number too, all entries are dropped, so that the pause stays short.
+"""
+MAX_NEGATIVE_FORMS = 1024
+"""Maximum number of forms of negative responses: one for each length, closest encloser and query form."""
+
+MAX_QUERY_FORMS = 512
+"""Maximum number of forms of queries: for the names of members, and for forwarded names."""
+
+MAX_COOKIE_FORMS = 4096
+"""Maximum number of queries with only a cookie whose keys are remembered; parsing takes 2 µs (measured)."""
+
+# If at most this many entries are dropped, their memory is released at once.
+_MAX_RELEASED_AT_ONCE = 64
+_RELEASED_PER_MISS = 8
+# Labels below the closest encloser. Names with more are rare, and searching for the form takes longer.
+_MAX_ABSENT_LABELS = 4
 
 # Bytes of an entry in addition to its query (measured); the query is stored twice if its spelling varies.
 _ENTRY_OVERHEAD = 1300
@@ -52,13 +95,43 @@ _EVICTION_DIVISOR = 16
 
 _HEADER = HEADER_SIZE - 2
 _TYPE_AND_CLASS = 4
+_ROOT = b"\0"
+
+# Root and type of an OPT record, and the end of one without options.
+_OPT_START, _NO_OPTIONS = b"\0\0\x29", b"\0\0"
+_ADDITIONAL_AT, _NO_ADDITIONAL = _HEADER - 2, b"\0\0"
+_ZERO_COOKIE = bytes(CLIENT_COOKIE_SIZE)
+_COOKIE_SIZES = (CLIENT_COOKIE_SIZE, CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE)
+# Entries and forms with cookies have other keys in `_folded` and `_negative_forms` than those without, so
+# that a query with a cookie of zeros does not find them.
+_WITH_COOKIE = b"cookie"
+# By the end of the labels that do not exist: part of the key of a negative form.
+_ENDS = [end.to_bytes(2) for end in range(_HEADER + MAX_NAME + 1)]
+_ENDS_WITH_COOKIE = [(0x8000 | end).to_bytes(2) for end in range(_HEADER + MAX_NAME + 1)]
 
 
 class QueryResponder(Protocol):
     """Answers the queries that are not cached: `Responder`."""
 
+    edns_options: EdnsOptions
+
     def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:
         """The answer to a query without its id."""
+
+    def is_absent(self, name: Labels, like: Absence) -> bool:
+        """Whether a name does not exist in the same way as another one."""
+
+    def count_absent_labels(self, name: Labels, limit: int) -> int | None:
+        """The number of labels below the closest encloser; None if there are more than `limit`."""
+
+    def with_serial(self, before: bytes, after: bytes) -> Iterator[bytes]:
+        """Endless responses with the present serial between these parts."""
+
+    def forward_name(self, form: ForwardForm, name: bytes) -> bytes | None:
+        """As `Responder.forward_name`."""
+
+    def answer_member(self, form: QueryForm, name: bytes) -> tuple[Labels, bytes] | None:
+        """The service and the only response to a query of this form for the name of a member."""
 
 
 class QueryCodec(Protocol):
@@ -86,20 +159,26 @@ class QueryCodec(Protocol):
             response_class: as `classify` returns it, for counting.
         """
 
-    def copy_case(self, response: bytes, key: bytes, name_end: int, /) -> bytes:
-        """The response with the spelling of a key's name, which ends at `name_end`.
+    def copy_name(self, response: bytes, query: bytes, name_end: int, /) -> bytes:
+        """The response with the name of a query (after its id), which ends at `name_end`.
 
-        Not called if the transport copies the question itself.
+        Unchanged if the transport copies the question itself.
         """
 
 
 class _Entry(msgspec.Struct):
-    """Bookkeeping of a cache entry."""
+    """Bookkeeping of a cache entry.
+
+    `responses` are those of the responder: without cookies if `has_cookie`.
+    """
 
     size: int
     rotation: Rotation | None
+    has_cookie: bool
+    responses: Iterator[bytes]
     folded: bytes | None = None
-    """The key in lower case, under which `_folded` has the entry."""
+    """Its key in `_folded`: the key in lower case, and `_WITH_COOKIE` if it has a cookie."""
+    reference: _Folded | None = None
 
 
 class _Folded(msgspec.Struct, frozen=True):
@@ -111,6 +190,20 @@ class _Folded(msgspec.Struct, frozen=True):
     key: bytes
     name_end: int
     tail: bytes
+
+
+class _NegativeForm(msgspec.Struct, frozen=True):
+    """The responses to all names that do not exist below `encloser` and have the same length.
+
+    `head` and `tail` are the bytes of the query before and after its name, which ends at `name_end`.
+    """
+
+    head: bytes
+    tail: bytes
+    name_end: int
+    encloser: Labels
+    absence: Absence
+    is_cacheable: bool
 
 
 class ResponseCache(dict[bytes, Iterator[bytes]]):
@@ -150,9 +243,17 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self._entry_memory = MemoryBudget(max_bytes - max_bytes // _RESPONSES_DIVISOR)
         self._response_memory = MemoryBudget(max_bytes // _RESPONSES_DIVISOR)
         self._entries: dict[bytes, _Entry] = {}
+        self._dropped: dict[bytes, _Entry] = {}  # entries that are not served any more
         self._folded: dict[bytes, _Folded] = {}
-        # By service; the service with the oldest first entry comes first.
+        self._cookie_forms: dict[bytes, bytes] = {}
+        self._query_forms: dict[bytes, QueryForm] = {}
+        self._forward_forms: dict[bytes, ForwardForm] = {}
+        self._negative_forms: dict[bytes, _NegativeForm] = {}
+        # By service; the service with the oldest first entry comes first. The keys of names that do not exist
+        # are in another dictionary, so that they evict no other entries of their service.
         self._keys: dict[Labels, list[bytes]] = {}
+        self._absent: dict[bytes, Labels] = {}
+        self._absent_keys: dict[Labels, set[bytes]] = {}
         self._seen_once: set[bytes] = set()
         self._echoes_question = codec.echoes_question
         self._on_shared: OnShared = self._replace  # one bound method for all entries
@@ -166,11 +267,9 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
         try:
-            folded = self._folded.get(key.lower())
-            if folded is not None and key.endswith(folded.tail):
-                return self._in_spelling_of(key, folded)
-            self.misses += 1
-            return self._compute(key)
+            return self._answer_miss(key)
+        except UnfinishedError as unfinished:
+            return itertools.repeat(unfinished.defer(lambda: next(self[key])))
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             query = self._codec.query(key)
             self._on_error(query, error)
@@ -178,28 +277,129 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             failure = servfail(query)
             return itertools.repeat(self._codec.response(failure, 0, classify(failure)))
 
-    def _in_spelling_of(self, key: bytes, folded: _Folded) -> Iterator[bytes]:
+    def _answer_miss(self, key: bytes) -> Iterator[bytes]:
+        # If a label has a zero byte, the name before it is not that of a member, and not valid.
+        end = key.find(_ROOT, _HEADER)
+        shape = key[:_HEADER] + key[end:]
+        forward_form = self._forward_forms.get(shape)
+        if forward_form is not None:
+            deferred = self._responder.forward_name(forward_form, key[_HEADER:end])
+            if deferred is not None:
+                self.misses += 1
+                if self._dropped:
+                    self.release(_RELEASED_PER_MISS)
+                return iter((deferred,))
+        query_form = self._query_forms.get(shape)
+        if query_form is not None:
+            responses = self._answer_member(key, end, query_form)
+            if responses is not None:
+                return responses
+        lower = key.lower()
+        folded = self._folded.get(lower)
+        if folded is not None and key.endswith(folded.tail):
+            return self._in_spelling_of(key, folded, self[folded.key])
+        query = self._codec.query(key)
+        if query[_ADDITIONAL_AT:_HEADER] != _NO_ADDITIONAL and (
+            query.find(_OPT_START, _HEADER) + OPT.size != len(query) or query[-2:] != _NO_OPTIONS
+        ):
+            return self._with_options(key, lower, query)
+        form = self._find_negative_form(key, lower, _ENDS) if self._negative_forms else None
+        if form is not None:
+            return self._answer_from_form(form, query)
+        return self._compute(key, lower, query, is_separated=False)
+
+    def _with_options(self, key: bytes, lower: bytes, query: bytes) -> Iterator[bytes]:
+        """The responses to a query that may have EDNS options."""
+        options = self._responder.edns_options
+        for size in _COOKIE_SIZES:
+            entry = self._entries.get(self._cookie_forms.get(query[:-size], b""))
+            if entry is not None:
+                return map(options.finish, entry.responses, itertools.repeat(query[-size:]))
+        separated = options.separate(query, stream=self._stream)
+        if separated is None:
+            return self._compute(key, lower, query, is_separated=False)
+        plain, cookie, has_only_cookie = separated
+        key = self._codec.key(plain)
+        entry = self._entries.get(key)
+        if entry is not None:
+            responses = entry.responses
+            if cookie is not None and has_only_cookie:
+                self._add_cookie_form(query[: -len(cookie)], key)
+        else:
+            responses = self._find_unfinished(key, key.lower(), plain, has_cookie=cookie is not None)
+        if cookie is None:
+            return responses
+        return map(options.finish, responses, itertools.repeat(cookie))
+
+    def _add_cookie_form(self, query: bytes, key: bytes) -> None:
+        """Remember the key of a query with only a cookie; `query` is the query without the cookie's data.
+
+        The end of `query` is the length of the data, so that it needs no other check than that it is equal.
+        """
+        if len(self._cookie_forms) >= MAX_COOKIE_FORMS:
+            self._cookie_forms.clear()
+        self._cookie_forms[query] = key
+
+    def _find_unfinished(
+        self, key: bytes, lower: bytes, query: bytes, *, has_cookie: bool
+    ) -> Iterator[bytes]:
+        """The responses to a separated query, without cookies."""
+        folded = self._folded.get(lower + _WITH_COOKIE if has_cookie else lower)
+        if folded is not None and key.endswith(folded.tail):
+            return self._in_spelling_of(key, folded, self._entries[folded.key].responses)
+        if self._negative_forms:
+            form = self._find_negative_form(key, lower, _ENDS_WITH_COOKIE if has_cookie else _ENDS)
+            if form is not None:
+                return self._answer_from_form(form, query)
+        return self._compute(key, lower, query, is_separated=True)
+
+    def _in_spelling_of(self, key: bytes, folded: _Folded, responses: Iterator[bytes]) -> Iterator[bytes]:
         """The responses of a cached answer, with the spelling of the name in `key`."""
-        responses = self[folded.key]
         if self._echoes_question:
             return responses
         if response := next(responses):
-            return iter((self._codec.copy_case(response, key, folded.name_end),))
+            return iter((self._codec.copy_name(response, key, folded.name_end),))
         # The response is deferred. Only a deferred response to this query has the right spelling.
         return self._answer(self._codec.query(key)).responses
 
-    def _compute(self, key: bytes) -> Iterator[bytes]:
-        """Answer a query, and store the answer if it can be used again."""
-        query = self._codec.query(key)
+    def _compute(self, key: bytes, lower: bytes, query: bytes, *, is_separated: bool) -> Iterator[bytes]:
+        """Answer a query, and store the answer if it can be used again.
+
+        Args:
+            key: its key.
+            lower: the key in lower case.
+            query: the query.
+            is_separated: whether its options are separated. If it has other options, the answer is not
+                stored, because there is an unlimited number of them.
+        """
+        self.misses += 1
+        self.release(_RELEASED_PER_MISS)
         answer = self._answer(query)
         self._sources.record(answer.source)
-        if answer.service is None or len(query) > self._codec.max_cached_query:
+        if answer.has_options and not is_separated:
+            if answer.cookie is None:
+                return answer.responses
+            finish = self._responder.edns_options.finish
+            return map(finish, answer.responses, itertools.repeat(answer.cookie))
+        is_cacheable = answer.service is not None and len(query) <= self._codec.max_cached_query
+        if answer.form is not None and is_cacheable and not is_separated:
+            self._add_query_form(key, answer)
+        if (
+            answer.forward_form is not None
+            and not is_separated
+            and len(query) <= self._codec.max_cached_query
+        ):
+            self._add_forward_form(key, answer.forward_form)
+        if answer.absence is not None:
+            self._add_negative_form(key, lower, answer, answer.absence, is_cacheable=is_cacheable)
+        if not is_cacheable or (answer.is_rare and not self._was_seen_before(lower)):
             return answer.responses
         name_end = answer.question_end - _TYPE_AND_CLASS
         head, name = query[:_HEADER], query[_HEADER:name_end]
         if name == name.lower():
             self._store(key, answer)
-            return self.get(key, answer.responses)
+            entry = self._entries.get(key)
+            return answer.responses if entry is None else entry.responses
         # Not if the header has a byte with the value of a letter: `key.lower()` would change it as well.
         if head.upper() == head == head.lower():
             common = self._codec.key(head + name.lower() + query[name_end:])
@@ -213,40 +413,159 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     def _encode(self, body: bytes, question: int) -> bytes:
         """A response after its id, ready to send; `question` is the length of its question."""
-        return self._codec.response(body, question, classify(body))
+        return self._codec.response(body, question, classify(body, question))
+
+    # -- forwarded names -----------------------------------------------------------------------------------
+
+    def _add_forward_form(self, key: bytes, form: ForwardForm) -> None:
+        if len(self._forward_forms) >= MAX_QUERY_FORMS:
+            self._forward_forms.clear()
+        name_end = _HEADER + len(form.query.question) - len(form.after_name)
+        self._forward_forms[key[:_HEADER] + key[name_end:]] = form
+
+    # -- names of members ----------------------------------------------------------------------------------
+
+    def _answer_member(self, key: bytes, end: int, form: QueryForm) -> Iterator[bytes] | None:
+        """The responses to a query of this form whose name ends at `end`, if it is the name of a member."""
+        found = self._responder.answer_member(form, key[_HEADER:end])
+        if found is None:
+            return None
+        service, body = found
+        self.misses += 1
+        if self._dropped:
+            self.release(_RELEASED_PER_MISS)
+        self._sources.record(ZONE)
+        response = self._codec.response(body, end - _HEADER + len(form.after_name), form.response_class)
+        responses = itertools.repeat(response)
+        self._store(key, CacheableAnswer(responses, service, size=len(response)))
+        return responses
+
+    def _add_query_form(self, key: bytes, answer: CacheableAnswer) -> None:
+        if answer.form is None:
+            return
+        if len(self._query_forms) >= MAX_QUERY_FORMS:
+            self._query_forms.clear()
+        name_end = answer.question_end - len(answer.form.after_name)
+        self._query_forms[key[:_HEADER] + key[name_end:]] = answer.form
+
+    # -- names that do not exist -----------------------------------------------------------------------------
+
+    def _find_negative_form(self, key: bytes, lower: bytes, ends: list[bytes]) -> _NegativeForm | None:
+        """The form of the responses to this query. None: the responder must answer it."""
+        labels: list[bytes] = []
+        head, at, size = lower[:_HEADER], _HEADER, len(lower)
+        while len(labels) < _MAX_ABSENT_LABELS and at < size:
+            length = lower[at]
+            if not 0 < length <= MAX_LABEL or at + length >= len(ends) - 1:  # not valid, or too long
+                return None
+            start = at + 1
+            at = start + length
+            labels.append(lower[start:at])
+            form = self._negative_forms.get(head + ends[at] + lower[at:])
+            if form is not None:
+                break
+        else:
+            return None
+        # In lower case, bytes of header, type and OPT record may be equal that are different.
+        if not key.startswith(form.head) or not key.endswith(form.tail):
+            return None
+        if not self._responder.is_absent((*labels, *form.encloser), form.absence):
+            return None
+        if form.is_cacheable:
+            if lower in self._seen_once:  # the second such query is cached
+                return None
+            self._was_seen_before(lower)
+        return form
+
+    def _answer_from_form(self, form: _NegativeForm, query: bytes) -> Iterator[bytes]:
+        self.misses += 1
+        self._sources.record(ZONE)
+        before = self._codec.copy_name(form.absence.before, query, form.name_end)
+        return self._responder.with_serial(before, form.absence.after)
+
+    def _add_negative_form(
+        self, key: bytes, lower: bytes, answer: CacheableAnswer, absence: Absence, *, is_cacheable: bool
+    ) -> None:
+        absent = self._responder.count_absent_labels(absence.name, _MAX_ABSENT_LABELS)
+        if absent is None:
+            return
+        end = _HEADER + sum(map(len, absence.name[:absent])) + absent
+        name_end = answer.question_end - _TYPE_AND_CLASS
+        ends = _ENDS if answer.cookie is None else _ENDS_WITH_COOKIE
+        if len(self._negative_forms) >= MAX_NEGATIVE_FORMS:
+            self._negative_forms.clear()
+        self._negative_forms[lower[:_HEADER] + ends[end] + lower[end:]] = _NegativeForm(
+            key[:_HEADER], key[name_end:], name_end, absence.name[absent:], absence, is_cacheable
+        )
 
     # -- writing -------------------------------------------------------------------------------------------
 
     def _store(self, key: bytes, answer: CacheableAnswer) -> None:
         service = answer.service
-        if service is None or (answer.is_rare and not self._was_seen_before(key)):
+        if service is None:
             return
+        dropped = self._dropped.pop(key, None)
+        if dropped is not None:  # before the new entry joins the same rotation
+            self._release(dropped)
         size = answer.rotation.size if answer.rotation is not None else answer.size
-        entry = _Entry(_ENTRY_OVERHEAD + 2 * len(key) + size, answer.rotation)
-        limit = MAX_WITHOUT_SERVICE if service == ANY_SERVICE else MAX_PER_SERVICE
-        if len(self._keys.get(service, ())) >= limit:
-            self._evict_oldest(service, limit // 2)
-        while self and (len(self) >= self._max_entries or not self._entry_memory.has_room(entry.size)):
-            self._make_room()
+        entry = _Entry(
+            _ENTRY_OVERHEAD + 2 * len(key) + size,
+            answer.rotation,
+            answer.cookie is not None,
+            answer.responses,
+        )
+        self._limit(service, is_absent=answer.absence is not None)
+        while len(self) >= self._max_entries or not self._entry_memory.has_room(entry.size):
+            if self._dropped:
+                self.release(MAX_EVICTED_AT_ONCE)
+            elif self:
+                self._make_room()
+            else:
+                break
         if not self._entry_memory.reserve(entry.size):
             return
-        if entry.rotation is None:
-            self[key] = answer.responses
-        else:
-            self[key] = entry.rotation.join(key, self._response_memory, self._on_shared)
+        if entry.rotation is not None:
+            entry.responses = entry.rotation.join(key, self._response_memory, self._on_shared)
         self._entries[key] = entry
-        self._keys.setdefault(service, []).append(key)
+        self._serve(key, entry)
+        if answer.absence is not None:
+            self._absent[key] = service
+            self._absent_keys.setdefault(service, set()).add(key)
+        else:
+            self._keys.setdefault(service, []).append(key)
+
+    def _limit(self, service: Labels, *, is_absent: bool) -> None:
+        """Evict entries if there are too many of one kind."""
+        if is_absent:
+            if len(self._absent) >= MAX_WITHOUT_SERVICE:
+                self._evict_absent(MAX_EVICTED_AT_ONCE)
+            return
+        limit = MAX_WITHOUT_SERVICE if service == ANY_SERVICE else MAX_PER_SERVICE
+        if len(self._keys.get(service, ())) >= limit:
+            self._evict_oldest(service, MAX_EVICTED_AT_ONCE)
+
+    def _serve(self, key: bytes, entry: _Entry) -> None:
+        """Serve an entry's responses. A query that equals its key has a cookie too, namely of zeros."""
+        if entry.has_cookie:
+            finish = self._responder.edns_options.finish
+            self[key] = map(finish, entry.responses, itertools.repeat(_ZERO_COOKIE))
+        else:
+            self[key] = entry.responses
 
     def _replace(self, key: bytes, responses: Iterator[bytes]) -> None:
         """Replace an entry's iterator: another query form now shares its rotation."""
-        self[key] = responses
+        entry = self._entries.get(key)
+        if entry is not None:  # otherwise it was dropped
+            entry.responses = responses
+            self._serve(key, entry)
 
     def _fold(self, key: bytes, common: bytes, name_end: int) -> None:
         """Use the entry with the key `common` for all spellings of its query."""
         entry = self._entries.get(common)
         if entry is not None:
-            entry.folded = key.lower()
-            self._folded[entry.folded] = _Folded(common, name_end, key[name_end:])
+            entry.folded = key.lower() + _WITH_COOKIE if entry.has_cookie else key.lower()
+            entry.reference = _Folded(common, name_end, key[name_end:])
+            self._folded[entry.folded] = entry.reference
 
     def _was_seen_before(self, key: bytes) -> bool:
         """Whether this is not the first such query. The first one is only recorded."""
@@ -262,19 +581,78 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     def forget(self, services: Iterable[Labels]) -> int:
         """Drop the entries that depend on these services; return their number."""
-        count = 0
+        keys: list[bytes] = []
         for service in services:
-            keys = self._keys.pop(service, ())
-            count += len(keys)
+            keys += self._keys.pop(service, ())
+            absent = self._absent_keys.pop(service, None)
+            if absent is not None:
+                keys += absent
+                for key in absent:
+                    del self._absent[key]
+        self._drop_together(keys)
+        return len(keys)
+
+    def forget_where(self, is_affected: Callable[[Labels], bool]) -> None:
+        """Drop the entries of services for which this returns True, and of all names that do not exist."""
+        keys = [*self._absent]
+        for service in list(filter(is_affected, self._keys)):
+            keys += self._keys.pop(service)
+        self._absent.clear()
+        self._absent_keys.clear()
+        self._drop_together(keys)
+
+    def _drop_together(self, keys: list[bytes]) -> None:
+        """Drop these entries, which are no longer in `_keys` and `_absent`, in a short time."""
+        if len(keys) <= _MAX_RELEASED_AT_ONCE:
             self._drop(keys)
-        return count
+        elif len(keys) <= MAX_DROPPED_AT_ONCE:
+            for key in keys:
+                del self[key]
+                entry = self._dropped[key] = self._entries.pop(key)
+                if entry.folded is not None:
+                    self._folded.pop(entry.folded, None)
+        elif len(self) - len(keys) <= MAX_DROPPED_AT_ONCE:
+            self._drop_others()
+        else:
+            self.clear()
+
+    def _drop_others(self) -> None:
+        """Drop all entries except those in `_keys` and `_absent`."""
+        keys, absent, absent_keys = self._keys, self._absent, self._absent_keys
+        entries = {
+            key: self._entries[key] for key in itertools.chain(absent, itertools.chain(*keys.values()))
+        }
+        responses = {key: self[key] for key in entries}
+        self.clear()
+        for key, entry in entries.items():
+            del self._dropped[key]
+            if entry.folded is not None and entry.reference is not None:
+                self._folded[entry.folded] = entry.reference
+        self._entries = entries
+        self.update(responses)
+        self._keys, self._absent, self._absent_keys = keys, absent, absent_keys
 
     def clear(self) -> None:
         """Drop all entries."""
-        self.forget(list(self._keys))
+        # The entries own what is in the dictionaries, so that nothing but the dictionaries is released here.
+        if self._dropped:
+            self._dropped.update(self._entries)
+        else:
+            self._dropped = self._entries
+        self._entries = {}
+        super().clear()
+        self._folded, self._cookie_forms = {}, {}
+        self._query_forms, self._negative_forms = {}, {}
+        self._keys, self._absent, self._absent_keys = {}, {}, {}
+
+    def release(self, count: int = MAX_EVICTED_AT_ONCE) -> None:
+        """Release the memory of some dropped entries."""
+        for _ in range(min(count, len(self._dropped))):
+            self._release(self._dropped.popitem()[1])
 
     def _make_room(self) -> None:
         left = min(len(self) // _EVICTION_DIVISOR + 1, MAX_EVICTED_AT_ONCE)
+        left -= self._evict_absent(left)
         while left > 0 and self._keys:
             left -= self._evict_oldest(next(iter(self._keys)), left)
 
@@ -289,12 +667,29 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self.evicted += len(oldest)
         return len(oldest)
 
+    def _evict_absent(self, limit: int) -> int:
+        """Drop up to `limit` entries of names that do not exist, the oldest first; return their number."""
+        oldest = list(itertools.islice(self._absent, limit))
+        for key in oldest:
+            service = self._absent.pop(key)
+            others = self._absent_keys[service]
+            others.remove(key)
+            if not others:
+                del self._absent_keys[service]
+        self._drop(oldest)
+        self.evicted += len(oldest)
+        return len(oldest)
+
     def _drop(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             del self[key]
             entry = self._entries.pop(key)
-            self._entry_memory.release(entry.size)
-            if entry.rotation is not None:
-                entry.rotation.leave()
             if entry.folded is not None:
                 self._folded.pop(entry.folded, None)
+            self._release(entry)
+
+    def _release(self, entry: _Entry) -> None:
+        """Release the memory of an entry that is not served any more."""
+        self._entry_memory.release(entry.size)
+        if entry.rotation is not None:
+            entry.rotation.leave()

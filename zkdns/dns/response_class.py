@@ -37,12 +37,20 @@ _OPT, _UPPER_BITS = b"\0\0\x29", 5
 _LOWER_BITS = frozenset(code & _CODE for code in Rcode if code > _CODE)
 
 
-def classify(body: bytes) -> int:
-    """Return the class of a response of this server after its id. 0: `body` is empty (no response)."""
+def classify(body: bytes, question: int = 0) -> int:
+    """Return the class of a response of this server after its id. 0: `body` is empty (no response).
+
+    Args:
+        body: the response.
+        question: length of its question; 0: there is none, or its length is not known.
+    """
     if not body:
         return 0
     at = _HEADER
-    if body[3]:  # there is a question; its name is never compressed
+    if question:
+        at += question
+        kind = _TYPE_INDEXES.get(body[at - 4 : at - 2], len(_COUNTED_TYPES))
+    elif body[3]:  # there is a question; its name is never compressed
         while length := body[at]:
             at += length + 1
         at += 1

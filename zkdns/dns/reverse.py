@@ -13,12 +13,15 @@ the member's own name, such as `m318.web.staging`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
+from zkdns.dns.member_records import NamedMember
 from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.dns.records import Node
-from zkdns.dns.rrset import Record, Weighting
-from zkdns.dns.zone import NAME_SERVER, Zone, ZoneMatch
+from zkdns.dns.rrset import EQUAL_WEIGHT, Item, Renderer
+from zkdns.dns.steps import Run
+from zkdns.dns.zone import NAME_SERVER_NAME, Zone, ZoneMatch
 from zkdns.names import Labels, to_wire
 from zkdns.table import AddressIndex
 
@@ -28,21 +31,42 @@ _NIBBLES = frozenset(b"%x" % nibble for nibble in range(0x10))
 _IPV4_LABELS, _IPV6_LABELS = 4, 32
 
 
+_NAME_SERVER = NamedMember(NAME_SERVER_NAME[0], NAME_SERVER_NAME[1:], EQUAL_WEIGHT)
+
+
+class _NameRenderer(Renderer[NamedMember]):
+    """Renders PTR or NS records. The names are in other zones, so they are not compressed."""
+
+    def __init__(self, qtype: int, ttl: int) -> None:
+        super().__init__()
+        self._qtype, self._ttl = qtype, ttl
+        self._services: dict[Labels, bytes] = {}
+
+    def render_answer(self, item: NamedMember) -> bytes:
+        """The record of a name."""
+        label, service = item.label, self._services.get(item.service)
+        if service is None:
+            service = self._services[item.service] = to_wire(item.service)
+        return pack_record(QUESTION_POINTER, self._qtype, self._ttl, len(label).to_bytes() + label + service)
+
+
 class AddressNode(Node):
     """The records at the name of an address: the members with this address."""
 
-    names: tuple[tuple[Labels, Weighting], ...] = ()
+    def __init__(self, members: Sequence[NamedMember], run: Run) -> None:
+        super().__init__(run=run)
+        self._members = members
 
-    def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
-        del query  # the names are in other zones, so they cannot be compressed with the question
+    def items(self, qtype: int) -> Sequence[Item]:
+        """The members for PTR, and the name server for NS."""
         if qtype == Type.NS:
-            return (Record(pack_record(QUESTION_POINTER, qtype, ttl, NAME_SERVER)),)
-        if qtype != Type.PTR:
-            return ()
-        return (
-            Record(pack_record(QUESTION_POINTER, qtype, ttl, to_wire(name)), weighting=weighting)
-            for name, weighting in self.names
-        )
+            return [_NAME_SERVER]
+        return self._members if qtype == Type.PTR else ()
+
+    def renderer(self, query: Query, qtype: int, ttl: int) -> _NameRenderer:
+        """The renderer of PTR or NS records."""
+        del query
+        return _NameRenderer(qtype, ttl)
 
 
 class ReverseZones:
@@ -56,7 +80,8 @@ class ReverseZones:
     def __init__(self, zone: Zone, addresses: AddressIndex) -> None:
         self._zone = zone
         self._addresses = addresses
-        # The addresses for which a match was returned, by each service that the match depends on.
+        # The nodes of addresses, and the addresses by each service that their nodes depend on.
+        self._nodes: dict[str, AddressNode] = {}
         self._served: dict[Labels, set[str]] = {}
 
     def find(self, query: Query) -> ZoneMatch | None:
@@ -67,13 +92,16 @@ class ReverseZones:
         address = address_of(query.name)
         if address is None or address not in self._addresses or query.qtype == Type.DS:
             return None
-        users = sorted(self._addresses.users(address))
-        names = tuple(name for key in users for name in self._zone.members_at_address(key, address))
-        if not names:
-            return None
-        for key in users:
-            self._served.setdefault(key, set()).add(address)
-        return ZoneMatch(query.name, AddressNode(names=names))
+        node = self._nodes.get(address)
+        if node is None:
+            users = sorted(self._addresses.users(address))
+            members = [member for key in users for member in self._zone.members_at_address(key, address)]
+            if not members:
+                return None
+            for key in users:
+                self._served.setdefault(key, set()).add(address)
+            node = self._nodes[address] = AddressNode(members, partial(self._zone.steps.run, users[0]))
+        return ZoneMatch(query.name, node)
 
     def refresh(self, services: Iterable[Labels]) -> set[Labels]:
         """Update after these services have changed.
@@ -84,6 +112,8 @@ class ReverseZones:
         addresses = self._addresses.take_new()
         for key in services:
             addresses |= self._served.pop(key, set())
+        for address in addresses:
+            self._nodes.pop(address, None)
         names = set(map(name_of, addresses))
         for name in names:
             self._zone.reset_rotation(name)

@@ -249,7 +249,7 @@ class FullRotation(Rotation):
 
     def __init__(self, packed: PackedRRset, counter: RotationCounter, before: bytes, after: bytes) -> None:
         super().__init__(counter)
-        # `after` contains the additional records, so their packed form is not needed any more.
+        # `after` contains the additional records.
         self._packed = msgspec.structs.replace(packed, leading_additional=None)
         self._before, self._after = before, after
 
@@ -356,16 +356,25 @@ def make_rotation(
         on_truncated: called for each response that lacks records of the answer.
     """
     room = template.room_for_records(max_message)
-    answers, count = packed.leading.whole
-    additional, additional_count = b"", 0
-    if packed.leading_additional is not None:
-        additional, additional_count = packed.leading_additional.whole
-    fits = len(answers) + len(additional) <= room
-    if packed.held is None and (limit is None or limit >= count) and fits:
-        response = encode(template.build(answers + additional, count, 0, additional_count))
-        end = len(response) - len(additional) - len(template.opt)
-        return FullRotation(packed, counter, response[: end - len(answers)], response[end:])
+    if packed.held is None and (limit is None or limit >= packed.count):
+        whole = _whole(packed, room)
+        if whole is not None:
+            answers, count, additional, additional_count = whole
+            response = encode(template.build(answers + additional, count, 0, additional_count))
+            end = len(response) - len(additional) - len(template.opt)
+            return FullRotation(packed, counter, response[: end - len(answers)], response[end:])
     limit = packed.count if limit is None else min(limit, packed.count)
     return PartialRotation(
         packed, counter, template, room=room, limit=limit, encode=encode, on_truncated=on_truncated
     )
+
+
+def _whole(packed: PackedRRset, room: int) -> tuple[bytes, int, bytes, int] | None:
+    """All answer and additional records without held ones, with their numbers. None: they do not fit."""
+    answers = packed.leading.whole(room)
+    if answers is None:
+        return None
+    if packed.leading_additional is None:
+        return (*answers, b"", 0)
+    additional = packed.leading_additional.whole(room - len(answers[0]))
+    return None if additional is None else (*answers, *additional)

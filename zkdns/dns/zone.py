@@ -6,6 +6,8 @@ of a name (the longest one if zones are nested) only decides the apex and the SO
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 import struct
 from collections import Counter
@@ -17,17 +19,22 @@ from cachetools import LRUCache
 
 from zkdns.config import Config, Order
 from zkdns.dns.dns_sd import DnsSdDomains, DnsSdServiceView
-from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.member_records import NamedMember
+from zkdns.dns.message import MIN_RECORD, QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.overlaps import names_above_services, rfc2782_names, rivals, services_of_name
 from zkdns.dns.records import Node
+from zkdns.dns.reduced_service import ReducedServices
 from zkdns.dns.rotation import RotationCounter
-from zkdns.dns.rrset import Record, RRset, Weighting, arrange
+from zkdns.dns.rrset import NO_RECORDS, Record, RRset, arrange
 from zkdns.dns.service_names import PROTOCOLS, ServiceView, has_no_served_member
+from zkdns.dns.steps import CHUNK, MEMBER, Run, StepRunner, Steps, chunks_of, run_at_once
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 from zkdns.namespace import ServiceName
-from zkdns.table import Table
+from zkdns.table import ANY_SERVICE, Service, Table
 
-NAME_SERVER = to_wire((b"localhost",))
+NAME_SERVER_NAME: Labels = (b"localhost",)
 """The target of all NS records. `localhost` needs no address records in the zone."""
+_NAME_SERVER = to_wire(NAME_SERVER_NAME)
 _RNAME = b"\x0ahostmaster"  # RFC 1035 §3.3.13; followed by the zone's name
 _SOA_TIMES = struct.Struct("!4I")
 SOA_BYTES_AFTER_SERIAL = _SOA_TIMES.size
@@ -44,10 +51,6 @@ class Policy(msgspec.Struct, frozen=True):
     ttl: int
     order: Order
     max_answers: int | None
-
-
-ANY_SERVICE: Labels = ()
-"""The service key of answers that depend on the set of all services instead of a single one."""
 
 
 class ZoneMatch(msgspec.Struct, frozen=True):
@@ -71,16 +74,24 @@ class ZoneMatch(msgspec.Struct, frozen=True):
 # per location.
 _Location: TypeAlias = tuple[int, int, Labels]
 
-_NO_RECORDS = RRset()
-# Maximum number of members in cached views, at about a kilobyte each. A view is quickly made again, and
-# responses are cached separately.
+# Maximum number of members in cached views, at one to two kilobytes each (measured; it depends on the types
+# that are queried). The view of a small service is quickly made again, and responses are cached separately.
 _MAX_CACHED_MEMBERS = 10_000
+# The same for large services, whose views are made again in 10 ms for each thousand members.
+_LARGE_SERVICE = 500
+_MAX_CACHED_IN_LARGE_SERVICES = 50_000
+
+# The types whose RRsets may have a rotation counter.
+_ROTATING_TYPES = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR, Type.ANY)
 
 _NO_SUCH_NAME = ZoneMatch(ANY_SERVICE, None)
 
 
 class Zone:
     """Looks up names in a table.
+
+    Attributes:
+        steps: runs the work on views, at once unless it has a deferral.
 
     Args:
         table: services and members; `refresh` must be called after each change.
@@ -102,12 +113,23 @@ class Zone:
             ANY_SERVICE: Policy(config.ttl, config.order, None),
             **dict(_service_policies(config)),
         }
-        self._views: LRUCache[Labels, ServiceView] = LRUCache(_MAX_CACHED_MEMBERS, getsizeof=_size_of)
+        self._small_views: LRUCache[Labels, ServiceView] = LRUCache(_MAX_CACHED_MEMBERS, _size_of)
+        self._large_views: LRUCache[Labels, ServiceView] = LRUCache(
+            _MAX_CACHED_IN_LARGE_SERVICES, _size_of_large
+        )
+        self._reduced = ReducedServices(config)
+        self.steps = StepRunner()
+        self._changed: set[Labels] = set()
         self._locations: dict[Labels, _Location] = {}
         self._services_at: Counter[_Location] = Counter()
+        # Keys by name in wire format, without the root label: the services in a zone.
+        self._wire_keys: dict[bytes, Labels] = {}
         self._nonterminals: Counter[Labels] = Counter()
+        # The numbers of labels of all keys, the greatest first; usually one or two.
+        self._key_lengths: Sequence[int] = ()
+        self._services_by_length: Counter[int] = Counter()
         self._counters: dict[Labels, dict[tuple[Labels, int], RotationCounter]] = {}
-        self._dns_sd = DnsSdDomains(lambda key: not self._is_hidden(key)) if config.dns_sd else None
+        self._dns_sd = DnsSdDomains() if config.dns_sd else None
         self.refresh(table.services)
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -121,6 +143,11 @@ class Zone:
     def services(self) -> Collection[Labels]:
         """The keys of all services."""
         return self._table.services.keys()
+
+    @property
+    def hides_empty_services(self) -> bool:
+        """Whether a service without served members has no name (`empty = "nxdomain"`)."""
+        return self._config.empty == "nxdomain"
 
     def apex_of(self, name: Labels) -> Labels | None:
         """The zone of a name (in lower case), the longest one if zones are nested; None: out of zone."""
@@ -147,13 +174,15 @@ class Zone:
         """
         services = self._table.services
         absent = _NO_SUCH_NAME
-        for start in range(len(name)):
-            key = name[start:]
-            if (service := services.get(key)) is not None:
+        # Only suffixes as long as a key, since a client may send a name of more than a hundred labels.
+        for length in self._key_lengths:
+            start = len(name) - length
+            if start >= 0 and (service := services.get(name[start:])) is not None:
                 key = service.key
                 if service.is_unread:
                     return ZoneMatch(key, Node(), is_unread=True)
-                node = self.view(key).find(name[:start])
+                view = (self._reduced_view(service, name[:start]) if start else None) or self.view(key)
+                node = view.find(name[:start])
                 if node is not None and not (start == 0 and self._is_hidden(key)):
                     return ZoneMatch(key, node)
                 absent = ZoneMatch(key, None)
@@ -170,6 +199,28 @@ class Zone:
             return ZoneMatch(absent.service, Node(), depends_on_others=absent is not _NO_SUCH_NAME)
         return absent
 
+    def find_member(self, name: bytes) -> tuple[Labels, bytes, Node] | None:
+        """The service of a name directly below it, the name's first label, and the node.
+
+        This is a short way for names of members. `find` decides about all other names.
+
+        Args:
+            name: the name in wire format without the root label. It need not be valid, or in lower case.
+
+        Returns:
+            None: the service does not have this name, or is not the one with the longest key, or is unread.
+        """
+        below = 1 + name[0] if name else 0
+        key = self._wire_keys.get(name[below:])
+        if key is None or name in self._wire_keys:
+            return None
+        service, label = self._table.services.get(key), name[1:below]
+        if service is None or service.is_unread or label != label.lower():
+            return None
+        view = self._reduced_view(service, (label,)) or self.view(key)
+        node = view.find((label,))
+        return None if node is None else (key, label, node)
+
     def names_of_service(self, key: Labels) -> Iterator[Labels]:
         """The names of the service with this key, each once.
 
@@ -180,12 +231,7 @@ class Zone:
         if service.is_unread:
             yield key
             return
-        own = self._locations[key][0] + 1
-        more = (
-            (b"_" + key[0], *key[1:own], protocol, *key[own:])
-            for protocol in PROTOCOLS
-            if len(key[0]) < MAX_LABEL
-        )
+        more = rfc2782_names(key, _own_labels(service)) if len(key[0]) < MAX_LABEL else ()
         view = self.view(key)
         names = ((*prefix, *key) for prefix in view.prefixes())
         yield from (name for name in (*names, *more) if wire_length(name) <= MAX_NAME)
@@ -196,23 +242,26 @@ class Zone:
         """The names with records of whole domains (DNS-SD); a service may have precedence at some of them."""
         return self._dns_sd.names() if self._dns_sd is not None else iter(())
 
-    def members_at_address(self, key: Labels, address: str) -> Sequence[tuple[Labels, Weighting]]:
-        """The names of the members of a service that have this address without name resolution."""
-        return self.view(key).names_by_address.get(address, ())
+    def members_at_address(self, key: Labels, address: str) -> Sequence[NamedMember]:
+        """The members of a service that have this address without name resolution."""
+        return self.view(key).members_at(address)
 
     def _find_rfc2782(self, name: Labels) -> ZoneMatch | None:
         """The match for a name such as `_web._tcp.staging.discovery`."""
-        for before, label in enumerate(name):
-            if label not in PROTOCOLS:
+        if len(name) - 1 not in self._key_lengths:  # without the protocol
+            return None
+        for before in range(1, len(name)):
+            if name[before] not in PROTOCOLS:
                 continue
             key = (name[0][1:], *name[1:before], *name[before + 1 :])
             service = self._table.services.get(key)
-            if service is not None and not self._is_hidden(key):
-                if service.is_unread:
-                    return ZoneMatch(key, Node(), is_unread=True)
-                node = self.view(key).rfc2782_node(before, label)
-                if node is not None:
-                    return ZoneMatch(key, node)
+            if service is None or _own_labels(service) != before or self._is_hidden(key):
+                continue
+            if service.is_unread:
+                return ZoneMatch(key, Node(), is_unread=True)
+            node = self.view(key).rfc2782_node(before, name[before])
+            if node is not None:
+                return ZoneMatch(key, node)
         return None
 
     def _find_dns_sd(self, name: Labels, dns_sd: DnsSdDomains) -> ZoneMatch | None:
@@ -223,21 +272,81 @@ class Zone:
         key = dns_sd.service_of(name)
         if key is None:
             return None
-        if self._table.services[key].is_unread:
+        service = self._table.services[key]
+        if service.is_unread:
             return ZoneMatch(key, Node(), is_unread=True)
-        view = self.view(key)
+        view = self._reduced_view(service, name[:1]) or self.view(key)
         return ZoneMatch(key, view.instance(name[0]) if isinstance(view, DnsSdServiceView) else None)
 
     def view(self, key: Labels) -> ServiceView:
-        """The names of the service with this key, which must exist."""
-        view: ServiceView | None = self._views.get(key)
-        if view is None:
-            may_be_shadowed = key in self._nonterminals
-            kind = DnsSdServiceView if self._config.dns_sd else ServiceView
-            view = self._views[key] = kind(
-                self._table.services[key], self._table, self._config, may_be_shadowed=may_be_shadowed
-            )
+        """The names of the service with this key, which must exist.
+
+        Raises:
+            UnfinishedError: this takes a longer time, and `steps` has a deferral.
+        """
+        self.steps.check(key)
+        if key in self.steps.failed:  # an internal error: the names may be incomplete
+            self._drop_view(key)
+        view = self._cached_view(key)
+        if view is not None and key not in self._changed:
+            return view
+        self._changed.discard(key)
+        self.steps.run(key, self._make_view(key, view))
+        made = self._cached_view(key)
+        assert made is not None  # noqa: S101 - the last step has stored it
+        return made
+
+    def _make_view(self, key: Labels, view: ServiceView | None) -> Steps:
+        """Update the view of a service, or create a new one."""
+        service = self._table.services[key]
+        is_new = view is None or not (yield from view.update(service))
+        if is_new or view is None:
+            view = self._new_view(service, functools.partial(self.steps.run, key))
+            yield from view.update(service)
+        self._drop_view(key)
+        self._keep_view(key, view)  # with its new size
+        if is_new:
+            yield from self._drop_counters_of_absent_names(key)
+        else:
+            yield from self._drop_ended_counters(key, view)
+
+    def _new_view(self, service: Service, run: Run) -> ServiceView:
+        kind = DnsSdServiceView if self._config.dns_sd else ServiceView
+        may_be_shadowed = service.key in self._nonterminals
+        return kind(service, self._table, self._config, run, may_be_shadowed=may_be_shadowed)
+
+    def _reduced_view(self, service: Service, prefix: Labels) -> ServiceView | None:
+        """A view to find one name, if that of its service would displace other views.
+
+        Args:
+            service: the service.
+            prefix: the labels of the name before the service's own name, or the first label of an instance
+                of DNS-SD.
+        """
+        if self._cached_view(service.key) is not None:
+            return None
+        size = 1 + sum(len(member_set.members) for member_set in service.sets.values())
+        views = self._small_views if size < _LARGE_SERVICE else self._large_views
+        if views.currsize + size <= views.maxsize:
+            return None
+        reduced = self._reduced.reduce(service, prefix)
+        if reduced is None:
+            return None
+        view = self._new_view(reduced, run_at_once)
+        run_at_once(view.update(reduced))
         return view
+
+    def _cached_view(self, key: Labels) -> ServiceView | None:
+        view: ServiceView | None = self._small_views.get(key) or self._large_views.get(key)
+        return view
+
+    def _keep_view(self, key: Labels, view: ServiceView) -> None:
+        views = self._small_views if view.size < _LARGE_SERVICE else self._large_views
+        views[key] = view
+
+    def _drop_view(self, key: Labels) -> None:
+        self._small_views.pop(key, None)
+        self._large_views.pop(key, None)
 
     def _is_hidden(self, key: Labels) -> bool:
         """Whether the service has no served members, and `empty = "nxdomain"` hides its name."""
@@ -255,13 +364,26 @@ class Zone:
     def records(self, found: ZoneMatch, query: Query) -> RRset:
         """The records at a node that answer the query, except the zone's SOA (`soa`); none: NODATA."""
         if query.qtype == Type.NS and query.name in self._zones:
-            return arrange((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, NAME_SERVER)),))
+            return arrange((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, _NAME_SERVER)),))
         if found.node is not None:
             for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
                 records = found.node.records(query, qtype, self.policy_of(found.service).ttl)
                 if records:
                     return records
-        return _NO_RECORDS
+        return NO_RECORDS
+
+    def single_record(
+        self, service: Labels, node: Node, query: Query
+    ) -> tuple[bytes, tuple[bytes, ...]] | None:
+        """The record at a service's node that answers the query, with its additional records.
+
+        None: there is not exactly one; use `records`.
+        """
+        items = node.items(query.qtype)
+        if len(items) != 1:
+            return None
+        renderer = node.renderer(query, query.qtype, self.policy_of(service).ttl)
+        return renderer.render_answer(items[0]), renderer.render_additional(items[0])
 
     def soa(self, query: Query, apex: Labels) -> bytes:
         """The zone's SOA record, for the answer or the authority section of a response to this query.
@@ -269,7 +391,7 @@ class Zone:
         Its TTL is its MINIMUM, the time for which negative responses may be cached (RFC 2308 §4).
         """
         zone = query.pointer_to(len(apex))
-        data = b"".join((NAME_SERVER, _RNAME, zone, self.serial(), self._soa_times))
+        data = b"".join((_NAME_SERVER, _RNAME, zone, self.serial(), self._soa_times))
         return pack_record(zone, Type.SOA, self._config.negative_ttl, data)
 
     # -- rotation ------------------------------------------------------------------------------------------
@@ -280,6 +402,8 @@ class Zone:
         If the records change, the counter continues at its index. It starts at a random index, so that many
         hosts that start together do not all prefer the same member.
         """
+        if period == 1:  # most names of members have one record; counters of all of them would take memory
+            return RotationCounter(0, 1)
         counters = self._counters.setdefault(service, {})
         # Without the name of the service, so that thousands of services can share equal keys in memory.
         own = len(query.name) - len(service)
@@ -290,10 +414,37 @@ class Zone:
             known = counters[question] = RotationCounter(first, period)
         return known
 
-    def shuffled(self, records: RRset) -> Iterator[Sequence[Record]]:
-        """The records in random order, endlessly."""
+    def _drop_ended_counters(self, key: Labels, view: ServiceView) -> Steps:
+        """Forget the rotation counters of names that have ended."""
+        ended = view.take_ended()
+        counters = self._counters.get(key, {})
+        while chunk := list(itertools.islice(ended, CHUNK)):
+            for prefix in chunk if counters else ():
+                names = [prefix]
+                if isinstance(view, DnsSdServiceView) and len(prefix) == 1:
+                    names.append(view.instance_name(prefix[0]))
+                for name in names:
+                    for qtype in _ROTATING_TYPES:
+                        if (name, qtype) in counters and view.find(prefix) is None:
+                            del counters[name, qtype]
+            yield len(chunk) * MEMBER
+
+    def _drop_counters_of_absent_names(self, key: Labels) -> Steps:
+        """Forget the rotation counters of names that have ended while the service had no view."""
+        counters = self._counters.get(key, {})
+        for chunk in chunks_of(list(counters)):
+            for question in chunk:
+                prefix, _ = question
+                # As in `rotation_counter`, the service's name is left out if the name ends with it.
+                found = (self.find(name) for name in ((*prefix, *key), prefix) if name)
+                if not any(match.node is not None and match.service == key for match in found):
+                    counters.pop(question, None)
+            yield len(chunk) * MEMBER
+
+    def shuffled(self, records: RRset, max_message: int) -> Iterator[Sequence[Record]]:
+        """The records in random order, endlessly: at least as many as fit into a message of this size."""
         while True:
-            yield records.shuffled(self._rng)
+            yield records.shuffled(self._rng, max_message // MIN_RECORD + 1)
 
     def serial(self) -> bytes:
         """The present serial of the SOA record."""
@@ -309,53 +460,95 @@ class Zone:
         """
         services = self._table.services
         changed: set[Labels] = set()
+        moved: set[Labels] = set()
+        others: set[Labels] = set()
         for key in keys:
             changed.add(key)
-            self._views.pop(key, None)
+            self._reduced.forget(key)
             service = services.get(key)
+            if service is None or service.is_unread:
+                self._drop_view(key)
+                self.steps.cancel(key)
+            if self._cached_view(key) is not None or self.steps.is_unfinished(key):
+                self._changed.add(key)
+            else:
+                self._changed.discard(key)
+            if self._dns_sd is not None and key in self._locations and service is not None:
+                self._dns_sd.set_listed(key, is_listed=not self._is_hidden(key))
             location = _location_of(key, service.first.name) if service else None
             known = self._locations.get(key)
-            if location == known:
+            if location != known:
+                moved.add(key)
+                self._move(key, known, location)
+            elif not self.hides_empty_services:  # otherwise its members decide whether it has its names
                 continue
-            changed |= self._affected_by(key)
-            # The labels of members of the services above may become free or taken.
-            for start in range(1, len(key)):
-                self._views.pop(key[start:], None)
-            if known is not None:
-                self._remove_location(key, known)
-            if location is not None:
-                self._add_location(key, location)
-            else:
-                self.reset_rotation(key)
-        if changed and self._config.empty == "nxdomain":  # members may decide whether names exist
+            others.update(*(rivals(key, each[0] + 1) for each in (known, location) if each is not None))
+        if moved:
+            others |= self._affected_by(moved)
+            changed.add(ANY_SERVICE)
+        changed |= self._locations.keys() & others
+        if changed and self.hides_empty_services:  # members may decide whether names exist
             changed.add(ANY_SERVICE)
         return changed
 
-    def _affected_by(self, key: Labels) -> set[Labels]:
-        """The services (and `ANY_SERVICE`) that may gain or lose a name when this service comes or goes."""
-        # It may look like an RFC 2782 name of another service.
-        if any(label.startswith(b"_") for label in key):
-            return {ANY_SERVICE, *self._locations}
-        return {
-            ANY_SERVICE,
-            *(above for start in range(1, len(key)) if (above := key[start:]) in self._locations),
-        }
+    def _move(self, key: Labels, before: _Location | None, after: _Location | None) -> None:
+        """Update after a service has come (`before` is None) or gone (`after` is None)."""
+        # The label of a member of the service above may become free or taken.
+        above = self._cached_view(key[1:])
+        if self.steps.is_unfinished(key[1:]) or (above is not None and not above.shadow(key[0])):
+            self._drop_view(key[1:])
+            self.steps.cancel(key[1:])
+        if before is not None:
+            self._remove_location(key, before)
+        if after is not None:
+            self._add_location(key, after)
+        else:
+            self.reset_rotation(key)
+
+    def _affected_by(self, moved: Collection[Labels]) -> set[Labels]:
+        """The keys of services that may gain or lose names when these come or go, without `rivals`."""
+        affected: set[Labels] = set()
+        above: set[Labels] = set()
+        for key in moved:
+            affected.update(key[start:] for start in range(1, len(key)))
+            affected.update(services_of_name(key))
+            above.update(names_above_services(key))
+        # A key may also be above the environment of other services, if namespaces differ in their depth.
+        scopes = self._nonterminals.keys() & moved
+        if above or scopes:
+            locations = {each for each in self._services_at if _is_below(each, above, scopes)}
+            if locations:
+                affected.update(key for key, each in self._locations.items() if each in locations)
+        return affected
 
     def _add_location(self, key: Labels, location: _Location) -> None:
         self._locations[key] = location
+        if self.apex_of(key) is not None:
+            self._wire_keys[to_wire(key)[:-1]] = key
         self._count_service(location, +1)
+        self._count_length(len(key), +1)
         if self._dns_sd is not None and not location[0]:
             self._dns_sd.add(key)
+            self._dns_sd.set_listed(key, is_listed=not self._is_hidden(key))
 
     def _remove_location(self, key: Labels, location: _Location) -> None:
         del self._locations[key]
+        self._wire_keys.pop(to_wire(key)[:-1], None)
         self._count_service(location, -1)
+        self._count_length(len(key), -1)
         if self._dns_sd is not None and self._dns_sd.remove(key):
             self.reset_rotation(ANY_SERVICE)  # counters of former domains would take unlimited memory
 
     def reset_rotation(self, key: Labels) -> None:
         """Forget the rotation counters of this key; new ones start at a random index."""
         self._counters.pop(key, None)
+
+    def _count_length(self, length: int, step: int) -> None:
+        self._services_by_length[length] += step
+        if not self._services_by_length[length]:
+            del self._services_by_length[length]
+        if len(self._services_by_length) != len(self._key_lengths):
+            self._key_lengths = sorted(self._services_by_length, reverse=True)
 
     def _count_service(self, location: _Location, step: int) -> None:
         """Add to the number of services at a location.
@@ -375,7 +568,11 @@ class Zone:
 
 
 def _size_of(view: ServiceView) -> int:
-    return min(view.size, _MAX_CACHED_MEMBERS)
+    return view.size
+
+
+def _size_of_large(view: ServiceView) -> int:
+    return min(view.size, _MAX_CACHED_IN_LARGE_SERVICES)
 
 
 def _service_policies(config: Config) -> Iterator[tuple[Labels, Policy]]:
@@ -388,6 +585,19 @@ def _service_policies(config: Config) -> Iterator[tuple[Labels, Policy]]:
                 own.max_answers or config.max_answers,
             ),
         )
+
+
+def _own_labels(service: Service) -> int:
+    """The number of labels of a service's own name."""
+    return service.first.name.service.count(".") + 1
+
+
+def _is_below(location: _Location, names: Collection[Labels], scopes: Collection[Labels]) -> bool:
+    """Whether the services at a location are below one of these names, or in or below one of these scopes."""
+    more, _, path = location
+    return any(path[start:] in names for start in range(len(path))) or any(
+        path[start:] in scopes for start in range(more, len(path))
+    )
 
 
 def _location_of(key: Labels, name: ServiceName) -> _Location:

@@ -6,6 +6,7 @@ following, which is written as a comment or left out:
 - the rotation, and the maximum number of records of an answer (all records are written);
 - a name without records and without names below it;
 - unknown addresses or members (the server responds with SERVFAIL);
+- the name of an endpoint that is no domain name, such as `a..b`, so that no query can contain it;
 - a service with an asterisk as a label, which would become a wildcard (RFC 4592 §2.1).
 """
 

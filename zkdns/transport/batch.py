@@ -29,7 +29,9 @@ import struct
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
+
+import msgspec
 
 from zkdns.transport.sockets import (
     IP_PKTINFO,
@@ -71,7 +73,7 @@ _SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
 _SOCKADDR_IN6 = struct.Struct("!2xH4s16s4s")  # port, flow information, address, scope
 
 
-class Client(NamedTuple):
+class Client(msgspec.Struct, frozen=True, gc=False):
     """The client of a deferred response."""
 
     query: bytes
@@ -79,6 +81,8 @@ class Client(NamedTuple):
     address: Address
     ancillary: list[Ancillary]
     """Ancillary data with the local address at which the query arrived."""
+    packed: bytes
+    """The IP address in 4 or 16 bytes."""
 
 
 class _IoVec(ctypes.Structure):
@@ -291,7 +295,7 @@ class Batch:
             numbers = int.from_bytes(flow), int.from_bytes(scope, sys.byteorder)
             address = socket.inet_ntop(socket.AF_INET6, ip), port, *numbers
         ancillary = [self._local_addresses.source(at)] if self._local_addresses is not None else []
-        return Client(bytes(self._slots[slot : slot + _SLOT_CAPACITY]), address, ancillary)
+        return Client(bytes(self._slots[slot : slot + _SLOT_CAPACITY]), address, ancillary, ip)
 
     def _send_run(self, start: int, end: int) -> int:
         lost = 0

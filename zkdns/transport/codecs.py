@@ -15,6 +15,7 @@ _SLOT_CAPACITY = SLOT - ID - LENGTH  # bytes of a query after its id that fit in
 # Lengths of the rest and of the question; and the response class, in the room for the id.
 _LENGTHS = struct.Struct("=HHBx")
 _MAX_CACHED_TCP_QUERY = 512
+_TYPE_AND_CLASS = 4
 
 
 class UdpCodec:
@@ -63,9 +64,14 @@ class UdpCodec:
         return _LENGTHS.pack(len(rest), question, response_class) + body[:HEAD] + rest
 
     @staticmethod
-    def copy_case(response: bytes, _key: bytes, _name_end: int) -> bytes:
-        """The response itself, which has no question."""
-        return response
+    def copy_name(response: bytes, query: bytes, name_end: int) -> bytes:
+        """The response with the name of the query, which ends at `name_end`.
+
+        Most responses have no question, and are returned unchanged.
+        """
+        if name_end + _TYPE_AND_CLASS <= _SLOT_CAPACITY:
+            return response
+        return response[: PREFIX + HEAD] + query[HEAD:name_end] + response[PREFIX + name_end :]
 
     @staticmethod
     def message(query: bytes, response: bytes) -> bytes:
@@ -101,6 +107,6 @@ class TcpCodec:
         return body
 
     @staticmethod
-    def copy_case(response: bytes, key: bytes, name_end: int) -> bytes:
-        """The response with the name of the key, which ends at `name_end`."""
-        return response[:HEAD] + key[HEAD:name_end] + response[name_end:]
+    def copy_name(response: bytes, query: bytes, name_end: int) -> bytes:
+        """The response with the name of the query, which ends at `name_end`."""
+        return response[:HEAD] + query[HEAD:name_end] + response[name_end:]

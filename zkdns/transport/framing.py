@@ -16,7 +16,7 @@ LENGTH: Final = struct.Struct(">H")
 NO_MESSAGE: Final = LENGTH.pack(0)
 """The length 0, after which no valid message can follow."""
 
-_MAX_WRITE_BYTES = 65536
+MAX_WRITE_BYTES: Final = 65536
 """After this many bytes of responses, the rest is left for another write.
 
 The socket buffer rarely takes more.
@@ -27,7 +27,7 @@ def answer_messages(
     data: bytes,
     at: int,
     answers: ResponseLookup,
-    resolve_empty: Callable[[bytes, bytes], bytes],
+    resolve_empty: Callable[[bytes, bytes], bytes | None],
     classify: Callable[[bytes], int],
 ) -> tuple[list[bytes], int, bytearray]:
     """Answer messages until one is incomplete or has length 0, or the responses fill a write.
@@ -36,8 +36,8 @@ def answer_messages(
         data: framed messages; the last one may be incomplete.
         at: offset of the first one.
         answers: the responses.
-        resolve_empty: called with an empty response (deferred, per-client or none) and the query's id;
-            returns the response to send now, or empty bytes.
+        resolve_empty: called with an empty response (deferred, per-client or none) and its query; returns
+            the response to send now, or empty bytes; None: empty, and no more messages may be answered now.
         classify: the class of a response; `NOT_COUNTED` if it is empty.
 
     Returns:
@@ -46,7 +46,7 @@ def answer_messages(
     """
     pieces: list[bytes] = []
     size, classes = len(data), bytearray()
-    room = _MAX_WRITE_BYTES
+    room = MAX_WRITE_BYTES
     while at + 2 <= size and room > 0:
         id_at = at + 2
         end = id_at + (data[at] << 8 | data[at + 1])
@@ -55,7 +55,10 @@ def answer_messages(
         query_at = min(id_at + 2, end)
         body = next(answers[data[query_at:end]])
         if not body:
-            body = resolve_empty(body, data[id_at:query_at])
+            resolved = resolve_empty(body, data[id_at:end])
+            if resolved is None:
+                room = 0
+            body = resolved or b""
         if body:
             length = query_at - id_at + len(body)
             pieces += (LENGTH.pack(length), data[id_at:query_at], body)

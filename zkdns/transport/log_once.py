@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+MAX_ERRORS: Final = 100
+"""Maximum number of different errors that an object logs. The text of an error may depend on a query."""
 
 
 class LogOnce:
@@ -21,6 +24,6 @@ class LogOnce:
     def error(self, error: Exception, **context: object) -> None:
         """Log an exception, unless one with the same `repr` has been logged."""
         kind = repr(error)
-        if kind not in self._logged:
+        if kind not in self._logged and len(self._logged) < MAX_ERRORS:
             self._logged.add(kind)
             self._log.error(self._event, exc_info=error, **context)

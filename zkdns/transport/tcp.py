@@ -5,8 +5,12 @@
                 └── nothing is read while responses wait ◀───┘ the client does not read
 
 A burst is the data of one read. Unread data waits in the kernel, and TCP's flow control stops the client, so
-that no other flow control is needed. All connections share one selector, which the event loop watches like a
-single socket. Each call of the event loop serves connections for a limited time, whatever their number.
+that no other flow control is needed. A connection that awaits too many deferred responses is not read either.
+A deferred response is rendered when the socket can take it. `zkdns.transport.held_bytes` bounds the memory of
+all connections.
+
+All connections share one selector, which the event loop watches like a single socket. Each call of the event
+loop serves connections for a limited time, whatever their number.
 """
 
 from __future__ import annotations
@@ -16,25 +20,39 @@ import contextlib
 import ipaddress
 import selectors
 import socket
+import struct
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import structlog
 
 from zkdns.transport.access_control import AccessControl
-from zkdns.transport.contract import DeferredResponse, PerClientResponse, ResponseLookup, ResponseObserver
+from zkdns.transport.contract import (
+    DeferredResponse,
+    PerClientResponse,
+    Render,
+    ResponseLookup,
+    ResponseObserver,
+)
 from zkdns.transport.counters import NOT_COUNTED, Counters
 from zkdns.transport.event_loop import add_server, remove_server
-from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_messages
+from zkdns.transport.framing import LENGTH, MAX_WRITE_BYTES, NO_MESSAGE, answer_messages
+from zkdns.transport.held_bytes import HeldBytes
 from zkdns.transport.log_once import LogOnce
-from zkdns.transport.sockets import MAX_CONNECTIONS, packed_address
+from zkdns.transport.sockets import MAX_CONNECTIONS, Address, packed_address
 
 log = structlog.get_logger("zkdns.transport")
 
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 recommends a few seconds; counted from the last complete query
 MAX_PER_CLIENT = 128
+MAX_AWAITED = 100
+"""Maximum number of queries of a connection that await deferred responses; further ones are not read.
+
+A resolver that keeps one connection open and waits 30 ms for each new name gets 3,300 responses a second.
+"""
 ACCEPT_RETRY_SECONDS = 1.0
 """Without a free file descriptor and a connection to close, nothing is accepted for this long."""
 
@@ -44,10 +62,19 @@ _BURST_BYTES = 2048
 # Connections are served for this long before the event loop serves UDP, the feed and timers.
 _MAX_SERVE_SECONDS = 0.001
 _MAX_ACCEPTED = 16  # new connections before others are served
+# Sizes of a connection's buffers in the kernel, which doubles them. Without them, each connection of a client
+# that does not read takes some megabytes (measured: 3.8 MB; see `tcp_wmem` and `tcp_rmem` in tcp(7)).
+_SEND_BUFFER = _RECEIVE_BUFFER = 1 << 16
+# Bytes that a query takes while it awaits its response, in addition to its own length. Measured: 1,300 if its
+# question is being resolved already, otherwise 4,000.
+_AWAITED_OVERHEAD = 2048
+_MAX_AWAITED_BYTES = MAX_AWAITED * (_AWAITED_OVERHEAD + 512)  # long queries reach it earlier than others
+_MIN_COUNTED = 4096  # held bytes of a connection that are worth counting
 # After a server has stopped accepting, it closes connections that have been inactive for this long. Clients
 # that have just connected or received a response may be about to send a query. A client whose connection is
 # closed all the same retries (RFC 7766 §6.2.4).
 _INACTIVE_SECONDS = 1.0
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0
 
 
 class TcpServer:
@@ -61,6 +88,8 @@ class TcpServer:
         counters: counts responses.
         observer: as below; it may be replaced at any time.
         log_once: logs internal errors.
+        held: the bytes that connections hold.
+        dropped: connections that were closed because they or their client held too much memory.
 
     Args:
         sock: a listening socket, which the caller owns.
@@ -73,6 +102,8 @@ class TcpServer:
         max_per_client: maximum number of connections of one client.
         accept_retry_seconds: how long nothing is accepted if there is no free file descriptor and no
             connection to close.
+        max_awaited: maximum number of queries of a connection that await deferred responses.
+        held: bounds the bytes that connections hold; other servers may share it. None: one of its own.
     """
 
     def __init__(
@@ -87,8 +118,12 @@ class TcpServer:
         max_connections: int = MAX_CONNECTIONS,
         max_per_client: int = MAX_PER_CLIENT,
         accept_retry_seconds: float = ACCEPT_RETRY_SECONDS,
+        max_awaited: int = MAX_AWAITED,
+        held: HeldConnections | None = None,
     ) -> None:
-        self.received = 0
+        self.received = self.dropped = 0
+        self.held = HeldConnections() if held is None else held
+        self.max_awaited = max_awaited
         self.counters = Counters()
         self.classify, self.observer = classify, observer
         self._sock = sock
@@ -101,7 +136,7 @@ class TcpServer:
         self._loop: asyncio.AbstractEventLoop
         self._selector: selectors.DefaultSelector | None = None
         self._ready: deque[Callable[[float], None]] = deque()  # connections that are ready but not served yet
-        self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle one first
+        self._connections: OrderedDict[_Connection, None] = OrderedDict()  # the longest idle one first
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._has_stopped_accepting = self._is_stopped = False
@@ -112,6 +147,9 @@ class TcpServer:
         self._loop = asyncio.get_running_loop()
         self._selector = selectors.DefaultSelector()
         self._sock.setblocking(False)
+        # Accepted sockets inherit these.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         self._listen()
         add_server(self._selector.fileno(), self._serve_ready)
 
@@ -134,6 +172,13 @@ class TcpServer:
     def unsent_bytes(self) -> int:
         """Bytes of responses that wait because their clients do not read."""
         return sum(connection.unsent_bytes for connection in self._connections)
+
+    def count_held(self, connection: _Connection, size: int) -> None:
+        """Set the bytes that a connection holds. Closes connections if that exceeds a bound."""
+        while (largest := self.held.set(connection.client, connection, size)) is not None:
+            largest.drop()
+            if largest is connection:
+                return
 
     def stop_accepting(self) -> None:
         """Accept no more connections; existing ones stay open until they are inactive or the server stops."""
@@ -178,9 +223,11 @@ class TcpServer:
 
     def on_closed(self, connection: _Connection) -> None:
         """Forget a connection that is about to be closed."""
-        client = self._connections.pop(connection, None)
-        if client is None:
+        if connection not in self._connections:
             return
+        del self._connections[connection]
+        client = connection.client
+        self.held.set(client, connection, 0)
         self.set_events(connection, 0)
         self._per_client[client] -= 1
         if not self._per_client[client]:
@@ -223,8 +270,8 @@ class TcpServer:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 replacement = self._access.check_stream(peer[0]) if self._access else None
                 answers = self._answers if replacement is None else replacement
-                connection = _Connection(self, sock, answers, packed_address(peer[0]), now)
-                self._open(connection, client_of(peer))
+                connection = _Connection(self, sock, answers, peer, now)
+                self._open(connection)
             except OSError:  # the client has closed it already, or it cannot be watched
                 sock.close()
 
@@ -236,14 +283,15 @@ class TcpServer:
             self._selector.unregister(self._sock)
             self._loop.call_later(self._accept_retry_seconds, self._listen)
 
-    def _open(self, connection: _Connection, client: str) -> None:
+    def _open(self, connection: _Connection) -> None:
         """Register a new connection, and close another one if there are too many."""
         assert self._selector is not None  # noqa: S101 - set by start()
+        client = connection.client
         self._selector.register(connection.sock, selectors.EVENT_READ, connection.ready)
-        self._connections[connection] = client
+        self._connections[connection] = None
         self._per_client[client] += 1
         if self._per_client[client] > self._max_per_client:
-            next(other for other, owner in self._connections.items() if owner == client).abort()
+            next(other for other in self._connections if other.client == client).abort()
         elif len(self._connections) > self._max_connections:
             next(iter(self._connections)).abort()
         if self._sweep_timer is None:
@@ -273,49 +321,66 @@ class TcpServer:
                 self._sweep_timer.cancel()
 
 
+class _Deferred(NamedTuple):
+    """A deferred response that has arrived, and waits until the socket can take it."""
+
+    ident: bytes
+    started: float
+    """When its query arrived."""
+    render: Render
+    size: int
+
+
 class _Connection:
     """One connection.
 
     It reads only while no response waits to be sent, so that a client that does not read cannot send more
-    queries. Deferred responses are sent when they arrive (RFC 7766 §7: in any order), also after the client
-    has shut down its side.
+    queries, and while it awaits few deferred responses. These are sent when they arrive (RFC 7766 §7: in any
+    order), also after the client has shut down its side.
 
     Attributes:
         sock: its socket.
+        client: the key of its client, as `client_of` returns it.
         active_at: when it last received a complete query, or started to close.
     """
 
     def __init__(
-        self, server: TcpServer, sock: socket.socket, answers: ResponseLookup, address: bytes, now: float
+        self, server: TcpServer, sock: socket.socket, answers: ResponseLookup, peer: Address, now: float
     ) -> None:
         self.sock = sock
+        self.client = client_of(peer)
         self.active_at = now
         self._server = server
         self._answers = answers
-        self._address = address
+        self._address = packed_address(peer[0])
+        self._events = selectors.EVENT_READ
         self._buffer = b""  # data that was read but not answered
         self._unsent: bytes | memoryview = b""
-        self._deferred: list[bytes] = []  # responses that arrived while others waited to be sent
-        self._pending = 0  # number of deferred responses
-        self._is_closing = self._is_closed = self._client_finished = False
+        self._unsent_size = 0  # bytes that `_unsent` keeps in memory: a view keeps what was sent already
+        self._deferred: deque[_Deferred] = deque()
+        self._deferred_size = 0
+        self._awaited = 0  # number of deferred responses, including those that have arrived
+        self._awaited_size = 0
+        self._counted = 0
+        self._is_behind = False  # whether `_buffer` may have complete messages
+        self._is_answering = self._is_closing = self._is_closed = self._client_finished = False
 
     @property
     def unsent_bytes(self) -> int:
         """Bytes of responses that wait to be sent."""
-        return len(self._unsent) + sum(map(len, self._deferred))
+        return len(self._unsent)
 
     def ready(self, now: float) -> None:
         """Read and answer a burst, or send more of the waiting data; a failing connection is closed."""
         try:
-            if self._unsent:
-                self._send(self._unsent)
-                if not self._unsent:
-                    self._on_all_sent(now)
+            if self._unsent or self._deferred or self._is_behind:
+                self._continue(now)
             elif more := self.sock.recv(_BURST_BYTES):
                 self._buffer = self._buffer + more if self._buffer else more
                 self._answer(now)
             else:
-                self._on_client_finished()
+                self._client_finished = True
+                self._continue(now)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:  # reset, or closed before it was served
@@ -323,7 +388,7 @@ class _Connection:
 
     def close(self, now: float) -> None:
         """Close once all data has been sent; close at once if called again."""
-        if self._is_closing or not self._unsent:
+        if self._is_closing or not (self._unsent or self._deferred):
             self.abort()
             return
         self._is_closing = True
@@ -333,7 +398,7 @@ class _Connection:
 
     def is_inactive(self, now: float) -> bool:
         """Whether no query or response is in flight, as far as this side of the connection shows."""
-        if self._buffer or self._unsent or self._pending or now - self.active_at < _INACTIVE_SECONDS:
+        if self._buffer or self._unsent or self._awaited or now - self.active_at < _INACTIVE_SECONDS:
             return False
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
@@ -342,40 +407,66 @@ class _Connection:
         except OSError:  # it is broken; serving it will close it
             return False
 
-    def _on_client_finished(self) -> None:
-        """Close once all queries are answered: the client has shut down its side."""
-        self._client_finished = True
-        if self._pending:
-            self._server.set_events(self, 0)
-        else:
-            self.abort()
+    def drop(self) -> None:
+        """Close at once, without the data that the kernel has not sent: the client holds too much memory."""
+        self._server.dropped += 1
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        self.abort()
 
     def abort(self) -> None:
         """Close at once."""
         self._is_closed = True
         self._server.on_closed(self)
         self.sock.close()
+        self._buffer = self._unsent = b""
+        self._deferred.clear()
 
-    def _on_all_sent(self, now: float) -> None:
-        """Continue after all waiting data was sent: answer the next queries, or close if requested."""
-        if self._deferred:
-            waiting, self._deferred = self._deferred, []
-            self._send(b"".join(waiting))
-            if self._unsent:
-                return
-        if self._is_closing:
-            self.abort()
-        elif self._client_finished:
-            self._on_client_finished()
+    def _may_answer(self) -> bool:
+        """Whether few enough deferred responses are awaited."""
+        return self._awaited < self._server.max_awaited and self._awaited_size < _MAX_AWAITED_BYTES
+
+    def _continue(self, now: float) -> None:
+        """Send waiting data and deferred responses, then answer the next queries, or close if requested."""
+        self._send_waiting()
+        if not (self._unsent or self._deferred or self._is_closed):
+            if self._is_closing or (self._client_finished and not self._awaited and not self._is_behind):
+                self.abort()
+            elif self._is_behind and self._may_answer():
+                self._answer(now)
+        self._update()
+
+    def _send_waiting(self) -> None:
+        """Send waiting data, and after it one write of deferred responses."""
+        if self._unsent:
+            self._send(self._unsent)
+        if self._deferred and not self._unsent and (data := self._render_deferred()):
+            self._send(data)
+
+    def _update(self) -> None:
+        """Wait for the events that this state needs, and report the memory that it holds."""
+        if self._is_closed:
+            return
+        may_answer = self._may_answer()
+        if self._unsent or self._deferred or (self._is_behind and may_answer):
+            events = selectors.EVENT_WRITE
         else:
-            self._server.set_events(self, selectors.EVENT_READ)
-            self._answer(now)
+            events = selectors.EVENT_READ if may_answer and not self._client_finished else 0
+        if events != self._events:
+            self._events = events
+            self._server.set_events(self, events)
+        held = len(self._buffer) + self._unsent_size + self._awaited_size + self._deferred_size
+        counted = held if held >= _MIN_COUNTED else 0
+        if counted != self._counted:
+            self._counted = counted
+            self._server.count_held(self, counted)
 
     def _answer(self, now: float) -> None:
         """Answer the complete messages of the buffer, as far as the client reads the responses."""
         data = self._buffer
         at = queries = 0
-        while at < len(data) and not self._unsent:
+        self._is_answering = True
+        while at < len(data) and not self._unsent and (not self._awaited or self._may_answer()):
             try:
                 classify = partial(self._classify, now) if self._server.observer else self._server.classify
                 pieces, end, classes = answer_messages(data, at, self._answers, self._resolve_empty, classify)
@@ -390,20 +481,34 @@ class _Connection:
                 self._send(b"".join(pieces))
             counters = self._server.counters
             counters.add(classes, counters.computed, time.monotonic() - now)
+        self._is_answering = False
+        if self._is_closed:  # while a response was made
+            return
         self._buffer = data[at:]
+        self._is_behind = at < len(data) and bool(self._unsent or (self._awaited and not self._may_answer()))
         if at:
             self.active_at = now
             self._server.on_active(self, queries)
-        if self._unsent:
-            self._server.set_events(self, selectors.EVENT_WRITE)
-        elif self._buffer[:2] == NO_MESSAGE:  # a message cannot have length 0
-            self.close(now)
+        if not (self._unsent or self._is_behind) and self._buffer[:2] == NO_MESSAGE:
+            self.close(now)  # a message cannot have length 0
+        if (  # otherwise nothing has changed, which is the usual case
+            self._unsent
+            or self._awaited
+            or self._is_behind
+            or self._counted
+            or self._events != selectors.EVENT_READ
+            or len(self._buffer) >= _MIN_COUNTED
+        ):
+            self._update()
 
-    def _resolve_empty(self, empty: bytes, ident: bytes) -> bytes:
-        """Handle an empty response: deferred, per-client, or none."""
+    def _resolve_empty(self, empty: bytes, query: bytes) -> bytes | None:
+        """Handle an empty response: deferred, per-client, or none. Returns None to answer no more for now."""
         if isinstance(empty, DeferredResponse):
-            self._pending += 1
-            empty.start(partial(self._deliver, ident, time.monotonic()))
+            size = _AWAITED_OVERHEAD + len(query)
+            self._awaited += 1
+            self._awaited_size += size
+            empty.start(partial(self._deliver, query[:2], size, time.monotonic()), self._address)
+            return b"" if self._may_answer() else None
         return empty.for_address(self._address) if isinstance(empty, PerClientResponse) else b""
 
     def _classify(self, started: float, body: bytes) -> int:
@@ -416,32 +521,70 @@ class _Connection:
                 observer.on_response("tcp", host, bytes(2) + body, source, time.monotonic() - started)
         return server.classify(body)
 
-    def _deliver(self, ident: bytes, started: float, body: bytes) -> None:
-        """Send a deferred response; `started`: when its query arrived."""
-        self._pending -= 1
+    def _deliver(self, ident: bytes, awaited: int, started: float, render: Render, size: int = 0) -> None:
+        """Take a deferred response, and send it if no other data waits.
+
+        Args:
+            ident: id of the query.
+            awaited: bytes that the query took until now.
+            started: when it arrived.
+            render: as for `Deliver`.
+            size: as for `Deliver`.
+        """
+        self._awaited_size -= awaited
         if self._is_closed or self._is_closing:
+            self._awaited -= 1
             return
-        if isinstance(body, PerClientResponse):
-            body = body.for_address(self._address)
-        counters = self._server.counters
-        counters.add(bytes((self._classify(started, body),)), counters.forwarded, time.monotonic() - started)
-        if body:
-            self._deferred.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
-        if self._unsent:
+        self._deferred.append(_Deferred(ident, started, render, size))
+        self._deferred_size += size
+        if self._is_answering:  # its caller continues
             return
         try:
-            self._on_all_sent(time.monotonic())
-            if self._unsent:
-                self._server.set_events(self, selectors.EVENT_WRITE)
+            if not self._unsent:
+                self._send_waiting()
+            if self._client_finished and not (self._unsent or self._awaited or self._is_behind):
+                self.abort()
+            self._update()
         except OSError:
             self.abort()
+
+    def _render_deferred(self) -> bytes:
+        """Render deferred responses that have arrived, as much as one write may have."""
+        counters, room = self._server.counters, MAX_WRITE_BYTES
+        pieces: list[bytes] = []
+        try:
+            while self._deferred and room > 0:
+                ident, started, render, size = self._deferred.popleft()
+                self._deferred_size -= size
+                self._awaited -= 1
+                body = render()
+                if isinstance(body, PerClientResponse):
+                    body = body.for_address(self._address)
+                response_class = bytes((self._classify(started, body),))
+                counters.add(response_class, counters.forwarded, time.monotonic() - started)
+                if body:
+                    pieces += (LENGTH.pack(len(ident) + len(body)), ident, body)
+                    room -= len(body)
+        except Exception as error:  # noqa: BLE001 - no exception may reach the event loop or the forwarder
+            self._server.log_once.error(error)
+            self.abort()
+            return b""
+        return b"".join(pieces)
 
     def _send(self, data: bytes | memoryview) -> None:
         try:
             sent = self.sock.send(data)
         except BlockingIOError:
             sent = 0
-        self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
+        if sent < len(data):
+            self._unsent_size = max(self._unsent_size, len(data))
+            self._unsent = memoryview(data)[sent:]
+        else:
+            self._unsent, self._unsent_size = b"", 0
+
+
+HeldConnections: TypeAlias = HeldBytes[_Connection]
+"""The bytes that the connections of one or several servers hold."""
 
 
 def client_of(peer: object) -> str:

@@ -25,6 +25,7 @@ from zkdns.transport.contract import (
     CachedResponseLookup,
     DeferredResponse,
     PerClientResponse,
+    Render,
     ResponseLookup,
     ResponseObserver,
 )
@@ -53,6 +54,7 @@ _MAX_DATAGRAM = 65535
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
 _IN6_PKTINFO = struct.Struct("=16si")  # address, interface
+_MAX_UNFRAGMENTED = 500  # bytes; every network passes such a datagram whole (RFC 791)
 _NO_RESPONSE = b""
 
 
@@ -143,6 +145,9 @@ class UdpServer:
                 responses = list(map(self._response_to, queries, replacements))
             else:
                 responses = self._responses_to(queries)
+            # Per-client responses of a batch are sent together, too. Nearly all of them are computed.
+            if self._latency is self.counters.computed and PerClientResponse in map(type, responses):
+                responses = list(map(self._finish, responses, batch.addresses()))
             self.lost += batch.send(responses)
             self.counters.add(batch.classes, self._latency, time.monotonic() - started)
             if batch.has_empty:
@@ -183,8 +188,7 @@ class UdpServer:
         ):
             response = self._response_to(query, replacement)
             source = observer.take_source()
-            if isinstance(response, PerClientResponse):
-                response = self._for_client(response, address)
+            response = self._finish(response, address)
             responses.append(response)
             if response and observer.is_sampled():
                 message = UdpCodec.message(bytes(ID) + UdpCodec.query(query), response)
@@ -201,11 +205,16 @@ class UdpServer:
     ) -> None:
         """Handle empty responses: long queries, deferred responses and per-client responses."""
         for at, response in enumerate(responses):
-            query = batch.long_query(at) if not response else None
+            if response:
+                continue
+            if isinstance(response, DeferredResponse):
+                self._start_deferred(response, batch.client(at), started)
+                continue
+            query = batch.long_query(at)
             if query is not None:
                 found = self._response_to(query, replacements[at] if replacements else None)
                 self._answer_one(batch.client(at), found, started)
-            elif isinstance(response, DeferredResponse | PerClientResponse):
+            elif isinstance(response, PerClientResponse):
                 self._answer_one(batch.client(at), response, started)
 
     def _answer_one(self, client: Client, response: bytes, started: float) -> None:
@@ -216,19 +225,26 @@ class UdpServer:
 
     def _start_deferred(self, deferred: DeferredResponse, client: Client, started: float) -> None:
         try:
-            deferred.start(partial(self._deliver, client, started, self.counters.forwarded))
+            deferred.start(partial(self._deliver_deferred, client, started), client.packed)
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
+
+    def _deliver_deferred(self, client: Client, started: float, render: Render, _size: int = 0) -> None:
+        if not self._is_stopped:
+            self._deliver(client, started, self.counters.forwarded, render())
 
     def _deliver(self, client: Client, started: float, latency: LatencyHistogram, response: bytes) -> None:
         """Send a response outside of a batch; `started`: when its query arrived."""
         if isinstance(response, PerClientResponse):
-            response = self._for_client(response, packed_address(client.address[0]))
+            response = self._for_client(response, client.packed)
         if not response or self._is_stopped:
             return
         message = UdpCodec.message(client.query, response)
         try:
-            send_datagram(self._sock, message, client.ancillary, client.address)
+            if client.ancillary or len(message) > _MAX_UNFRAGMENTED:
+                send_datagram(self._sock, message, client.ancillary, client.address)
+            else:
+                self._sock.sendto(message, client.address)
         except OSError:
             self.lost += 1
         took = time.monotonic() - started
@@ -237,6 +253,10 @@ class UdpServer:
             source = self.observer.take_source()
             if self.observer.is_sampled():
                 self.observer.on_response("udp", client.address[0], message, source, took)
+
+    def _finish(self, response: bytes, address: bytes) -> bytes:
+        """The response for a client, if it is a per-client response."""
+        return self._for_client(response, address) if isinstance(response, PerClientResponse) else response
 
     def _for_client(self, placeholder: PerClientResponse, address: bytes) -> bytes:
         try:
@@ -265,13 +285,12 @@ class UdpServer:
                 continue  # the kernel reports that an earlier response was undeliverable
             started = time.monotonic()
             self.received += 1
-            key, replacements = UdpCodec.key(message[ID:]), None
+            key, replacements, packed = UdpCodec.key(message[ID:]), None, packed_address(client[0])
             if self._access is not None:
-                addresses = (packed_address(client[0]),)
-                replacements = self._access.check_datagrams(addresses, (key,).__getitem__, started)
+                replacements = self._access.check_datagrams((packed,), (key,).__getitem__, started)
             response = self._response_to(key, replacements[0] if replacements else None)
             source = [item for item in map(_source_of, ancillary) if item]
-            self._answer_one(Client(message, client, source), response, started)
+            self._answer_one(Client(message, client, source, packed), response, started)
         return True
 
 

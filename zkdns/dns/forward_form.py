@@ -1,0 +1,69 @@
+"""`ForwardForm`: a query without its name, to forward queries for other names without parsing them.
+
+Clients send many names in few forms. If two queries differ only in the name, and both names are resolved by
+the upstreams of all names, everything else about them is equal. The form is made from the first such query,
+so that the rules are only in the responder and the forwarder. `OrdinaryNames` recognizes the names without
+rules of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from zkdns.dns.message import TYPE_CLASS, Query
+from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire
+
+_AFTER_NAME = 1 + TYPE_CLASS.size  # the root label, type and class
+
+
+class ForwardForm:
+    """A query without its name.
+
+    Attributes:
+        query: the query that the form was made from.
+        limit: maximum size of a response in bytes.
+        encode: makes a response after its id ready to send.
+        after_name: the end of the question: the root label, type and class.
+    """
+
+    __slots__ = ("after_name", "encode", "limit", "query")
+
+    def __init__(self, query: Query, limit: int, encode: Callable[[bytes, int], bytes]) -> None:
+        self.query = query
+        self.limit = limit
+        self.encode = encode
+        self.after_name = query.question[-_AFTER_NAME:]
+
+    def query_for(self, name: bytes) -> Query:
+        """The query of this form for a name in wire format without the root label, in any spelling.
+
+        `Query.name` is empty: only zones need the labels.
+        """
+        like, question = self.query, name + self.after_name
+        return Query(like.id, like.rd, (), like.qtype, like.qclass, question, like.edns, like.ad, like.cd)
+
+
+class OrdinaryNames:
+    """The names for which there are no rules of their own.
+
+    Args:
+        domains: in lower case; a name in one of them may have such rules.
+    """
+
+    def __init__(self, domains: Iterable[Labels]) -> None:
+        self._domains = frozenset(to_wire(domain)[:-1] for domain in domains)
+
+    def __contains__(self, name: bytes) -> bool:
+        """Whether a name is valid and in none of the domains.
+
+        Args:
+            name: in wire format and lower case, without the root label. It may be malformed.
+        """
+        at, size = 0, len(name)
+        if not 0 < size < MAX_NAME:
+            return False
+        while at < size:
+            if name[at] > MAX_LABEL or name[at:] in self._domains:
+                return False
+            at += 1 + name[at]
+        return at == size
