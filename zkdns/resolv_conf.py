@@ -1,7 +1,13 @@
-"""Parse and edit resolv.conf(5) as glibc reads it. Text in, text out; this module opens no files."""
+"""Parse and edit resolv.conf(5) as glibc reads it. Text in, text out; this module opens no files.
+
+Lines end with a line feed and with nothing else. Spaces and tabs separate words; a carriage return at the end
+of a line counts as a space. All other characters are part of a word or of a comment, also those that Unicode
+regards as line ends or spaces.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +21,8 @@ RESOLVED_STUBS: Final = frozenset({"127.0.0.53", "127.0.0.54"})
 MAX_NAMESERVERS: Final = 3
 """The number of name servers that glibc uses (MAXNS in <resolv.h>)."""
 
+_SPACES = " \t\r"
+_WORD = re.compile(rf"[^{_SPACES}]+")
 _COMMENT = "# By zkdns setup; zkdns setup --undo restores the previous content."
 
 
@@ -99,8 +107,8 @@ def edit_resolv_conf(text: str, server: str, *, keep_others: bool, search: Itera
         if keyword in {"search", "domain"} and domains:
             continue
         if keyword == "options" and drop_rotate and "rotate" in values:
-            if kept := [value for value in values if value != "rotate"]:
-                edited.append(" ".join([keyword, *kept]))
+            if set(values) != {"rotate"}:
+                edited.append(re.sub(rf"[{_SPACES}]+rotate(?=[{_SPACES}]|\Z)", "", line))
             continue
         edited.append(line)
     if "edns0" not in current.options:  # without it, every response over 512 bytes costs a second query
@@ -110,7 +118,7 @@ def edit_resolv_conf(text: str, server: str, *, keep_others: bool, search: Itera
 
 def _lines(text: str) -> Iterator[_Line]:
     for number, line in enumerate(text.split("\n"), 1):
-        keyword, *values = line.split() or [""]
+        keyword, *values = _WORD.findall(line) or [""]
         if line.startswith(keyword):  # resolv.conf(5): the keyword must start the line
             yield _Line(number, line, keyword, values)
         else:

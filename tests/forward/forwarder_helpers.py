@@ -33,11 +33,12 @@ from zkdns.dns.authority import Authority
 from zkdns.dns.edns import MIN_UDP_SIZE
 from zkdns.dns.message import parse_query
 from zkdns.forward.forwarder import Forwarder, group_of_question
+from zkdns.forward.own_names import make_own_names
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.contract import DeferredResponse, Deliver
-from zkdns.transport.sockets import bind, bound_address
+from zkdns.transport.sockets import bind, bound_address, packed_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -64,6 +65,7 @@ class Scene:
 
     Attributes:
         clock: the clock of the forwarder.
+        table: the table of its zone; call `authority.refresh` after changes.
         errors: internal errors in the answers to queries.
     """
 
@@ -73,13 +75,15 @@ class Scene:
         pair = bind(HostPort("127.0.0.1", 0), 1)[0]
         self.address = bound_address(pair)
         self._pair = pair
-        self.authority = Authority(Table(), config, lambda _query, error: self.errors.append(error))
-        self.authority.responder.ready = True
+        self.table = Table()
+        self.authority = Authority(self.table, config, lambda _query, error: self.errors.append(error))
+        self.authority.set_health(ready=True, stale=False)
         self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, **limits)
         self.forwarder.cache.on_removed = lambda question: self.authority.forget_forwarded(
             group_of_question(question)
         )
         self.forwarder.on_change = self.authority.forget_all
+        self.forwarder.own_names = make_own_names(self.authority)
         self.authority.responder.fallback = self.forwarder
         answers = partial(self.authority.make_cache, max_bytes=_CACHE_BYTES)
         self.datagrams, self.streams = answers(UdpCodec, stream=False), answers(TcpCodec, stream=True)
@@ -109,12 +113,12 @@ class Scene:
         self.clock.now += seconds
         self.forwarder.poll()
 
-    def begin(self, deliver: Deliver, name: str = WWW) -> None:
-        """Let an A query wait for its response at the forwarder, without a client."""
+    def begin(self, deliver: Deliver, name: str = WWW, client: str = "127.0.0.1") -> None:
+        """Let an A query of a client wait for its response at the forwarder."""
         query = parse_query(dns.message.make_query(name, "A").to_wire())
-        response = next(self.forwarder.answer(query, MIN_UDP_SIZE, bytes).responses)
+        response = next(self.forwarder.answer(query, MIN_UDP_SIZE, lambda body, _question: body).responses)
         assert isinstance(response, DeferredResponse)
-        response.start(deliver)
+        response.start(deliver, packed_address(client))
 
     async def query(
         self,
@@ -180,13 +184,14 @@ async def forwarding(
     domains: Mapping[str, Iterable[UpstreamServer | UpstreamAddress]] | None = None,
     resolv_conf: Path | None = None,
     trust_ad: bool = False,
+    forward: Mapping[str, Any] | None = None,
     cache: CacheSettings = CacheSettings(),  # noqa: B008 - it is frozen
     **limits: Any,
 ) -> AsyncIterator[Scene]:
     """Run a server with these upstreams; fail on internal errors.
 
-    With `resolv_conf`, the server has `upstreams = "auto"`, and this is the file of the system. `limits` are
-    keyword arguments of `Forwarder`.
+    `forward` has more settings of forwarding. With `resolv_conf`, the server has `upstreams = "auto"`, and
+    this is the file of the system. `limits` are keyword arguments of `Forwarder`.
     """
     if resolv_conf is not None:
         limits["system_files"] = [resolv_conf]
@@ -196,6 +201,7 @@ async def forwarding(
         forward=ForwardSettings(
             upstreams="auto" if resolv_conf is not None else _addresses(upstreams),
             trust_ad=trust_ad,
+            **(forward or {}),
             zones={name: ForwardZoneSettings(_addresses(each)) for name, each in (domains or {}).items()},
         ),
         cache=cache,

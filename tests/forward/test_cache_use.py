@@ -32,7 +32,7 @@ def test_response_in_constant_use_is_not_evicted_by_unique_queries() -> None:
         forwarder.cache.put(question("A", name), made, forwarder.now)
 
     put(POPULAR)
-    answer = forwarder.answer(query("A", POPULAR), 512, bytes)
+    answer = forwarder.answer(query("A", POPULAR), 512, lambda body, _question: body)
     for number in range(5):
         forwarder.now += 1
         next(answer.responses)  # the response cache has it; the forwarder is not called

@@ -29,7 +29,7 @@ from tests.support.upstream import (
 )
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.edns_options import EdnsOptions
-from zkdns.transport.contract import PerClientResponse
+from zkdns.transport.contract import for_client
 
 BOGUS, NO_REACHABLE_AUTHORITY, NOT_READY, NOT_AUTHORITATIVE, BLOCKED = 6, 22, 14, 20, 15
 NOW = 1_559_731_985.0
@@ -138,7 +138,7 @@ def test_dns_26_special_use_names_get_blocked(name: str, code: str, errors: list
 
 def give_cookies(scene: Scene) -> None:
     cookies = Cookies(bytes(16), lambda: NOW, is_shared=True)
-    scene.authority.responder.edns_options = EdnsOptions(b"ns1", 10.0, cookies, PerClientResponse)
+    scene.authority.responder.edns_options = EdnsOptions(b"ns1", 10.0, cookies, for_client)
 
 
 def cookies_of(response: dns.message.Message) -> list[bytes]:

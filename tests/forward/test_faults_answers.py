@@ -15,6 +15,8 @@ from tests.forward.resolution_helpers import (
     answer,
     bad_messages,
     failure,
+    in_time,
+    now,
     question,
     resolving,
     run,
@@ -48,11 +50,6 @@ from zkdns.dns.message import Type
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import MAX_BAD_MESSAGES, FailureKind
 
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 # -- silence, delay ---------------------------------------------------------------------------------------
 
 
@@ -62,7 +59,7 @@ def test_dns_32_next_upstream_replaces_a_silent_one_within_a_second() -> None:
             async with running_resolver(silent.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
-                assert now() - started_at < 1.0
+                in_time(started_at, 1.0)
 
     run(scenario)
 
@@ -80,7 +77,7 @@ def test_silent_upstream_gets_no_queries_until_it_responds_again() -> None:
                 assert dead.is_dead
                 started_at, before = now(), len(first.queries_over(UDP, "later.example"))
                 assert await answer(resolver, "later.example") == ["192.0.2.2"]
-                assert now() - started_at < 0.25
+                in_time(started_at, 0.25)
                 assert len(first.queries_over(UDP, "later.example")) == before
                 first.set_behaviour(answers)  # the next probe detects it
                 await until(lambda: not dead.is_dead)
@@ -114,7 +111,8 @@ def test_dns_32_silence_of_all_fails_at_the_time_limit() -> None:
             async with running_resolver(one.address, other.address, limit_seconds=1.0) as resolver:
                 started_at = now()
                 outcome = await failure(resolver, "www.example")
-                assert 0.9 < now() - started_at < 1.4
+                assert now() - started_at > 0.9
+                in_time(started_at, 1.4)
                 assert outcome.kind is FailureKind.TIMED_OUT
                 assert f"no response from {one.address} and {other.address} within" in outcome.text
                 assert resolver.timed_out == resolver.failed == 1
@@ -258,7 +256,7 @@ def test_malformed_reply_leads_to_the_next_upstream() -> None:
             async with running_resolver(wrong.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
-                assert now() - started_at < 0.25  # no time-out
+                in_time(started_at, 0.25)  # no time-out
                 assert bad_messages(resolver) == 2
                 resolver.replace_upstreams([wrong.address])
                 outcome = await failure(resolver, "www.example")
@@ -298,7 +296,7 @@ def test_dns_32_error_leads_to_the_next_upstream_and_finally_to_failure(rcode: d
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 good.set_behaviour(returns_rcode(rcode))
                 outcome = await failure(resolver, "www.example")
-                assert now() - started_at < 0.25
+                in_time(started_at, 0.25)
                 assert outcome.kind is (
                     FailureKind.SERVFAIL if rcode == dns.rcode.SERVFAIL else FailureKind.REFUSED
                 )
@@ -309,20 +307,13 @@ def test_dns_32_error_leads_to_the_next_upstream_and_finally_to_failure(rcode: d
 
 
 @pytest.mark.parametrize(
-    "refuses",
+    "rejection",
     [returns_rcode(dns.rcode.FORMERR), returns_bare_rcode(dns.rcode.FORMERR)],
     ids=["whole", "bare"],
 )
-def test_upstream_without_edns_is_queried_without_edns(refuses: Behaviour) -> None:
-    def without_opt(received: ReceivedQuery) -> list[Send]:
-        (sent,) = refuses(received)
-        assert sent.message is not None
-        reply = dns.message.from_wire(sent.message)
-        reply.use_edns(False)
-        return [Send(reply.to_wire())]
-
+def test_upstream_without_edns_is_queried_without_edns(rejection: Behaviour) -> None:
     async def scenario() -> None:
-        with UpstreamServer(rejects_edns(without_opt)) as upstream:
+        with UpstreamServer(rejects_edns(rejection)) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 for number in range(3):
                     assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
@@ -339,7 +330,7 @@ def test_unreachable_upstream_is_skipped_at_once() -> None:
             async with running_resolver(down.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
-                assert now() - started_at < 0.25
+                in_time(started_at, 0.25)
                 resolver.replace_upstreams([down.address])
                 outcome = await failure(resolver, "www.example")
                 assert outcome.text == f"{down.address} cannot be reached (Connection refused)"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rrset
 import pytest
 
 from tests.forward.resolution_helpers import question
@@ -18,7 +19,6 @@ from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import (
     LIMIT_SECONDS,
     MAX_ATTEMPTS,
-    MAX_ATTEMPTS_ON_DEAD,
     MAX_BAD_MESSAGES,
     PROBE_LIMIT_SECONDS,
     RETRY_SECONDS,
@@ -28,10 +28,11 @@ from zkdns.forward.resolution import (
     Resolution,
     Step,
 )
-from zkdns.forward.upstreams import Upstream, Upstreams
+from zkdns.forward.upstreams import MAX_DOUBTS, Upstream, Upstreams
 
 A, B, C = (UpstreamAddress(f"192.0.2.{number}", 53) for number in (1, 2, 3))
 OVER_TLS = UpstreamAddress("192.0.2.4", 853, "resolver.example")
+OVER_TCP = UpstreamAddress("192.0.2.5", 53, tcp=True)
 REFUSED = returns_rcode(dns.rcode.REFUSED)
 SERVFAIL = returns_rcode(dns.rcode.SERVFAIL)
 
@@ -100,6 +101,12 @@ class Scenario:
         assert sent.message is not None
         return self.receive(sent.message, attempt)
 
+    def refuse(self, act: Behaviour) -> None:
+        """Receive an error from one upstream, to the query with EDNS and to the one without."""
+        self.receive_from(act)
+        if not self.attempt.edns:
+            self.receive_from(act)
+
     def receive_truncated(self) -> Step:
         return self.receive(reply_to(self.query_of(self.attempt), flags=dns.flags.TC))
 
@@ -146,9 +153,11 @@ def test_late_reply_is_accepted_while_the_next_upstream_is_queried() -> None:
 def test_single_upstream_gets_three_attempts_with_growing_timeouts() -> None:
     scenario = Scenario(A)
     started_at, at = scenario.now, [0.0]
+    kinds = [(False, True)]
     while isinstance(scenario.wake(), Attempt):
-        assert scenario.target == (A, False)
         at.append(scenario.now - started_at)
+        kinds.append((scenario.attempt.uses_stream, scenario.attempt.edns))
+    assert kinds == [(False, True), (False, False), (True, True)]
     pauses = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert 0.3 <= pauses[0] <= 0.8
     assert pauses == sorted(pauses)
@@ -161,16 +170,13 @@ def test_single_upstream_gets_three_attempts_with_growing_timeouts() -> None:
     assert scenario.failure.ede == 22
 
 
-def test_dead_upstream_gets_fewer_attempts() -> None:
+def test_second_attempt_has_edns_if_the_upstream_is_known_to_accept_it() -> None:
     scenario = Scenario(A)
-    while not isinstance(scenario.step, Failure):
-        scenario.wake()
+    scenario.receive_answer()
     second = Scenario(A, upstreams=scenario.upstreams)
-    attempts = 1
-    while not isinstance(second.step, Failure):
-        attempts += isinstance(second.wake(), Attempt)
-    assert attempts == MAX_ATTEMPTS_ON_DEAD
-    assert second.failure.kind is FailureKind.TIMED_OUT
+    second.wake()
+    assert second.target == (A, False)
+    assert second.attempt.edns
 
 
 def test_every_upstream_is_queried_before_any_is_repeated() -> None:
@@ -186,7 +192,7 @@ def test_dead_upstream_is_not_queried_after_the_living_have_failed() -> None:
     scenario = Scenario(A, B)
     for _ in range(3):
         upstream_of(scenario, B).on_failure()
-    scenario.receive_from(REFUSED)
+    scenario.refuse(REFUSED)
     assert scenario.failure.kind is FailureKind.REFUSED
 
 
@@ -202,17 +208,30 @@ def test_without_upstreams_the_outcome_is_a_failure() -> None:
 )
 def test_dns_32_error_leads_to_the_next_upstream(rcode: dns.rcode.Rcode) -> None:
     scenario = Scenario(A, B)
-    scenario.receive_from(returns_rcode(rcode))
+    scenario.refuse(returns_rcode(rcode))
     assert scenario.target == (B, False)
     assert isinstance(scenario.receive_answer(), Reply)
     assert upstream_of(scenario, A).refusals == 1
 
 
+def test_referral_leads_to_the_next_upstream() -> None:
+    """Its sender does not recurse. For a client it would mean that the name has no addresses."""
+    scenario = Scenario(A, B)
+    for target in (A, B):
+        assert scenario.target == (target, False)
+        referral = dns.message.from_wire(reply_to(scenario.query_of(scenario.attempt)))
+        referral.flags &= ~dns.flags.RA
+        referral.authority.append(dns.rrset.from_text("example.", 60, "IN", "NS", "ns.example."))
+        scenario.receive(referral.to_wire())
+    assert scenario.failure.kind is FailureKind.NETWORK
+    assert "192.0.2.1:53 does not recurse" in scenario.failure.text
+
+
 def test_failure_of_all_is_immediate_with_the_best_reply() -> None:
     scenario = Scenario(A, B, C)
-    scenario.receive_from(REFUSED)
-    scenario.receive_from(SERVFAIL)
-    scenario.receive_from(REFUSED)
+    scenario.refuse(REFUSED)
+    scenario.refuse(SERVFAIL)
+    scenario.refuse(REFUSED)
     failure = scenario.failure
     assert failure.kind is FailureKind.SERVFAIL
     assert failure.reply is not None
@@ -228,6 +247,9 @@ def test_unreachable_upstream_is_skipped_and_counts_as_failed() -> None:
     scenario.fail()
     assert scenario.target == (B, False)
     scenario.fail()
+    for upstream in (A, B):
+        assert scenario.target == (upstream, True)
+        scenario.fail()
     assert scenario.failure.kind is FailureKind.NETWORK
     assert scenario.failure.ede == 23
     for _ in range(2):
@@ -239,7 +261,7 @@ def test_silent_upstream_is_awaited_after_another_has_failed() -> None:
     scenario = Scenario(A, B)
     first = scenario.attempt
     scenario.wake()
-    scenario.receive_from(REFUSED)
+    scenario.refuse(REFUSED)
     assert scenario.target == (A, False)
     assert isinstance(scenario.receive_answer(first), Reply)
 
@@ -378,9 +400,9 @@ def test_upstream_without_edns_is_queried_without_it_from_then_on(
     scenario.receive(message.to_wire())
     assert scenario.target == (A, False)
     assert not scenario.attempt.edns
-    assert upstream_of(scenario, A).uses_edns(scenario.now)  # the question may be the reason
+    assert upstream_of(scenario, A).plan(scenario.now).uses_edns  # the question may be the reason
     assert isinstance(scenario.receive_answer(), Reply)
-    assert not upstream_of(scenario, A).uses_edns(scenario.now)
+    assert not upstream_of(scenario, A).plan(scenario.now).uses_edns
 
 
 def test_badvers_leads_to_a_query_without_edns() -> None:
@@ -390,10 +412,125 @@ def test_badvers_leads_to_a_query_without_edns() -> None:
     assert not scenario.attempt.edns
 
 
-def test_formerr_with_edns_leads_to_the_next_upstream() -> None:
+ERRORS = pytest.mark.parametrize(
+    "rcode",
+    [dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.REFUSED, dns.rcode.SERVFAIL, dns.rcode.BADVERS],
+    ids=dns.rcode.to_text,
+)
+
+
+@ERRORS
+def test_error_with_an_opt_record_may_be_about_edns(rcode: dns.rcode.Rcode) -> None:
+    """RFC 6891 §7 expects no OPT record in it, but some servers return that of the query."""
     scenario = Scenario(A, B)
-    scenario.receive_from(returns_rcode(dns.rcode.FORMERR))
+    scenario.receive_from(returns_rcode(rcode))
+    assert scenario.target == (A, False)
+    assert not scenario.attempt.edns
+    scenario.receive_from(returns_rcode(rcode))
     assert scenario.target == (B, False)
+    assert scenario.attempt.edns
+    assert upstream_of(scenario, A).plan(scenario.now).uses_edns
+
+
+@pytest.mark.parametrize("act", [REFUSED, SERVFAIL], ids=["REFUSED", "SERVFAIL"])
+def test_error_is_about_the_question_if_the_upstream_accepts_edns(act: Behaviour) -> None:
+    first = Scenario(A, B)
+    first.receive_answer()
+    scenario = Scenario(A, B, upstreams=first.upstreams)
+    scenario.receive_from(act)
+    assert scenario.target == (B, False)
+
+
+def test_upstream_that_is_silent_to_edns_gets_queries_without_it_after_three_questions() -> None:
+    upstreams = Upstreams([A])
+    for _ in range(MAX_DOUBTS):
+        scenario = Scenario(A, upstreams=upstreams)
+        assert scenario.attempt.edns
+        scenario.wake()
+        assert scenario.target == (A, False)
+        assert not scenario.attempt.edns
+        assert isinstance(scenario.receive_answer(), Reply)
+    assert not Scenario(A, upstreams=upstreams).attempt.edns
+
+
+def test_answer_to_a_late_query_with_edns_keeps_edns() -> None:
+    upstreams = Upstreams([A])
+    for _ in range(MAX_DOUBTS):
+        scenario = Scenario(A, upstreams=upstreams)
+        first = scenario.attempt
+        scenario.wake()
+        assert isinstance(scenario.receive_answer(first), Reply)
+    assert Scenario(A, upstreams=upstreams).attempt.edns
+
+
+# -- UDP does not work, TCP does --------------------------------------------------------------------------
+
+
+def test_refused_udp_leads_to_tcp_and_soon_to_tcp_at_once() -> None:
+    upstreams = Upstreams([A])
+    for _ in range(MAX_DOUBTS):
+        scenario = Scenario(A, upstreams=upstreams)
+        assert scenario.target == (A, False)
+        scenario.fail()
+        assert scenario.target == (A, True)
+        assert isinstance(scenario.receive_answer(), Reply)
+        assert not upstream_of(scenario, A).failures
+    assert Scenario(A, upstreams=upstreams).target == (A, True)
+
+
+def test_silent_udp_leads_to_tcp_and_soon_to_tcp_at_once() -> None:
+    upstreams = Upstreams([A])
+    for _ in range(MAX_DOUBTS):
+        scenario = Scenario(A, upstreams=upstreams)
+        for expected in (False, True):
+            scenario.wake()
+            assert scenario.target == (A, expected)
+        assert isinstance(scenario.receive_answer(), Reply)
+    scenario = Scenario(A, upstreams=upstreams)
+    assert scenario.target == (A, True)
+    scenario.fail()
+    assert Scenario(A, upstreams=upstreams).target == (A, False)
+
+
+def test_tcp_after_truncation_is_no_reason_to_avoid_udp() -> None:
+    upstreams = Upstreams([A])
+    for _ in range(2 * MAX_DOUBTS):
+        scenario = Scenario(A, upstreams=upstreams)
+        assert scenario.target == (A, False)
+        scenario.receive_truncated()
+        assert isinstance(scenario.receive_answer(), Reply)
+
+
+def test_upstream_with_tcp_only_is_queried_over_tcp() -> None:
+    scenario = Scenario(OVER_TCP)
+    assert scenario.target == (OVER_TCP, True)
+    while isinstance(scenario.wake(), Attempt):
+        assert scenario.target == (OVER_TCP, True)
+    assert upstream_of(scenario, OVER_TCP).failures
+
+
+# -- failures of the upstreams, and of the question -------------------------------------------------------
+
+
+def test_failure_is_about_the_upstreams_if_none_of_them_responds() -> None:
+    scenario = Scenario(A)
+    while not isinstance(scenario.step, Failure):
+        scenario.wake()
+    assert scenario.failure.recoveries == scenario.upstreams.recoveries
+    upstream_of(scenario, A).on_response()
+    assert scenario.failure.recoveries != scenario.upstreams.recoveries
+
+
+def test_failure_is_about_the_question_if_the_upstream_answers_others() -> None:
+    scenario = Scenario(A)
+    while not isinstance(scenario.step, Failure):
+        scenario.wake()
+        upstream_of(scenario, A).on_response()
+    assert scenario.failure.kind is FailureKind.TIMED_OUT
+    assert scenario.failure.recoveries is None
+    second = Scenario(A)
+    second.refuse(SERVFAIL)
+    assert second.failure.recoveries is None
 
 
 def test_formerr_to_every_query_does_not_disable_edns() -> None:
@@ -403,7 +540,7 @@ def test_formerr_to_every_query_does_not_disable_edns() -> None:
     assert scenario.target[0] == A  # over TCP, because a bare error names no question
     scenario.receive_from(returns_bare_rcode(dns.rcode.FORMERR))
     assert scenario.target == (B, False)
-    assert upstream_of(scenario, A).uses_edns(scenario.now)
+    assert upstream_of(scenario, A).plan(scenario.now).uses_edns
 
 
 # -- TLS --------------------------------------------------------------------------------------------------
@@ -449,6 +586,22 @@ def test_shortage_until_the_deadline_is_the_reason_of_the_failure() -> None:
 
 
 # -- probes -----------------------------------------------------------------------------------------------
+
+
+def test_dead_upstream_is_probed_with_and_without_edns_and_over_tcp() -> None:
+    scenario = Scenario(A, B)
+    upstream = upstream_of(scenario, B)
+    for _ in range(3):
+        upstream.on_failure()
+    probe = Scenario(probed=B, upstreams=scenario.upstreams)
+    kinds = [(probe.attempt.uses_stream, probe.attempt.edns)]
+    for _ in range(2):
+        probe.wake()
+        assert probe.target[0] == B
+        kinds.append((probe.attempt.uses_stream, probe.attempt.edns))
+    assert kinds == [(False, True), (False, False), (True, True)]
+    probe.receive_answer()
+    assert not upstream.is_dead
 
 
 def test_probed_upstream_is_queried_once_and_no_other_is() -> None:

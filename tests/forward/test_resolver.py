@@ -12,6 +12,8 @@ from tests.forward.resolution_helpers import (
     answer,
     data_of,
     failure,
+    in_time,
+    now,
     question,
     resolve,
     resolving,
@@ -85,7 +87,7 @@ def test_dns_31_ports_and_ids_are_unpredictable() -> None:
                 ([received.port for received in upstream.queries], 8_000),
                 ([received.ident for received in upstream.queries], 32_768),
             ):
-                assert len(numbers) == count
+                assert len(numbers) >= count  # on a busy machine, some questions are sent again
                 assert len(set(numbers)) > 0.9 * count  # duplicates only by chance
                 assert max(numbers) - min(numbers) > least
                 near = sum(abs(one - other) < 64 for one, other in itertools.pairwise(numbers))
@@ -132,10 +134,10 @@ def test_exploring_a_slow_upstream_delays_no_question() -> None:
     async def scenario() -> None:
         with UpstreamServer(last_byte=1) as near, UpstreamServer(is_silent, last_byte=2) as silent:
             async with running_resolver(near.address, silent.address) as resolver:
-                started_at = asyncio.get_running_loop().time()
+                started_at = now()
                 for number in range(10):
                     assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
-                assert asyncio.get_running_loop().time() - started_at < 0.3
+                in_time(started_at, 0.3)
                 assert len(silent.queries) == 1
 
     run(scenario)
@@ -208,7 +210,7 @@ def test_on_outcome_may_stop_the_resolver() -> None:
 
                 resolver.resolve(question("stops.example"), stop)
                 await stopped.wait()
-            assert logs == []
+            assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
     run(scenario)
 

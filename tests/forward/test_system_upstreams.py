@@ -61,6 +61,18 @@ def test_name_servers_of_resolv_conf(text: str, hosts: tuple[str, ...]) -> None:
     assert parse_upstreams(text) == (tuple(map(to, hosts)), ())
 
 
+@pytest.mark.parametrize("options", ["use-vc", "edns0 use-vc\noptions trust-ad"])
+def test_with_use_vc_queries_are_sent_over_tcp(options: str) -> None:
+    servers, errors = parse_upstreams(
+        f"nameserver 192.0.2.1\nnameserver tls://192.0.2.2\noptions {options}\n"
+    )
+    assert errors == ()
+    assert servers == (
+        UpstreamAddress("192.0.2.1", 53, tcp=True),
+        UpstreamAddress("192.0.2.2", 853, "192.0.2.2"),
+    )
+
+
 def test_a_malformed_line_is_reported_and_the_others_are_used() -> None:
     text = (
         "nameserver\nnameserver dns.example\nnameserver 192.0.2.1\nnameserver 0.0.0.0\nnameserver "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import sys
 import time
 from collections.abc import Callable
 
@@ -98,7 +99,7 @@ def test_udp_client(family: socket.AddressFamily, host: str, make_poll: type[Sel
     with socket.socket(family, socket.SOCK_DGRAM) as upstream:
         upstream.bind((host, 0))
         upstream.settimeout(10.0)
-        client = UdpClient[str](10, lambda work: work(), make_poll() if make_poll is not None else None)
+        client = UdpClient[str](10, make_poll() if make_poll is not None else None)
         address = UpstreamAddress(host, upstream.getsockname()[1])
         try:
             sent = [
@@ -114,6 +115,38 @@ def test_udp_client(family: socket.AddressFamily, host: str, make_poll: type[Sel
             for sock in sent:
                 client.release(sock)
             assert len(client) == 0
+        finally:
+            client.close()
+
+
+def test_dns_31_a_socket_that_is_used_again_has_another_port() -> None:
+    """Messages to its earlier ports do not reach it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+        upstream.settimeout(10.0)
+        client = UdpClient[int](10)
+        address = UpstreamAddress("127.0.0.1", upstream.getsockname()[1])
+        received: list[tuple[int, bytes | OSError]] = []
+
+        def receive(owner: int, message: bytes | OSError) -> None:
+            received.append((owner, message))
+
+        sockets: list[socket.socket] = []
+        ports: list[tuple[str, int]] = []
+        try:
+            for number in range(50):
+                sockets.append(client.send(address, b"query", number))
+                _, source = upstream.recvfrom(512)
+                for port in ports:  # late duplicates
+                    upstream.sendto(b"late", port)
+                ports.append(source)
+                upstream.sendto(b"reply", source)
+                eventually(lambda: client.receive(receive) or len(received) == len(ports))
+                client.release(sockets[-1], is_answered=True)
+            assert received == [(number, b"reply") for number in range(50)]
+            if sys.platform == "linux":
+                assert len(set(sockets)) == 1
+            assert len(set(ports)) > 45
         finally:
             client.close()
 

@@ -6,12 +6,13 @@ import pytest
 
 from zkdns.address import UpstreamAddress
 from zkdns.forward.upstreams import (
+    DOUBT_SECONDS,
     EXPLORE_SECONDS,
+    MAX_DOUBTS,
     MAX_FAILURES,
     MAX_REFUSALS,
     MAX_TIMEOUT,
     MIN_TIMEOUT,
-    NO_EDNS_SECONDS,
     PROBE_SECONDS,
     Upstream,
     Upstreams,
@@ -107,11 +108,11 @@ def test_timeout_follows_the_measurements_within_limits(rtts: list[float], timeo
     upstream = Upstream(A)
     for rtt in rtts:
         upstream.on_response(rtt)
-    assert upstream.timeout == pytest.approx(timeout, rel=0.01)
+    assert upstream.plan(0.0).timeout == pytest.approx(timeout, rel=0.01)
 
 
 def test_timeout_before_any_measurement_is_within_limits() -> None:
-    assert MIN_TIMEOUT <= Upstream(A).timeout <= MAX_TIMEOUT
+    assert MIN_TIMEOUT <= Upstream(A).plan(0.0).timeout <= MAX_TIMEOUT
 
 
 def test_late_upstream_soon_ranks_below_others() -> None:
@@ -158,12 +159,57 @@ def test_dead_upstream_is_probed_at_once_and_then_periodically() -> None:
     assert upstream.start_probe_if_due(200.0)
 
 
-def test_edns_is_disabled_for_a_limited_time() -> None:
+# -- what an upstream supports ----------------------------------------------------------------------------
+
+
+def test_edns_is_omitted_for_a_limited_time() -> None:
     upstream = Upstream(A)
-    assert upstream.uses_edns(100.0)
-    upstream.disable_edns(100.0)
-    assert not upstream.uses_edns(100.0 + NO_EDNS_SECONDS - 1)
-    assert upstream.uses_edns(100.0 + NO_EDNS_SECONDS)
+    assert upstream.plan(100.0).uses_edns
+    upstream.on_edns_rejected(100.0, is_certain=True)
+    assert not upstream.plan(100.0 + DOUBT_SECONDS - 1).uses_edns
+    assert upstream.plan(100.0 + DOUBT_SECONDS).uses_edns
+    upstream.on_edns_rejected(2000.0, is_certain=False)
+    upstream.on_edns_rejected(2000.0, is_certain=False)
+    assert not upstream.plan(2000.0).uses_edns  # it has been so before
+
+
+@pytest.mark.parametrize("is_certain", [True, False])
+def test_one_rejection_does_not_end_edns_with_an_upstream_that_accepts_it(*, is_certain: bool) -> None:
+    upstream = Upstream(A)
+    for _ in range(5):
+        upstream.on_edns_accepted(100.0)
+        upstream.on_edns_rejected(100.0, is_certain=is_certain)
+        upstream.on_edns_rejected(100.0, is_certain=is_certain)
+        assert upstream.plan(100.0).uses_edns
+    upstream.on_edns_rejected(100.0, is_certain=is_certain)
+    assert not upstream.plan(100.0).uses_edns
+
+
+def test_tcp_is_used_for_a_limited_time_after_several_questions() -> None:
+    upstream = Upstream(A)
+    for _ in range(MAX_DOUBTS):
+        assert not upstream.plan(100.0).uses_tcp
+        upstream.on_udp_ignored(100.0)
+    assert upstream.plan(100.0 + DOUBT_SECONDS - 1).uses_tcp
+    assert not upstream.plan(100.0 + DOUBT_SECONDS).uses_tcp
+    upstream.on_udp_ignored(2000.0)
+    assert upstream.plan(2000.0).uses_tcp
+    upstream.on_tcp_failed()
+    assert not upstream.plan(2000.0).uses_tcp
+
+
+def test_recoveries_change_when_an_upstream_responds_after_a_failure() -> None:
+    upstreams = group(0.01, 0.02)
+    first, second = upstreams.all
+    before = upstreams.recoveries
+    first.on_response(0.01)
+    first.on_failure()
+    assert not upstreams.have_failed
+    second.on_failure()
+    assert upstreams.have_failed
+    assert upstreams.recoveries == before
+    second.on_response()
+    assert upstreams.recoveries == before + 1
 
 
 # -- exploration ------------------------------------------------------------------------------------------

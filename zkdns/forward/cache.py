@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
-from cachetools import LRUCache
 
 from zkdns.forward.message import Question
 from zkdns.forward.reply import MAX_TTL, Reply
+from zkdns.forward.rewriting import is_subdomain
 
 MAX_BYTES: Final = 64 << 20
 MAX_NEGATIVE_TTL: Final = 3_600  # RFC 2308 §5 suggests one to three hours
 MAX_STALE_SECONDS: Final = 86400  # one day (RFC 8767 §5 suggests one to three)
 MIN_FAILURE_SECONDS: Final = 1  # RFC 9520 §3.2
-MAX_FAILURE_SECONDS: Final = 300  # RFC 9520 §3.2
+MAX_FAILURE_SECONDS: Final = 30  # RFC 9520 §3.2 allows 300; BIND allows 30 (servfail-ttl)
+MAX_PARTIAL_SIZE: Final = 8192
+"""Maximum bytes of a partial answer that is cached with a failure; one from UDP has less."""
 
-# Memory of an entry in addition to its bytes, and of each record's TTL and offsets (measured).
-_OVERHEAD = 900
-_RECORD_OVERHEAD = 110
+_OVERHEAD = 900  # bytes of memory of an entry in addition to its name and reply (measured)
 _ROOT = b"\0"
 
 
@@ -36,6 +36,7 @@ class Entry(msgspec.Struct, gc=False):
         reply: the reply.
         stored_at: the second in which it was stored.
         expires_at: the first second in which it is not fresh.
+        size: approximate memory in bytes.
         max_ttl: upper limit of its TTLs, for `Reply.render`.
         hits: number of times that it was returned while fresh.
         is_prefetched: whether a prefetch was started.
@@ -45,16 +46,10 @@ class Entry(msgspec.Struct, gc=False):
     reply: Reply
     stored_at: int
     expires_at: int
+    size: int
     max_ttl: int = MAX_TTL
     hits: int = 0
     is_prefetched: bool = False
-
-    @property
-    def size(self) -> int:
-        """Approximate memory in bytes."""
-        reply = self.reply
-        own = len(self.question.name) + len(reply.records) + len(reply.ede)
-        return _OVERHEAD + own + _RECORD_OVERHEAD * len(reply.ends)
 
     def age(self, now: int) -> int:
         """Return the number of seconds since it was stored."""
@@ -85,25 +80,25 @@ class CachedFailure(msgspec.Struct, frozen=True, gc=False):
         seconds: the time from the failure to `until`.
         errors: the extended errors of the response (RFC 8914), as options.
         text: the reason for people.
+        partial: a partial answer; the rest of it could not be received.
+        recoveries: the number of recoveries of its upstreams; the failure ends when it changes. None: the
+            failure is not about the upstreams.
     """
 
     until: int
     seconds: int
     errors: bytes = b""
     text: str = ""
+    partial: Reply | None = None
+    recoveries: int | None = None
 
+    def age(self, now: int) -> int:
+        """Return the number of seconds since the failure."""
+        return now - self.until + self.seconds
 
-class _Entries(LRUCache[Question, Entry]):
-    """Entries with LRU eviction, and a callback for each evicted entry."""
-
-    def __init__(self, max_entries: int, on_evicted: Callable[[Entry], None]) -> None:
-        super().__init__(max_entries)
-        self._on_evicted = on_evicted
-
-    def popitem(self) -> tuple[Question, Entry]:
-        question, entry = super().popitem()
-        self._on_evicted(entry)
-        return question, entry
+    def has_recovered(self, recoveries: int) -> bool:
+        """Return whether an upstream has responded since the failure, which was about the upstreams."""
+        return self.recoveries not in (None, recoveries)
 
 
 class Cache:
@@ -138,21 +133,28 @@ class Cache:
         self._max_ttl = max_ttl
         self._max_negative_ttl = min(max_negative_ttl, max_ttl)
         self._stale_seconds = min(stale_seconds, MAX_STALE_SECONDS)
-        self._entries = _Entries(max_entries, self._on_evicted)
-        self._failures: LRUCache[Question, CachedFailure] = LRUCache(max_entries)
+        # In both, the question that was requested or stored least recently comes first. They are plain
+        # dictionaries because most questions are new: a miss takes a single look-up, without Python code.
+        self._entries: dict[Question, Entry] = {}
+        self._failures: dict[Question, CachedFailure] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __contains__(self, question: object) -> bool:
+        """Whether there is a reply or failure, whatever its age."""
+        return question in self._entries or question in self._failures
 
     # -- replies -------------------------------------------------------------------------------------------
 
     def get(self, question: Question, now: int) -> Entry | None:
         """Return the fresh entry."""
-        entry = self._entries.get(question)  # faster than an exception: most questions are not cached
+        entry = self._entries.get(question)
         if entry is None:
             return None
         if now < entry.expires_at:
             entry.hits += 1
+            self._entries[question] = self._entries.pop(question)
             return entry
         if now >= entry.expires_at + self._stale_seconds:
             self._remove(question)
@@ -163,6 +165,7 @@ class Cache:
         entry = self._entries.get(question)
         if entry is None or not entry.expires_at <= now < entry.expires_at + self._stale_seconds:
             return None
+        self._entries[question] = self._entries.pop(question)
         return entry
 
     def put(self, question: Question, reply: Reply, now: int) -> Entry | None:
@@ -174,65 +177,93 @@ class Cache:
         Returns:
             The entry; None: the reply may not be cached, or there is no room for it.
         """
-        if not reply.is_conclusive:
+        if not reply.ttl and not reply.is_conclusive:
             return None
-        self._failures.pop(question, None)
+        if self._failures:
+            self._failures.pop(question, None)
         previous = self._entries.pop(question, None)
         if previous is not None:
             self.size -= previous.size
         entry = self._entry(question, reply, now)
         if entry is not None:
-            while self.size + entry.size > self._max_bytes:
-                self._entries.popitem()
-            self._entries[question] = entry
             self.size += entry.size
+            while self.size > self._max_bytes or len(self._entries) >= self._max_entries:
+                self._evict()
+            self._entries[question] = entry
         if previous is not None:
             self.on_removed(question)
         return entry
 
     def max_ttl_of(self, reply: Reply) -> int:
         """Return the upper limit of the TTLs in a reply, for `Reply.render`."""
-        if not reply.ttl or not reply.is_conclusive:
+        if not reply.ttl:  # it must not be cached
             return MAX_TTL
         return self._max_negative_ttl if reply.is_negative else self._max_ttl
 
     def _entry(self, question: Question, reply: Reply, now: int) -> Entry | None:
         """Return an entry for a reply; None: it may not be cached, or is too large."""
-        max_ttl = self.max_ttl_of(reply)
-        ttl = min(reply.ttl, max_ttl)
-        entry = Entry(question, reply, now, now + ttl, max_ttl)
-        has_room = self._max_entries > 0 and entry.size <= self._max_bytes
-        return entry if ttl and has_room else None
+        if not reply.ttl or not self._max_entries:
+            return None
+        max_ttl = self._max_negative_ttl if reply.is_negative else self._max_ttl
+        size = _OVERHEAD + len(question.name) + reply.size
+        if not max_ttl or size > self._max_bytes:
+            return None
+        return Entry(question, reply, now, now + min(reply.ttl, max_ttl), size, max_ttl)
 
     def _remove(self, question: Question) -> None:
         entry = self._entries.pop(question)
         self.size -= entry.size
         self.on_removed(question)
 
-    def _on_evicted(self, entry: Entry) -> None:
-        self.size -= entry.size
+    def _evict(self) -> None:
+        self._remove(next(iter(self._entries)))
         self.evictions += 1
-        self.on_removed(entry.question)
 
     # -- failures ------------------------------------------------------------------------------------------
 
-    def put_failure(self, question: Question, now: int, *, errors: bytes = b"", text: str = "") -> None:
+    def put_failure(
+        self,
+        question: Question,
+        now: int,
+        *,
+        errors: bytes = b"",
+        text: str = "",
+        partial: Reply | None = None,
+        recoveries: int | None = None,
+    ) -> None:
         """Store a failure: for one second, and twice as long for each further failure.
 
-        After `MAX_FAILURE_SECONDS` without a further failure, it starts with one second again.
+        It starts with one second again after `MAX_FAILURE_SECONDS` without a further failure, or after the
+        upstreams have recovered. The arguments are the attributes of `CachedFailure`.
         """
         previous = self._failures.get(question)
         seconds = MIN_FAILURE_SECONDS
-        if previous is not None and now < previous.until + MAX_FAILURE_SECONDS:
+        if (
+            previous is not None
+            and now < previous.until + MAX_FAILURE_SECONDS
+            and (recoveries is None or not previous.has_recovered(recoveries))
+        ):
             is_current = now < previous.until
             seconds = previous.seconds if is_current else min(2 * previous.seconds, MAX_FAILURE_SECONDS)
-        if self._max_entries:
-            self._failures[question] = CachedFailure(now + seconds, seconds, errors, text)
+        if partial is not None and partial.size > MAX_PARTIAL_SIZE:
+            return
+        if not self._max_entries:
+            return
+        self._failures.pop(question, None)
+        while len(self._failures) >= self._max_entries:
+            del self._failures[next(iter(self._failures))]
+        self._failures[question] = CachedFailure(now + seconds, seconds, errors, text, partial, recoveries)
 
     def get_failure(self, question: Question, now: int) -> CachedFailure | None:
-        """Return the failure because of which the question must not be sent now."""
+        """Return the failure because of which the question must not be sent now.
+
+        The caller checks whether the upstreams have recovered.
+        """
         found = self._failures.get(question)
-        return found if found is not None and now < found.until else None
+        if found is None or now >= found.until:
+            return None
+        self._failures[question] = self._failures.pop(question)
+        return found
 
     # -- flushing ------------------------------------------------------------------------------------------
 
@@ -261,13 +292,3 @@ class Cache:
         if below:
             return [question for question in questions if is_subdomain(question.name, name)]
         return [question for question in questions if question.name == name]
-
-
-def is_subdomain(name: bytes, domain: bytes) -> bool:
-    """Return whether a name is the domain or lies below it; both in wire format and lower case."""
-    if not name.endswith(domain):
-        return False
-    at, domain_at = 0, len(name) - len(domain)
-    while at < domain_at:  # the same bytes may occur within a label
-        at += name[at] + 1
-    return at == domain_at

@@ -73,13 +73,14 @@ class ForwardZones:
             servers = self._system.current.servers
         else:
             servers = self._without_self(config.forward.upstreams)
-        self._default = ForwardZone(None, servers, make_resolver(servers))
+        self.default = ForwardZone(None, servers, make_resolver(servers))
+        """The forward zone for all other names."""
         self._by_domain: dict[Labels, ForwardZone] = {}
         for domain, settings in config.forward.zones.items():
             servers = self._without_self(settings.upstreams)
             zone = ForwardZone(domain, servers, make_resolver(servers), parse_name(domain))
             self._by_domain[zone.labels] = zone
-        self.all = (self._default, *self._by_domain.values())
+        self.all = (self.default, *self._by_domain.values())
         """All forward zones, including the one for all other names."""
         self._probes = LoopProbes(secret) if secret is not None else None
         self._avoided_until: dict[tuple[str | None, UpstreamAddress], float] = {}  # by domain and upstream
@@ -107,7 +108,7 @@ class ForwardZones:
                 zone = self._by_domain.get(name[start:])
                 if zone is not None:
                     return zone
-        return self._default
+        return self.default
 
     def is_configured(self, domain: Labels) -> bool:
         """Return whether there is a forward zone of exactly this domain, in lower case, with upstreams."""
@@ -125,7 +126,7 @@ class ForwardZones:
         """
         is_changed = False
         if self._system is not None and self._system.poll():
-            self._default.servers = self._system.current.servers
+            self.default.servers = self._system.current.servers
             is_changed = True
         expired = [key for key, until in self._avoided_until.items() if until <= now]
         for key in expired:

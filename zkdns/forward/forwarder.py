@@ -18,11 +18,13 @@ The path of a query, with its file in zkdns/:
            └▶ udp_client.py        or tcp_client.py: sockets
                 ▼
          Forwarder._on_outcome     stores the reply or failure in the cache; for each waiting query:
+           ├▶ own_names.py         the rest of the answer, if an alias leads into a zone of this server
            └▶ reply.py             the response: TTLs, size limit, EDNS
                 ▼
          deliver(response)         transport/udp.py or tcp.py sends it
 
-Equal questions are resolved once, however many queries wait. A waiting query does not delay others.
+Equal questions are resolved once, however many queries wait. A waiting query does not delay others. Clients
+and forward zones share the places of waiting queries (`waiting_places.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -43,18 +45,24 @@ from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
 from zkdns.dns.answer_source import FORWARD_CACHE, PENDING, REFUSED, STALE, UPSTREAM, ZONE, AnswerSources
 from zkdns.dns.edns import MIN_UDP_SIZE, Ede, pack_ede
+from zkdns.dns.forward_form import ForwardForm
 from zkdns.dns.message import HEADER_SIZE, TYPE_CLASS, Query, Rcode, Response
-from zkdns.dns.responder import CacheableAnswer
+from zkdns.dns.responder import CacheableAnswer, EncodeResponse
 from zkdns.forward.cache import Cache, Entry
-from zkdns.forward.forward_zones import ForwardZone, ForwardZones
+from zkdns.forward.forward_zones import ForwardZones
+from zkdns.forward.loop_detection import DEFAULT_DOMAIN
 from zkdns.forward.message import Question
-from zkdns.forward.reply import Reply
+from zkdns.forward.own_names import OwnNames, labels_of
+from zkdns.forward.pending import ID_SIZE, PendingQuery, PendingQuestion, Waiter
+from zkdns.forward.rebinding import RebindProtection
+from zkdns.forward.reply import MAX_TTL, Reply
 from zkdns.forward.resolution import STOPPED, Failure, FailureKind
 from zkdns.forward.resolver import Resolver
-from zkdns.forward.special_use import special_use_answer
+from zkdns.forward.special_use import SPECIAL_USE_DOMAINS, special_use_answer
 from zkdns.forward.system_upstreams import FILES
 from zkdns.forward.udp_client import affordable_sockets
-from zkdns.names import Labels
+from zkdns.forward.waiting_places import TurnQueue, WaitingPlaces, client_key
+from zkdns.names import Labels, parse_name, to_text
 from zkdns.transport.contract import DeferredResponse, Deliver
 from zkdns.transport.event_loop import Defer, deferrer
 from zkdns.transport.log_once import LogOnce
@@ -64,57 +72,26 @@ log = structlog.get_logger("zkdns.forward")
 MAX_WAITING: Final = 4_000
 """Maximum number of clients' queries that wait for upstreams in each worker.
 
-Each of them may need a socket. But equal questions need one, and a question may have no waiting query, so
-each resolver also limits its questions, to the same number (see `zkdns.forward.resolver.MAX_IN_FLIGHT`).
+The same number of questions may be resolved for which no query waits: prefetched ones, and those whose
+queries have received a stale response. Beyond it, the oldest one is cancelled.
 """
 STALE_TTL: Final = 30  # RFC 8767 §4
 CLIENT_RESPONSE_SECONDS: Final = 1.8
 """How long a client waits for a fresh response if there is a stale one: the timer of RFC 8767 §5."""
 
-_ID_SIZE = 2
+# This number of questions may be resolved at once in this time. More of them wait for the turn of their
+# client, and other work is done between them.
+_MAX_BURST = 8
+_BURST_SECONDS = 0.001
+
+_IPV4 = 4  # bytes
+_NO_CLIENT = b""  # of a prefetched question
+_ROOT = b"\0"
 _TYPE_CLASS_SIZE = TYPE_CLASS.size
 _ANSWER_OVERHEAD = 700  # bytes of a cached answer in addition to its response (measured)
 # Maximum length of error texts; fits into the smallest message with the longest question (RFC 8914 §2).
 _MAX_TEXT = 200
 _UNCACHED_FAILURES = frozenset({FailureKind.OVERLOADED, FailureKind.STOPPED})
-# Errors about the query, not about the upstream; passed on unchanged.
-_QUERY_ERRORS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})
-
-
-class PendingQuery(msgspec.Struct, frozen=True, gc=False):
-    """A client's query, with everything that is needed to make its response.
-
-    Attributes:
-        query: the query.
-        question: its question.
-        limit: maximum size of the response in bytes.
-        encode: returns the bytes to deliver for a response without its id.
-        zone: the forward zone.
-    """
-
-    query: Query
-    question: Question
-    limit: int
-    encode: Callable[[bytes], bytes]
-    zone: ForwardZone
-
-    def finish(self, message: bytes) -> bytes:
-        """Return the bytes to deliver for a response."""
-        return self.encode(message[_ID_SIZE:])
-
-
-class PendingQuestion(msgspec.Struct, gc=False):
-    """A question that is being resolved.
-
-    Attributes:
-        waiters: the waiting queries, and the functions that deliver their responses.
-        stale_timer: delivers a stale response to them; None: no query waits, or there is no stale entry.
-        is_late: whether `stale_timer` has delivered a stale response.
-    """
-
-    waiters: list[tuple[PendingQuery, Deliver]]
-    stale_timer: asyncio.TimerHandle | None = None
-    is_late: bool = False
 
 
 class ForwardCounters(msgspec.Struct):
@@ -129,9 +106,11 @@ class ForwardCounters(msgspec.Struct):
     stale: int = 0
     """Responses from stale cache entries."""
     overloaded: int = 0
-    """Queries that were not forwarded: too many are waiting, or no file descriptor is left."""
+    """Queries that gave way to others, because too many were waiting, or without a file descriptor."""
     prefetched: int = 0
     """Questions that were sent again before their cache entry expired."""
+    filtered: int = 0
+    """Replies of upstreams from which private addresses were removed."""
 
 
 class Forwarder:
@@ -143,6 +122,7 @@ class Forwarder:
         zones: the forward zones.
         now: the current second of the clock.
         sources: counts responses by source, if the source is not known when `answer` returns.
+        own_names: the names in the zones of this server; None: aliases are not followed there.
         on_change: called after the upstreams have changed.
 
     Args:
@@ -150,7 +130,8 @@ class Forwarder:
         listening: addresses of this server, as bound.
         secret: 16 random bytes, the same in all workers.
         clock: returns seconds that never decrease.
-        max_waiting: maximum number of queries that wait for upstreams; further ones get SERVFAIL.
+        max_waiting: maximum number of queries that wait for upstreams; beyond it, a query of the greediest
+            client gets SERVFAIL.
         client_response_seconds: how long a query waits for a fresh response if there is a stale one.
         system_files: the files for `forward.upstreams = "auto"`, in order of precedence.
     """
@@ -173,31 +154,41 @@ class Forwarder:
         )
         self.counters = ForwardCounters()
         self.sources = AnswerSources()
+        self.own_names: OwnNames | None = None
         self.now = int(clock())
         self.on_change: Callable[[], None] = lambda: None
         resolvers = len(config.forward.zones) + 1
         max_sockets = max(1, affordable_sockets(2 * max_waiting) // resolvers)
 
         def make_resolver(servers: Iterable[UpstreamAddress]) -> Resolver:
-            return Resolver(servers, max_in_flight=max_waiting, max_sockets=max_sockets)
+            return Resolver(servers, max_in_flight=2 * max_waiting + 1, max_sockets=max_sockets)
 
         self.zones = ForwardZones(config, listening, secret, make_resolver, system_files=system_files)
         self._trust_ad = config.forward.trust_ad
+        self._rebind_protection: RebindProtection | None = None
+        if config.forward.rebind_protection:
+            self._rebind_protection = RebindProtection(map(parse_name, config.forward.rebind_exempt))
+        self._logged_filter_at = -1
         self._max_waiting = max_waiting
         self._client_response_seconds = client_response_seconds
         self._clock = clock
         self._pending: dict[Question, PendingQuestion] = {}
         self._defer: Defer
-        self._to_resolve: deque[PendingQuery] = deque()
-        self._waiting = 0
-        self._to_deliver: deque[tuple[PendingQuery, Deliver, Reply | Failure | Entry]] = deque()
+        self._to_resolve: TurnQueue[tuple[Question, PendingQuestion]] = TurnQueue()
+        self._places: WaitingPlaces[Waiter] = WaitingPlaces(max_waiting)
+        self._burst_until = 0.0
+        self._burst_left = 0
+        self._unawaited: dict[PendingQuestion, Question] = {}  # no query waits for them; the oldest first
+        self._to_deliver: deque[tuple[Waiter, Reply | Failure | Entry]] = deque()
+        # Apart from the others, so that thousands of failures of one client do not delay responses to others.
+        self._to_fail: deque[tuple[Waiter, Failure]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._log_once = LogOnce(log, "forwarded_response_failed")
 
     @property
     def waiting(self) -> int:
         """Number of queries that wait for upstreams."""
-        return self._waiting
+        return len(self._places)
 
     @property
     def resolving(self) -> int:
@@ -226,9 +217,12 @@ class Forwarder:
             self._timer.cancel()
         self.zones.stop()
         while self._to_resolve:
-            self._on_outcome(self._to_resolve.popleft().question, STOPPED)
+            question, current = self._to_resolve.pop()
+            self._on_outcome(current, question, STOPPED)
         while self._to_deliver:
-            self._deliver_one()
+            self._deliver_one(*self._to_deliver.popleft())
+        while self._to_fail:
+            self._deliver_one(*self._to_fail.popleft())
 
     def _on_second(self) -> None:
         now = self._clock()
@@ -249,21 +243,50 @@ class Forwarder:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
+    @property
+    def domains(self) -> Iterator[Labels]:
+        """The domains whose names are not all resolved by the upstreams of all names."""
+        yield from SPECIAL_USE_DOMAINS
+        yield DEFAULT_DOMAIN  # of the loop probes
+        for zone in self.zones.all:
+            if zone.labels:
+                yield zone.labels
+
+    def defer(self, form: ForwardForm, name: bytes, lower: bytes) -> DeferredResponse | None:
+        """Return the deferred response to a query of this form; None: use `answer`.
+
+        Args:
+            form: the query without its name.
+            name: a name in none of `domains`, in wire format without the root label.
+            lower: the same in lower case.
+        """
+        zone, edns = self.zones.default, form.query.edns
+        question = Question(lower + _ROOT, form.query.qtype, edns is not None and edns.do, form.query.cd)
+        if not zone.servers or question in self.cache:
+            return None
+        current = self._pending.get(question)
+        if current is not None and current.is_late:
+            return None
+        pending = PendingQuery(
+            form.query_for(name), question, form.limit, form.encode, zone, may_be_stale=False
+        )
+        return DeferredResponse(partial(self._begin, pending))
+
+    def answer(self, query: Query, limit: int, encode: EncodeResponse) -> CacheableAnswer:
         """Return the answer to a query of class IN.
 
         Args:
             query: a query for a name outside the zones.
             limit: maximum size of the response in bytes.
-            encode: returns the bytes to deliver for a response without its id.
+            encode: makes a response after its id ready to send.
         """
         special = special_use_answer(query, self.zones.is_configured)
         if special is not None:
             special.recursion_available = self.recursion_available
-            return _once(encode(special.pack(limit)[_ID_SIZE:]), ZONE)
+            return _once(encode(special.pack(limit)[ID_SIZE:], len(query.question)), ZONE)
         zone = self.zones.find(query.name)
         if not zone.servers:
-            return _once(encode(self._refused(query).pack(limit)[_ID_SIZE:]), REFUSED)
+            return _once(encode(self._refused(query).pack(limit)[ID_SIZE:], len(query.question)), REFUSED)
         # lower() leaves the length bytes unchanged: they are smaller than any letter.
         name = query.question[:-_TYPE_CLASS_SIZE].lower()
         question = Question(name, query.qtype, query.edns is not None and query.edns.do, query.cd)
@@ -283,13 +306,12 @@ class Forwarder:
 
     def _answer_from(self, entry: Entry, pending: PendingQuery) -> CacheableAnswer:
         """Return the answer from a fresh entry; the response cache keeps it until the entry is removed."""
-        edns = pending.query.edns
-        if edns is not None and edns.options:
-            return _once(next(self._cached_responses(entry, pending)), FORWARD_CACHE)
+        if entry.reply.is_alias_of_ours:  # it depends on the table too
+            return CacheableAnswer(self._cached_responses(entry, pending), source=FORWARD_CACHE)
         return CacheableAnswer(
             self._cached_responses(entry, pending),
             group_of_question(pending.question),
-            HEADER_SIZE - _ID_SIZE + len(pending.query.question),
+            HEADER_SIZE - ID_SIZE + len(pending.query.question),
             size=_ANSWER_OVERHEAD + min(pending.limit, len(entry.reply.records)),
             is_rare=True,
             source=FORWARD_CACHE,
@@ -317,71 +339,174 @@ class Forwarder:
             self.sources.record(REFUSED)
             return pending.finish(self._refused(pending.query).pack(pending.limit))
         failure = self.cache.get_failure(pending.question, self.now)
-        if failure is not None:
+        if failure is not None and not failure.has_recovered(pending.zone.resolver.upstreams.recoveries):
+            if failure.partial is not None:
+                return self._partial_response(failure.partial, pending, failure.age(self.now))
             return self._failure_response(pending, failure.errors, failure.text)
         current = self._pending.get(pending.question)
         if current is not None and current.is_late:
             stale = self.cache.get_stale(pending.question, self.now)
             if stale is not None:  # other clients have already waited for a fresh response
                 return self._stale_response(stale, pending)
-        if self._waiting >= self._max_waiting:
-            self.counters.overloaded += 1
-            text = f"{self._waiting} queries already wait for upstreams"
-            return self._failure_response(pending, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
         return DeferredResponse(partial(self._begin, pending))
 
     # -- resolution ----------------------------------------------------------------------------------------
 
-    def _begin(self, pending: PendingQuery, deliver: Deliver) -> None:
-        """Let a query wait for the outcome of its question."""
+    def _begin(self, pending: PendingQuery, deliver: Deliver, client: bytes) -> None:
+        """Let a query of a client wait for the outcome of its question."""
         self.counters.queries += 1
-        self._waiting += 1
-        question = pending.question
+        question, waiter = pending.question, Waiter(pending, deliver)
+        if len(client) != _IPV4:
+            client = client_key(client)
         current = self._pending.get(question)
+        is_new = current is None
         if current is None:
-            current = self._resolve_later(pending)
+            current = self._pending[question] = PendingQuestion(pending.zone, client)
         else:
             self.counters.joined += 1
-        current.waiters.append((pending, deliver))
-        if current.stale_timer is None and self.cache.get_stale(question, self.now) is not None:
+            self._unawaited.pop(current, None)
+        current.waiters[waiter] = None
+        loser = self._places.add(waiter, client, pending.zone.domain)
+        if loser is not None:
+            self._give_way(loser)
+        if not current.waiters:  # it was the loser
+            return
+        if is_new:
+            self._resolve_soon(question, current)
+        if (
+            pending.may_be_stale
+            and current.stale_timer is None
+            and self.cache.get_stale(question, self.now) is not None
+        ):
             current.stale_timer = asyncio.get_running_loop().call_later(
                 self._client_response_seconds, self._on_stale_timer, question, current
             )
 
     def _prefetch(self, pending: PendingQuery) -> bool:
         """Resolve a question before its cache entry expires; return False if it is being resolved already."""
-        if pending.question in self._pending or self._waiting >= self._max_waiting:
+        if pending.question in self._pending or len(self._places) >= self._max_waiting:
             return False
-        self._resolve_later(pending)
+        current = self._pending[pending.question] = PendingQuestion(pending.zone, _NO_CLIENT)
+        self._resolve_later(pending.question, current)
+        self._add_unawaited(pending.question, current)
         return True
 
-    def _resolve_later(self, pending: PendingQuery) -> PendingQuestion:
-        """Resolve a question after the sockets have been served; the result has no waiters yet."""
-        current = self._pending[pending.question] = PendingQuestion([])
-        self._to_resolve.append(pending)
-        self._defer(self._resolve_next)
-        return current
+    def _add_unawaited(self, question: Question, current: PendingQuestion) -> None:
+        """Note a question without waiting queries, and cancel the oldest one if there are too many."""
+        self._unawaited[current] = question
+        if len(self._unawaited) > self._max_waiting:
+            oldest = next(iter(self._unawaited))
+            self._cancel(self._unawaited[oldest], oldest)
 
-    def _resolve_next(self) -> None:
-        if self._to_resolve:  # empty after `stop`
-            pending = self._to_resolve.popleft()
-            pending.zone.resolver.resolve(pending.question, self._on_outcome)
+    def _give_way(self, loser: Waiter) -> None:
+        """Let a query that has lost its place fail, and end its resolution if no other query waits for it."""
+        self.counters.overloaded += 1
+        question = loser.pending.question
+        current = self._pending[question]
+        del current.waiters[loser]
+        if not current.waiters:
+            self._cancel(question, current)
+        text = f"{self._max_waiting} queries wait for upstreams, the most of them from this client"
+        # Later, since a transport may be in a delivery now.
+        self._to_fail.append((loser, Failure(FailureKind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)))
+        if len(self._to_fail) == 1:
+            self._defer(self._fail_next)
+        elif len(self._to_fail) > self._max_waiting:  # reading more queries has to wait for the deliveries
+            self._deliver_one(*self._to_fail.popleft())
 
-    def _on_outcome(self, question: Question, outcome: Reply | Failure) -> None:
-        """Deliver the outcome of a resolution to the waiting clients, and store it."""
-        current = self._pending.pop(question)
+    def _cancel(self, question: Question, current: PendingQuestion) -> None:
+        """End a resolution without an outcome."""
+        del self._pending[question]
+        self._to_resolve.remove(current.client, (question, current))
+        self._unawaited.pop(current, None)
         if current.stale_timer is not None:
             current.stale_timer.cancel()
-        self._waiting -= len(current.waiters)
+        if current.resolution is not None:
+            current.zone.resolver.cancel(current.resolution)
+
+    def _resolve_soon(self, question: Question, current: PendingQuestion) -> None:
+        """Resolve a question at once, or when it is the turn of its client if there are many questions."""
+        now = self._clock()
+        if now >= self._burst_until:
+            self._burst_until, self._burst_left = now + _BURST_SECONDS, _MAX_BURST
+        if self._burst_left and not self._to_resolve:
+            self._burst_left -= 1
+            self._resolve(question, current)
+        else:
+            self._resolve_later(question, current)
+
+    def _resolve_later(self, question: Question, current: PendingQuestion) -> None:
+        """Resolve a question when it is the turn of its client."""
+        if not self._to_resolve:
+            self._defer(self._resolve_next)
+        self._to_resolve.add(current.client, (question, current))
+
+    def _resolve_next(self) -> None:
+        if self._to_resolve:  # empty if all were cancelled, and after `stop`
+            self._resolve(*self._to_resolve.pop())
+        if self._to_resolve:
+            self._defer(self._resolve_next)
+
+    def _resolve(self, question: Question, current: PendingQuestion) -> None:
+        current.resolution = current.zone.resolver.resolve(question, partial(self._on_outcome, current))
+
+    def _on_outcome(self, current: PendingQuestion, question: Question, outcome: Reply | Failure) -> None:
+        """Deliver the outcome of a resolution to the waiting clients, and store it."""
+        if self._pending.get(question) is not current:  # it was cancelled just before
+            return
+        del self._pending[question]
+        self._unawaited.pop(current, None)
+        if current.stale_timer is not None:
+            current.stale_timer.cancel()
+        for waiter in current.waiters:
+            self._places.remove(waiter)
+        if self._rebind_protection is not None and current.zone.domain is None:
+            outcome = self._without_private_addresses(self._rebind_protection, question, outcome)
+        if not isinstance(outcome, Reply) or outcome.aliases:
+            outcome = self._cut_at_own_name(question, outcome)
         if isinstance(outcome, Reply):
             self._deliver(current.waiters, outcome)
             self.cache.put(question, outcome, self.now)  # after the delivery, which does not need it
             return
         if outcome.kind not in _UNCACHED_FAILURES:
-            self.cache.put_failure(question, self.now, errors=_errors_of(outcome), text=outcome.text)
+            self.cache.put_failure(
+                question,
+                self.now,
+                errors=_errors_of(outcome),
+                text=outcome.text,
+                partial=_partial_answer_of(outcome),
+                recoveries=outcome.recoveries,
+            )
         if outcome.kind is FailureKind.OVERLOADED:
             self.counters.overloaded += len(current.waiters)
         self._deliver(current.waiters, outcome)
+
+    def _without_private_addresses(
+        self, protection: RebindProtection, question: Question, outcome: Reply | Failure
+    ) -> Reply | Failure:
+        """Return an outcome without private addresses, unless the name is exempt."""
+        reply = outcome if isinstance(outcome, Reply) else outcome.reply
+        name = labels_of(question.name)
+        if reply is None or not reply.records or protection.is_exempt(name):
+            return outcome
+        filtered, address = protection.filter(reply, question)
+        if address is None:
+            return outcome
+        self.counters.filtered += 1
+        if self.now != self._logged_filter_at:  # once per second
+            self._logged_filter_at = self.now
+            log.warning("private_address_removed", name=to_text(name), address=address)
+        return filtered if outcome is reply else msgspec.structs.replace(outcome, reply=filtered)
+
+    def _cut_at_own_name(self, question: Question, outcome: Reply | Failure) -> Reply | Failure:
+        """Return only the aliases of an outcome if they lead into a zone of this server.
+
+        Whether the upstream has an answer for a name there is not important, even if it failed because of it.
+        """
+        reply = outcome if isinstance(outcome, Reply) else outcome.reply
+        if reply is None or not reply.aliases or self.own_names is None:
+            return outcome
+        return self.own_names.cut(reply, question) or outcome
 
     def _on_stale_timer(self, question: Question, current: PendingQuestion) -> None:
         """Deliver the stale response to the waiting clients; the resolution continues."""
@@ -389,51 +514,90 @@ class Forwarder:
         if entry is None:  # flushed meanwhile
             return
         current.is_late = True
-        waiters, current.waiters = current.waiters, []
-        self._waiting -= len(waiters)
+        waiters, current.waiters = current.waiters, {}
+        for waiter in waiters:
+            self._places.remove(waiter)
         self._deliver(waiters, entry)
+        self._add_unawaited(question, current)
 
     # -- delivery ------------------------------------------------------------------------------------------
 
-    def _deliver(
-        self, waiters: Iterable[tuple[PendingQuery, Deliver]], outcome: Reply | Failure | Entry
-    ) -> None:
+    def _deliver(self, waiters: Collection[Waiter], outcome: Reply | Failure | Entry) -> None:
         """Deliver an outcome: to one client at once, to the others later, because there may be thousands."""
+        if len(waiters) == 1 and not self._to_deliver:
+            self._deliver_one(next(iter(waiters)), outcome)
+            return
         is_delivering = bool(self._to_deliver)
-        self._to_deliver.extend((pending, deliver, outcome) for pending, deliver in waiters)
+        self._to_deliver.extend((waiter, outcome) for waiter in waiters)
         if self._to_deliver and not is_delivering:
             self._deliver_next()
 
+    def _fail_next(self) -> None:
+        if self._to_fail:  # empty after `stop`
+            self._deliver_one(*self._to_fail.popleft())
+        if self._to_fail:
+            self._defer(self._fail_next)
+
     def _deliver_next(self) -> None:
         if self._to_deliver:  # empty after `stop`
-            self._deliver_one()
+            self._deliver_one(*self._to_deliver.popleft())
         if self._to_deliver:
             self._defer(self._deliver_next)
 
-    def _deliver_one(self) -> None:
-        pending, deliver, outcome = self._to_deliver.popleft()
+    def _deliver_one(self, waiter: Waiter, outcome: Reply | Failure | Entry) -> None:
         try:
-            deliver(self._response_from(outcome, pending))
+            render = partial(self._response_from, outcome, waiter.pending, self.now)
+            waiter.deliver(render, outcome.size if isinstance(outcome, Reply) else _size_of(outcome))
         except Exception as error:  # noqa: BLE001 - an internal error must not affect other responses
             self._log_once.error(error)
 
     # -- responses -----------------------------------------------------------------------------------------
 
-    def _response_from(self, outcome: Reply | Failure | Entry, pending: PendingQuery) -> bytes:
-        """Return the response from a new reply, a failure or a stale entry."""
+    def _response_from(
+        self, outcome: Reply | Failure | Entry, pending: PendingQuery, received_at: int
+    ) -> bytes:
+        """Return the response from a reply, a failure or a stale entry; `received_at` as `now`."""
         if isinstance(outcome, Reply):
             self.sources.record(UPSTREAM)
-            return pending.finish(self._render(outcome, pending, 0, self.cache.max_ttl_of(outcome)))
+            age = self.now - received_at  # over TCP, a slow client gets its response later
+            return pending.finish(self._render(outcome, pending, age, self.cache.max_ttl_of(outcome)))
         if isinstance(outcome, Entry):
             return self._stale_response(outcome, pending)
-        reply = outcome.reply
-        if reply is not None and reply.rcode in _QUERY_ERRORS:
-            self.sources.record(UPSTREAM)
-            return pending.finish(reply.render(pending.query, pending.limit, 0))
+        partial = _partial_answer_of(outcome)
+        if partial is not None:
+            return self._partial_response(partial, pending, self.now - received_at)
         return self._failure_response(pending, _errors_of(outcome), outcome.text)
 
-    def _render(self, reply: Reply, pending: PendingQuery, age: int, max_ttl: int) -> bytes:
-        return reply.render(pending.query, pending.limit, age, max_ttl=max_ttl, trust_ad=self._trust_ad)
+    def _render(
+        self,
+        reply: Reply,
+        pending: PendingQuery,
+        age: int,
+        max_ttl: int,
+        *,
+        min_ttl: int = 0,
+        ede: Ede | None = None,
+        ede_text: str = "",
+    ) -> bytes:
+        """Return the response from a reply; the arguments are those of `Reply.render`."""
+        if reply.is_alias_of_ours and self.own_names is not None:
+            reply = self.own_names.complete(reply.at_age(age, min_ttl, max_ttl), pending.query, pending.limit)
+            age, min_ttl, max_ttl = 0, 0, MAX_TTL
+        return reply.render(
+            pending.query,
+            pending.limit,
+            age,
+            min_ttl=min_ttl,
+            max_ttl=max_ttl,
+            ede=ede,
+            ede_text=ede_text,
+            trust_ad=self._trust_ad,
+        )
+
+    def _partial_response(self, partial: Reply, pending: PendingQuery, age: int) -> bytes:
+        """Return the part of an answer that the upstream could send, with TC (RFC 2181 §9)."""
+        self.sources.record(UPSTREAM)
+        return pending.finish(self._render(partial, pending, age, MAX_TTL))
 
     def _failure_response(self, pending: PendingQuery, errors: bytes, text: str) -> bytes:
         """Return the stale response, or SERVFAIL with these extended errors."""
@@ -450,15 +614,14 @@ class Forwarder:
         self.counters.stale += 1
         self.sources.record(STALE)
         return pending.finish(
-            entry.reply.render(
-                pending.query,
-                pending.limit,
+            self._render(
+                entry.reply,
+                pending,
                 0,
+                STALE_TTL,
                 min_ttl=STALE_TTL,
-                max_ttl=STALE_TTL,
                 ede=Ede.STALE_ANSWER,
                 ede_text=text[:_MAX_TEXT],
-                trust_ad=self._trust_ad,
             )
         )
 
@@ -474,6 +637,18 @@ def _errors_of(failure: Failure) -> bytes:
     if failure.reply is not None and 0 < len(failure.reply.ede) < MIN_UDP_SIZE // 2:
         return failure.reply.ede
     return pack_ede(failure.ede, failure.text[:_MAX_TEXT])
+
+
+def _partial_answer_of(failure: Failure) -> Reply | None:
+    """Return the part of an answer that an upstream sent, if it could not be completed over TCP."""
+    reply = failure.reply
+    return reply if reply is not None and reply.is_partial_answer else None
+
+
+def _size_of(outcome: Reply | Failure | Entry) -> int:
+    """Return the bytes that an outcome keeps in memory; failures are short, except for partial answers."""
+    reply = outcome if isinstance(outcome, Reply) else outcome.reply
+    return reply.size if reply is not None else 0
 
 
 def _once(response: bytes, source: str) -> CacheableAnswer:

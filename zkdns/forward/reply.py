@@ -13,6 +13,10 @@ from zkdns.dns.message import AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC, Query
 
 MAX_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
 
+_RECORD_OVERHEAD = 110  # bytes of memory of each record's TTL and offsets (measured)
+
+_CONCLUSIVE = frozenset({int(Rcode.NOERROR), int(Rcode.NXDOMAIN)})
+
 TTL_FIELD: Final = struct.Struct("!I")
 """A TTL, or another number of seconds in a record."""
 
@@ -26,6 +30,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         authentic: whether the upstream reports that it has validated the data (AD).
         has_edns: whether there was an OPT record.
         is_negative: whether it denies the name, or records of the type (RFC 2308 §2).
+        is_referral: whether it only names other servers (RFC 2308 §2.2): the upstream does not recurse.
         ttl: seconds for which it may be cached: the shortest TTL of all its records. 0: do not cache.
         records: the records as they came, without the OPT record.
         counts: number of records in the answer, authority and additional section.
@@ -33,6 +38,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         ttls: TTL of each record; that of an SOA record in a negative reply is at most its MINIMUM field.
         ttls_at: offset of each record's TTL in `records`.
         ede: the extended errors (RFC 8914), as EDNS options.
+        aliases: the names to which CNAME records lead, in order; in wire format and lower case.
+        is_verbatim: whether `records` has the TTLs in `ttls`.
+        is_alias_of_ours: whether the last alias is in a zone of this server. The reply has only the CNAME
+            records that lead to it, and the zone has the answer (`own_names.py`).
     """
 
     rcode: int
@@ -47,11 +56,25 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ttls: tuple[int, ...]
     ttls_at: tuple[int, ...]
     ede: bytes = b""
+    aliases: tuple[bytes, ...] = ()
+    is_verbatim: bool = False
+    is_alias_of_ours: bool = False
+    is_referral: bool = False
+
+    @property
+    def size(self) -> int:
+        """Approximate memory in bytes."""
+        return len(self.records) + len(self.ede) + _RECORD_OVERHEAD * len(self.ends)
 
     @property
     def is_conclusive(self) -> bool:
         """Whether it answers its question completely, positively or negatively (RFC 8767 §4)."""
-        return self.rcode in (Rcode.NOERROR, Rcode.NXDOMAIN) and not self.truncated
+        return self.rcode in _CONCLUSIVE and not self.truncated
+
+    @property
+    def is_partial_answer(self) -> bool:
+        """Whether it is truncated, and has some of the requested records."""
+        return self.truncated and not self.is_negative and self.rcode == Rcode.NOERROR
 
     def render(
         self,
@@ -89,7 +112,9 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         errors = self.ede if ede is None else pack_ede(ede, ede_text) + self.ede
         opt = response_opt(edns, rcode, errors, room)
         room -= len(opt)
-        records: bytes | bytearray = self._records_at(age, min_ttl, max_ttl)
+        records: bytes | bytearray = self.records
+        if age or min_ttl or not self.is_verbatim or not self.ttl or max(self.ttls, default=0) > max_ttl:
+            records = self._records_at(age, min_ttl, max_ttl)
         answers, authorities, additionals = self.counts
         if len(records) > room:
             kept = bisect_right(self.ends, room)
@@ -101,6 +126,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             additionals = kept - answers - authorities
         header = HEADER.pack(query.id, flags, 1, answers, authorities, additionals + bool(opt))
         return b"".join((header, query.question, records, opt))
+
+    def at_age(self, age: int, min_ttl: int = 0, max_ttl: int = MAX_TTL) -> Reply:
+        """Return the reply with the TTLs that it has at this age; the arguments are those of `render`."""
+        ttls = tuple(max(0, min(max(ttl, min_ttl), max_ttl) - age) for ttl in self.ttls)
+        return msgspec.structs.replace(self, ttls=ttls)
 
     def _records_at(self, age: int, min_ttl: int, max_ttl: int) -> bytearray:
         """Return the records with the TTLs that they have at this age."""

@@ -1,7 +1,7 @@
 """The resolution of one question: what to do at each event. No sockets, no clock.
 
     start ──▶ Attempt ──▶ on_message ──▶ Reply      a conclusive reply
-                 ▲             ├───────▶ Attempt    the same upstream by TCP or without EDNS, or the next one
+                 ▲             ├───────▶ Attempt    this upstream over TCP or without EDNS, or the next one
                  │             └───────▶ None       no change, for example after a forged message
                  └─────── on_timer                  no response yet: query the next upstream as well
                           on_error, on_shortage     the query could not be sent, or was rejected
@@ -9,6 +9,10 @@
 
 A late attempt stays open while other upstreams are queried: the time-out is short, to detect a lost packet,
 and an upstream needs longer for a name that it has not cached.
+
+Three attempts with a silent upstream differ, since a device on the path may drop some kinds of queries:
+
+    UDP ──▶ UDP, without EDNS if it has not answered with EDNS lately (RFC 6891 §6.2.2) ──▶ TCP
 
 A forged response must have the id and the port of a query and arrive before the real one. After some wrong
 messages the question goes over TCP, which cannot be forged by guessing (RFC 5452 §9).
@@ -24,7 +28,8 @@ import msgspec
 
 from zkdns.dns.edns import Ede
 from zkdns.dns.message import Rcode
-from zkdns.forward.message import BadReplyError, Question, read_reply
+from zkdns.forward.message import Question, read_reply
+from zkdns.forward.records import BadReplyError
 from zkdns.forward.reply import Reply
 from zkdns.forward.upstreams import Upstream, Upstreams
 
@@ -35,18 +40,23 @@ PROBE_LIMIT_SECONDS: Final = 2.0
 MAX_BAD_MESSAGES: Final = 8
 """Maximum number of bad messages for one attempt. A forged one has the right id with probability 1/65,536."""
 MAX_ATTEMPTS: Final = 3
-"""Maximum number of attempts with one upstream over one transport (RFC 9520 §3.1)."""
+"""Maximum number of attempts with one upstream (RFC 9520 §3.1); the last one is over TCP."""
 MAX_ATTEMPTS_ON_DEAD: Final = 2
-"""The same for an upstream that was dead before. Lower: thousands of questions may wait for it."""
+"""The same for an upstream that was dead before. Lower: thousands of questions may wait for it.
+
+Probes find out whether it answers over TCP.
+"""
 RETRY_SECONDS: Final = 0.1
 """Delay before the next attempt after one that could not be sent for lack of a file descriptor."""
 
 _MAX_REPEATED_TIMEOUT = 1.0  # seconds; the time-out doubles up to this if an earlier attempt was late
 _STREAM_TIMEOUT_FACTOR = 2  # TCP takes one more round trip than UDP, to connect
 
+_NOERROR, _YXDOMAIN = int(Rcode.NOERROR), 6
+# After other codes, the next upstream may have an answer. YXDOMAIN: a name became too long (RFC 6672 §2.2).
+_CONCLUSIVE = frozenset({_NOERROR, int(Rcode.NXDOMAIN), _YXDOMAIN})
 _NO_EDNS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})  # RFC 6891 §7
-# After one of these, the next upstream may have an answer. All other codes are conclusive, such as NXDOMAIN.
-_REFUSALS = frozenset({Rcode.FORMERR, Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED, Rcode.BADVERS})
+_MAYBE_NO_EDNS = frozenset({Rcode.SERVFAIL, Rcode.REFUSED})
 
 
 class FailureKind(enum.Enum):
@@ -68,12 +78,15 @@ class Failure(msgspec.Struct, frozen=True):
         text: the reason for people, with the addresses of the upstreams.
         ede: the extended error for it (RFC 8914).
         reply: the best inconclusive reply: a truncated one that could not be completed, or an error.
+        recoveries: `Upstreams.recoveries` if no upstream works; then the failure is about the upstreams, and
+            ends when this number changes. None: it is about the question.
     """
 
     kind: FailureKind
     text: str
     ede: Ede
     reply: Reply | None = None
+    recoveries: int | None = None
 
 
 STOPPED: Final = Failure(FailureKind.STOPPED, "this server is being stopped", Ede.NOT_READY)
@@ -92,6 +105,7 @@ class Attempt:
         query_id: the id of the query in two bytes; None: the TCP client matches ids itself.
         sent_at: time at which it was sent.
         due_at: time from which on it is late.
+        is_answered: whether the first message was its reply.
         is_open: whether a response is still accepted. If not, its carrier can be released.
         is_late: whether there was no response until `due_at`.
         has_tcp_copy: whether the question was sent again over TCP, because an unusable message arrived.
@@ -105,6 +119,7 @@ class Attempt:
         "due_at",
         "edns",
         "has_tcp_copy",
+        "is_answered",
         "is_late",
         "is_open",
         "query_id",
@@ -125,13 +140,13 @@ class Attempt:
         self.carrier: Any = None
         self.bad_messages = 0
         self.is_open = True
-        self.is_late = False
+        self.is_answered = self.is_late = False
         self.has_tcp_copy = False
 
     @property
     def measures_rtt(self) -> bool:
         """Whether its duration is about the upstream, and not about a TCP connection that had to be made."""
-        return not self.uses_stream or self.upstream.address.tls is not None
+        return not self.uses_stream or self.upstream.address.is_stream
 
 
 Step: TypeAlias = Attempt | Reply | Failure | None
@@ -167,6 +182,7 @@ class Resolution:
         "_had_shortage",
         "_needs_stream",
         "_started_at",
+        "_udp_errors",
         "_upstreams",
         "_without_edns",
         "attempts",
@@ -200,9 +216,10 @@ class Resolution:
         self._best_reply: Reply | None = None
         self._needs_stream = False
         self._excluded: dict[Upstream, str] = {}  # upstreams that have failed, with the reason
-        self._without_edns: Upstream | None = None  # the upstream that may not support EDNS
+        self._udp_errors: dict[Upstream, str] = {}  # upstreams that cannot be reached over UDP
+        self._without_edns: Upstream | None = None  # the upstream that has rejected EDNS
         self._had_shortage = False
-        self._dead_at_start = [upstream for upstream in upstreams.all if upstream.is_dead]
+        self._dead_at_start = upstreams.dead()
 
     # -- events --------------------------------------------------------------------------------------------
 
@@ -210,7 +227,8 @@ class Resolution:
         """Return the first attempt, or a failure if there are no upstreams."""
         if self.probed is not None:
             return self._attempt(self.probed, now)
-        return self._attempt_next(now)
+        upstreams = self._upstreams.ranked()
+        return self._attempt(upstreams[0], now) if upstreams else self._failure(now)
 
     def on_message(self, attempt: Attempt, message: bytes, now: float) -> Step:
         """Handle a message from the carrier of an attempt."""
@@ -223,6 +241,11 @@ class Resolution:
         except BadReplyError as error:
             return self._on_bad_reply(attempt, error, now)
         attempt.is_open = False
+        attempt.is_answered = not attempt.bad_messages
+        is_first = attempt.edns and not attempt.uses_stream and len(self.attempts) == 1
+        if is_first and reply.ttl and not reply.is_referral:  # nearly always; with a TTL, it is conclusive
+            attempt.upstream.on_answer(now - attempt.sent_at, now)
+            return reply
         attempt.upstream.on_response(now - attempt.sent_at if attempt.measures_rtt else None)
         return self._on_reply(attempt, reply, now)
 
@@ -231,9 +254,14 @@ class Resolution:
         if not attempt.is_open:
             return None
         attempt.is_open = False
+        upstream = attempt.upstream
         if attempt.measures_rtt:
-            attempt.upstream.on_failure()
-        return self._exclude(attempt.upstream, reason, now)
+            upstream.on_failure()
+        if attempt.uses_stream:
+            upstream.on_tcp_failed()
+            return self._exclude(upstream, reason, now)
+        self._udp_errors[upstream] = reason
+        return self._attempt_next(now)
 
     def on_shortage(self, attempt: Attempt, now: float) -> Step:
         """Handle a lack of file descriptors, ports or memory of this machine: retry later."""
@@ -251,6 +279,8 @@ class Resolution:
             if attempt.is_open and not attempt.is_late and attempt.due_at <= now:
                 attempt.is_late = True
                 attempt.upstream.timed_out += 1
+                if attempt.uses_stream:
+                    attempt.upstream.on_tcp_failed()
                 if attempt.measures_rtt:
                     attempt.upstream.on_failure(now - attempt.sent_at)
         if now >= self._deadline:
@@ -271,23 +301,54 @@ class Resolution:
         """Handle a message that is a reply of the upstream (RFC 5452 §9.1)."""
         upstream = attempt.upstream
         if reply.truncated and self.probed is None:
+            self._keep_if_best(reply)
             if attempt.uses_stream:
                 return self._exclude(upstream, "truncates even over TCP", now)
-            self._keep_if_best(reply)
             self._needs_stream = True  # other upstreams would truncate it as well
             return self._attempt(upstream, now, edns=attempt.edns)
-        if reply.rcode not in _REFUSALS:
+        if reply.rcode in _CONCLUSIVE and not reply.is_referral:
             upstream.refusals = 0
-            if upstream is self._without_edns:
-                upstream.disable_edns(now)
+            self._note_support(attempt, now)
             return reply
-        no_edns = reply.rcode == Rcode.BADVERS or (reply.rcode in _NO_EDNS and not reply.has_edns)
-        if attempt.edns and no_edns:
-            return self._attempt_without_edns(attempt, now)
+        if attempt.edns and self._may_reject_edns(upstream, reply, now):
+            return self._attempt(upstream, now, uses_stream=attempt.uses_stream, edns=False)
         if self.probed is None:
             upstream.refusals += 1
         self._keep_if_best(reply)
-        return self._exclude(upstream, f"responds {_rcode_name(reply.rcode)}", now)
+        reason = f"responds {_rcode_name(reply.rcode)}"
+        return self._exclude(
+            upstream, "does not recurse, but names other servers" if reply.is_referral else reason, now
+        )
+
+    def _note_support(self, attempt: Attempt, now: float) -> None:
+        """Record whether the upstream supports EDNS and UDP, after a conclusive reply."""
+        upstream = attempt.upstream
+        if attempt.edns:
+            upstream.on_edns_accepted(now)
+        elif any(other.edns and other.upstream is upstream for other in self.attempts):
+            upstream.on_edns_rejected(now, is_certain=upstream is self._without_edns)
+        if not attempt.uses_stream:
+            upstream.udp_doubts = 0
+        elif not self._needs_stream and any(
+            other.upstream is upstream
+            and not other.uses_stream
+            and (upstream in self._udp_errors or (other.is_late and other.is_open))
+            for other in self.attempts
+        ):
+            upstream.on_udp_ignored(now)
+
+    def _may_reject_edns(self, upstream: Upstream, reply: Reply, now: float) -> bool:
+        """Return whether EDNS may be the reason for an error, and note if it is the most likely one.
+
+        SERVFAIL and REFUSED are about the question, unless the upstream has not answered with EDNS lately.
+        """
+        if reply.rcode in _NO_EDNS or reply.rcode == Rcode.BADVERS:
+            self._without_edns = upstream
+            return True
+        if reply.rcode not in _MAYBE_NO_EDNS or self.probed is not None or upstream.accepts_edns(now):
+            return False
+        self._keep_if_best(reply)
+        return True
 
     def _on_wrong_id(self, attempt: Attempt, now: float) -> Step:
         """Handle a message with another id; after too many of them, use TCP."""
@@ -310,7 +371,8 @@ class Resolution:
         self._count_bad_message(attempt)
         if attempt.edns and error.rcode in _NO_EDNS:
             attempt.is_open = False
-            return self._attempt_without_edns(attempt, now)
+            self._without_edns = attempt.upstream
+            return self._attempt(attempt.upstream, now, uses_stream=attempt.uses_stream, edns=False)
         if attempt.uses_stream or self.probed is not None:
             attempt.is_open = False
             return self._exclude(attempt.upstream, f"sends no usable response ({error.reason})", now)
@@ -335,25 +397,24 @@ class Resolution:
         self, upstream: Upstream, now: float, *, uses_stream: bool = False, edns: bool | None = None
     ) -> Attempt:
         """Return a new attempt with this upstream."""
-        uses_stream = uses_stream or self._needs_stream or upstream.address.tls is not None
-        seconds = upstream.timeout
+        plan = upstream.plan(now)
+        seconds = plan.timeout
+        uses_stream = uses_stream or self._needs_stream or plan.uses_tcp
+        may_use_edns = upstream is not self._without_edns
         for earlier in self.attempts:
             if earlier.is_late and earlier.upstream is upstream:
                 seconds = min(2 * seconds, _MAX_REPEATED_TIMEOUT)
+                if earlier.edns and not uses_stream and not upstream.accepts_edns(now):
+                    may_use_edns = False
         if uses_stream:
             seconds *= _STREAM_TIMEOUT_FACTOR
         if edns is None:
-            edns = upstream is not self._without_edns and upstream.uses_edns(now)
+            edns = may_use_edns and plan.uses_edns
         attempt = Attempt(upstream, uses_stream=uses_stream, edns=edns, sent_at=now, due_at=now + seconds)
         upstream.queried_at = now
         self.attempts.append(attempt)
         self.wake_at = min(attempt.due_at, self._deadline)
         return attempt
-
-    def _attempt_without_edns(self, attempt: Attempt, now: float) -> Attempt:
-        """Return the same attempt without EDNS."""
-        self._without_edns = attempt.upstream
-        return self._attempt(attempt.upstream, now, uses_stream=attempt.uses_stream, edns=False)
 
     def _exclude(self, upstream: Upstream, reason: str, now: float) -> Step:
         """Send no more queries to this upstream; continue with the next one."""
@@ -366,20 +427,31 @@ class Resolution:
         If no upstream may be queried again, wait for the open attempts; without any, fail.
         """
         chosen, fewest = None, 0
-        for upstream in self._upstreams.ranked() if self.probed is None else ():
+        for upstream in self._candidates():
             if upstream in self._excluded:
                 continue
             count = sum(attempt.upstream is upstream for attempt in self.attempts)
-            if count >= (MAX_ATTEMPTS_ON_DEAD if upstream in self._dead_at_start else MAX_ATTEMPTS):
-                continue
-            if chosen is None or count < fewest:
+            was_dead = self.probed is None and upstream in self._dead_at_start
+            limit = MAX_ATTEMPTS_ON_DEAD if was_dead else MAX_ATTEMPTS
+            if count < limit and (chosen is None or count < fewest):
                 chosen, fewest = upstream, count
         if chosen is not None:
-            return self._attempt(chosen, now)
+            is_last = fewest == MAX_ATTEMPTS - 1
+            return self._attempt(chosen, now, uses_stream=is_last or chosen in self._udp_errors)
         if any(attempt.is_open and not attempt.has_tcp_copy for attempt in self.attempts):
             self.wake_at = self._next_due_at(now)
             return None
         return self._failure(now)
+
+    def _candidates(self) -> Sequence[Upstream]:
+        """Return the upstreams that may be queried, the best first.
+
+        A dead upstream is probed in each way, since it may lack support of EDNS or UDP. Other probes are sent
+        once.
+        """
+        if self.probed is None:
+            return self._upstreams.ranked()
+        return [self.probed] if self.probed.is_dead else ()
 
     def _next_due_at(self, now: float) -> float:
         """Return when the next open attempt becomes late; the deadline if none does earlier."""
@@ -389,12 +461,13 @@ class Resolution:
     # -- failure -------------------------------------------------------------------------------------------
 
     def _failure(self, now: float) -> Failure:
+        reasons = self._excluded | self._udp_errors
         silent = dict.fromkeys(
             attempt.upstream
             for attempt in self.attempts
-            if (attempt.is_open or attempt.is_late) and attempt.upstream not in self._excluded
+            if (attempt.is_open or attempt.is_late) and attempt.upstream not in reasons
         )
-        parts = [f"{upstream.address} {reason}" for upstream, reason in self._excluded.items()]
+        parts = [f"{upstream.address} {reason}" for upstream, reason in reasons.items()]
         if silent:
             names = _enumerate([str(upstream.address) for upstream in silent])
             parts.append(f"no response from {names} within {now - self._started_at:.1f} s")
@@ -403,23 +476,27 @@ class Resolution:
             return Failure(FailureKind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)
         text = "; ".join(parts) or "there is no upstream to query"
         best = self._best_reply
-        if best is not None and not best.truncated:
+        if best is not None and best.rcode not in _CONCLUSIVE:
             kind = FailureKind.REFUSED if best.rcode == Rcode.REFUSED else FailureKind.SERVFAIL
             return Failure(kind, text, Ede.NO_REACHABLE_AUTHORITY, best)
+        recoveries = self._upstreams.recoveries if self._upstreams.have_failed else None
         if silent:
-            return Failure(FailureKind.TIMED_OUT, text, Ede.NO_REACHABLE_AUTHORITY, best)
-        return Failure(FailureKind.NETWORK, text, Ede.NETWORK_ERROR, best)
+            return Failure(FailureKind.TIMED_OUT, text, Ede.NO_REACHABLE_AUTHORITY, best, recoveries)
+        return Failure(FailureKind.NETWORK, text, Ede.NETWORK_ERROR, best, recoveries)
 
 
 def _worth(reply: Reply) -> int:
-    """Rank an inconclusive reply: truncated (has data), SERVFAIL (the upstream tried), REFUSED, other."""
-    if reply.truncated:
+    """Rank an inconclusive reply: part of an answer, SERVFAIL (the upstream tried), REFUSED, other."""
+    if reply.is_partial_answer:
         return 3
-    return {Rcode.SERVFAIL: 2, Rcode.REFUSED: 1}.get(Rcode(reply.rcode), 0)
+    return {int(Rcode.SERVFAIL): 2, int(Rcode.REFUSED): 1}.get(reply.rcode, 0)
 
 
 def _rcode_name(rcode: int) -> str:
-    return Rcode(rcode).name  # every code in _REFUSALS has one
+    try:
+        return Rcode(rcode).name
+    except ValueError:
+        return f"with the unknown response code {rcode}"
 
 
 def _enumerate(names: Sequence[str]) -> str:

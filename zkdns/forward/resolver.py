@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import os
+import socket
 import ssl
 import time
 from collections import deque
@@ -52,8 +54,7 @@ log = structlog.get_logger("zkdns.forward")
 MAX_IN_FLIGHT: Final = 2000
 """Maximum number of questions that a resolver resolves at a time.
 
-The forwarder's limit (`zkdns.forward.forwarder.MAX_WAITING`) counts waiting queries. It does not include a
-question that is prefetched, or whose queries have received a stale response. The watcher uses resolvers
+The forwarder limits its questions itself (`zkdns.forward.forwarder.MAX_WAITING`). The watcher uses resolvers
 without a forwarder.
 """
 # Datagrams are read for this long before other sockets, the feed and timers are served.
@@ -81,6 +82,7 @@ class Resolver:
         failed: questions without one, including the following two.
         timed_out: questions to which no upstream responded in time.
         overloaded: questions that could not be sent: too many at a time, or no file descriptor left.
+        cancelled: questions without a reply that were cancelled.
         sent_over_tcp: queries over TCP and TLS.
 
     Args:
@@ -106,7 +108,7 @@ class Resolver:
     ) -> None:
         self.upstreams = Upstreams(servers, probe_seconds=probe_seconds)
         self.in_flight = self.questions = self.sent = self.answered = self.failed = 0
-        self.timed_out = self.overloaded = self.sent_over_tcp = 0
+        self.timed_out = self.overloaded = self.cancelled = self.sent_over_tcp = 0
         self._max_in_flight = max_in_flight
         self._max_sockets = max_sockets or 2 * max_in_flight
         self._limit_seconds = limit_seconds
@@ -114,6 +116,7 @@ class Resolver:
         self._ids = RandomIds()
         self._numbers = itertools.count()
         self._running: set[Resolution] = set()
+        self._late: dict[Attempt, None] = {}  # late attempts over UDP that are still open, the oldest first
         self._timers: list[tuple[float, int, Resolution]] = []  # a heap; includes some finished resolutions
         # Outcomes that were known before `resolve` returned, and are reported later.
         self._outcomes: deque[tuple[Question, OnOutcome, Reply | Failure]] = deque()
@@ -125,6 +128,7 @@ class Resolver:
             tls = ssl.create_default_context()  # takes 20 ms, so not at the first query
         self._tcp = TcpClient(self._on_tcp_message, tls, times=tcp_times)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_handling_timers = False
         self._log_once = LogOnce(log, "upstream_result_failed")
@@ -150,7 +154,7 @@ class Resolver:
         """Start in the running event loop; its clock must be `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
         self._defer = deferrer()
-        self._udp = UdpClient(self._max_sockets, self._defer)
+        self._udp = UdpClient(self._max_sockets)
         add_server(self._udp.fileno(), self._receive)
 
     def stop(self) -> None:
@@ -161,6 +165,7 @@ class Resolver:
             if timer is not None:
                 timer.cancel()
         self._timer = self._probe_timer = None
+        self._timer_at = math.inf
         remove_server(self._udp.fileno())
         self._udp.close()
         self._udp = None
@@ -183,25 +188,29 @@ class Resolver:
             for upstream in by_upstream.keys() - set(self.upstreams.all):
                 del by_upstream[upstream]
 
-    def resolve(self, question: Question, on_outcome: OnOutcome) -> None:
+    def resolve(self, question: Question, on_outcome: OnOutcome) -> Resolution | None:
         """Resolve a question.
+
+        Returns:
+            what `cancel` takes; None: the outcome is already known, and about to be reported.
 
         Args:
             question: the question.
-            on_outcome: called exactly once, in the event loop, after this method has returned.
+            on_outcome: called exactly once, in the event loop, after this method has returned, unless the
+                resolution is cancelled.
         """
         self.questions += 1
         if self._udp is None:
             self.failed += 1
             self._report_later(question, on_outcome, STOPPED)
-            return
+            return None
         if self.in_flight >= self._max_in_flight:
             self.failed += 1
             self.overloaded += 1
             reason = f"{self.in_flight} questions already wait for upstreams"
             failure = Failure(FailureKind.OVERLOADED, reason, Ede.NO_REACHABLE_AUTHORITY)
             self._report_later(question, on_outcome, failure)
-            return
+            return None
         now = self._clock()
         resolution = Resolution(question, self.upstreams, now, on_outcome, limit_seconds=self._limit_seconds)
         self.in_flight += 1
@@ -210,10 +219,19 @@ class Resolver:
         if outcome is not None:
             self._finish(resolution, outcome)
             self._report_later(question, on_outcome, outcome)
-        elif resolution.attempts and (
-            other := self.upstreams.to_explore(resolution.attempts[0].upstream, now)
-        ):
-            self._probe(other, question, now)
+            return None
+        if len(self.upstreams.all) > 1 and resolution.attempts:
+            other = self.upstreams.to_explore(resolution.attempts[0].upstream, now)
+            if other is not None:
+                self._probe(other, question, now)
+        return resolution
+
+    def cancel(self, resolution: Resolution) -> None:
+        """End a resolution, if it is not over. Its outcome is not reported."""
+        if not resolution.is_over and resolution in self._running:
+            self._end(resolution)
+            self.in_flight -= 1
+            self.cancelled += 1
 
     def probe(self, server: UpstreamAddress, question: Question) -> None:
         """Send a question to one upstream of the group, and ignore the outcome."""
@@ -226,23 +244,20 @@ class Resolver:
     def _receive(self) -> bool:
         """Read datagrams for a limited time; the event loop calls again if there are more."""
         end = self._clock() + _RECEIVE_SECONDS
-        while self._udp is not None and self._udp.receive(self._on_datagram):
+        while self._udp is not None and self._udp.receive(self._on_message):
             if self._clock() >= end:
                 break
         return False
-
-    def _on_datagram(self, owner: Owner, message: bytes | OSError) -> None:
-        resolution, attempt = owner
-        self._on_message(resolution, attempt, message)
 
     def _on_tcp_message(self, owner: Owner, message: bytes | OSError, sent_at: float) -> None:
         resolution, attempt = owner
         attempt.carrier = None
         if not resolution.is_over:
             attempt.sent_at = sent_at
-            self._on_message(resolution, attempt, message)
+            self._on_message(owner, message)
 
-    def _on_message(self, resolution: Resolution, attempt: Attempt, message: bytes | OSError) -> None:
+    def _on_message(self, owner: Owner, message: bytes | OSError) -> None:
+        resolution, attempt = owner
         now = self._clock()
         if isinstance(message, bytes):
             step = resolution.on_message(attempt, message, now)
@@ -250,14 +265,18 @@ class Resolver:
             step = resolution.on_shortage(attempt, now)
         else:
             step = resolution.on_error(attempt, _reason(message), now)
-        if not attempt.is_open and not isinstance(step, Reply):  # a reply is reported before the release
-            self._release(attempt)
-        self._continue(resolution, step, now)
-        if attempt.upstream.is_dead != (attempt.upstream in self._dead):
+        if isinstance(step, Reply):
+            self._end_with(resolution, step)
+        else:
+            if not attempt.is_open:
+                self._release(attempt)
+            self._continue(resolution, step, now)
+        upstream = attempt.upstream
+        if (upstream.failures or upstream in self._dead) and upstream.is_dead != (upstream in self._dead):
             self._check_upstreams(now)
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         if not self._is_handling_timers:
             self._is_handling_timers = True
             self._defer(self._handle_timer)
@@ -280,7 +299,10 @@ class Resolver:
             if not is_obsolete:
                 resolution.scheduled_at = 0.0
                 self._defer(self._handle_timer)  # first, so that an exception does not stop the others
-                self._continue(resolution, resolution.on_timer(now), now)
+                step = resolution.on_timer(now)
+                late = (attempt for attempt in resolution.attempts if attempt.is_late and attempt.is_open)
+                self._late |= {attempt: None for attempt in late if not attempt.uses_stream}
+                self._continue(resolution, step, now)
                 self._check_upstreams(now)
                 return
         else:
@@ -296,22 +318,32 @@ class Resolver:
         """Execute a step, and report the outcome if there is one."""
         outcome = self._execute(resolution, step, now)
         if outcome is not None:
-            resolution.is_over = True
-            self._report(resolution.question, resolution.on_outcome, outcome)
-            self._finish(resolution, outcome)  # after the report: clients need not wait for it
+            self._end_with(resolution, outcome)
+
+    def _end_with(self, resolution: Resolution, outcome: Reply | Failure) -> None:
+        """Report an outcome, and then release everything: clients need not wait for it."""
+        resolution.is_over = True
+        self._report(resolution.question, resolution.on_outcome, outcome)
+        self._finish(resolution, outcome)
 
     def _execute(self, resolution: Resolution, step: Step, now: float) -> Reply | Failure | None:
         """Send attempts and set the timer; return the outcome if there is one."""
         while isinstance(step, Attempt):
             step = self._send(resolution, step, now)
-        if step is None and resolution.scheduled_at != resolution.wake_at:
-            resolution.scheduled_at = resolution.wake_at
-            heapq.heappush(self._timers, (resolution.wake_at, next(self._numbers), resolution))
-            self._set_timer(resolution.wake_at)
+        wake_at = resolution.wake_at
+        if step is None and resolution.scheduled_at != wake_at:
+            resolution.scheduled_at = wake_at
+            heapq.heappush(self._timers, (wake_at, next(self._numbers), resolution))
+            if wake_at < self._timer_at:
+                self._set_timer(wake_at)
         return step
 
-    def _send(self, resolution: Resolution, attempt: Attempt, now: float) -> Step:
-        """Send one query; return the next step if that fails."""
+    def _send(self, resolution: Resolution, attempt: Attempt, now: float, *, may_take: bool = True) -> Step:
+        """Send one query; return the next step if that fails.
+
+        Without a free socket, it takes that of a late attempt: of the same question, or else (`may_take`) of
+        another one. Otherwise questions that no upstream answers would hold all sockets for seconds.
+        """
         assert self._udp is not None  # noqa: S101 - no resolution is left after `stop`
         query_id = self._ids.take()
         query = build_query(resolution.question, query_id, edns=attempt.edns)
@@ -327,10 +359,13 @@ class Resolver:
             if not is_resource_shortage(error):
                 return resolution.on_error(attempt, _reason(error), now)
             oldest = resolution.close_late_attempt()
+            if oldest is None and may_take:
+                oldest, may_take = next(iter(self._late), None), False
             if oldest is None:
                 return resolution.on_shortage(attempt, now)
+            oldest.is_open = False
             self._release(oldest)
-            return self._send(resolution, attempt, now)
+            return self._send(resolution, attempt, now, may_take=may_take)
         self.sent += 1
         attempt.upstream.sent += 1
         return None
@@ -338,19 +373,18 @@ class Resolver:
     def _release(self, attempt: Attempt) -> None:
         """Release the socket or TCP query of an attempt."""
         carrier, attempt.carrier = attempt.carrier, None
+        if attempt.is_late:
+            self._late.pop(attempt, None)
         if carrier is None:
             return
         if attempt.uses_stream:
             self._tcp.cancel(carrier)
         elif self._udp is not None:
-            self._udp.release(carrier)
+            self._udp.release(carrier, is_answered=attempt.is_answered)
 
     def _finish(self, resolution: Resolution, outcome: Reply | Failure) -> None:
         """Release everything of a resolution, and count its outcome."""
-        resolution.is_over = True
-        for attempt in resolution.attempts:
-            self._release(attempt)
-        self._running.discard(resolution)
+        self._end(resolution)
         if resolution.probed is not None:
             return
         self.in_flight -= 1
@@ -360,6 +394,13 @@ class Resolver:
         self.failed += 1
         self.timed_out += outcome.kind is FailureKind.TIMED_OUT
         self.overloaded += outcome.kind is FailureKind.OVERLOADED
+
+    def _end(self, resolution: Resolution) -> None:
+        """Release everything of a resolution."""
+        resolution.is_over = True
+        for attempt in resolution.attempts:
+            self._release(attempt)
+        self._running.discard(resolution)
 
     def _report(self, question: Question, on_outcome: OnOutcome, outcome: Reply | Failure) -> None:
         try:
@@ -376,14 +417,12 @@ class Resolver:
             self._report(*self._outcomes.popleft())
 
     def _set_timer(self, at: float) -> None:
-        """Call `_on_timer` at this time, unless it is called earlier anyway."""
+        """Call `_on_timer` at this time, which is earlier than that of the present timer."""
         if self._is_handling_timers:  # `_handle_timer` sets the timer at its end
             return
         if self._timer is not None:
-            if self._timer.when() <= at:
-                return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._on_timer)
+        self._timer, self._timer_at = self._loop.call_at(at, self._on_timer), at
 
     # -- probes --------------------------------------------------------------------------------------------
 
@@ -437,4 +476,6 @@ def _reason(error: OSError) -> str:
         return f"has a TLS error ({error.reason or error})"
     if error.errno is None:
         return str(error)  # a text of the TCP client
+    if isinstance(error, socket.gaierror):  # its number is not an errno
+        return f"cannot be reached ({error.strerror})"
     return f"cannot be reached ({os.strerror(error.errno)})"

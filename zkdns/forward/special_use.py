@@ -45,6 +45,12 @@ def _zones() -> frozenset[Labels]:
 
 
 EMPTY_ZONES: Final = _zones()
+SPECIAL_USE_DOMAINS: Final[tuple[Labels, ...]] = (
+    (_LOCALHOST,),
+    (_ARPA,),
+    *((domain,) for domain in sorted(_NXDOMAIN_TLDS)),
+)
+"""Domains that contain all special-use names."""
 _ZONE_LENGTHS = sorted(set(map(len, EMPTY_ZONES)))
 
 

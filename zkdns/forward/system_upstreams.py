@@ -49,16 +49,20 @@ class NameServers(msgspec.Struct, frozen=True):
 def parse_upstreams(text: str) -> tuple[tuple[UpstreamAddress, ...], tuple[str, ...]]:
     """Parse the name servers of a resolv.conf.
 
-    Name servers after the third, which glibc ignores, are used as well.
+    Name servers after the third, which glibc ignores, are used as well. With `options use-vc`, they are
+    queried over TCP only.
 
     Returns:
         The upstreams in order, without duplicates, and an error text for each malformed line.
     """
     servers: dict[UpstreamAddress, None] = {}
     errors: list[str] = []
-    for line, address in parse_resolv_conf(text).nameserver_lines:
+    parsed = parse_resolv_conf(text)
+    over_tcp = "use-vc" in parsed.options
+    for line, address in parsed.nameserver_lines:
         try:
-            servers[parse_upstream(address[:_MAX_SHOWN])] = None
+            server = parse_upstream(address[:_MAX_SHOWN])
+            servers[msgspec.structs.replace(server, tcp=over_tcp and server.tls is None)] = None
         except BadValueError as error:
             errors.append(f"line {line}: {error}")
     return tuple(servers), tuple(errors)

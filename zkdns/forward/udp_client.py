@@ -1,28 +1,27 @@
-"""UDP to upstreams: a new socket for each query; one epoll object watches all of them for the event loop.
+"""UDP to upstreams: a new port for each query; one epoll object watches all sockets for the event loop.
 
-A new socket has a new port, which the kernel chooses at random (from net.ipv4.ip_local_port_range). It is
-connected, so it receives only datagrams from the address and port of its upstream. To forge a response, an
+The kernel chooses the port at random when a socket is connected (from net.ipv4.ip_local_port_range). A
+connected socket receives only datagrams from the address and port of its upstream. To forge a response, an
 attacker must guess the port as well as the id (RFC 5452 §9.2).
 
-To create and close a socket takes some 11 µs (measured). So a few are created in advance, and used ones are
-closed later, when no query waits for it. A spare socket has no port until it is connected.
+To create, watch and close a socket takes 16 µs (measured). To disconnect it, which releases its port, and to
+connect it again takes 6 µs. So sockets that have received their reply are used again.
 """
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import errno
 import itertools
 import resource
 import select
 import selectors
 import socket
-from collections import deque
+import sys
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from zkdns.address import UpstreamAddress
-from zkdns.transport.event_loop import Defer
 from zkdns.transport.sockets import raise_open_file_limit, socket_address
 
 MAX_DATAGRAMS_PER_CALL: Final = 4
@@ -30,7 +29,7 @@ MAX_DATAGRAMS_PER_CALL: Final = 4
 # Queries request at most 1,232 bytes (EDNS); a longer message is cut here and rejected as malformed.
 _MAX_DATAGRAM = 4096
 
-_SPARE_SOCKETS = 4  # of each address family, created in advance
+_MAX_SPARE_SOCKETS = 64  # of each address family
 # A flag of the socket's type saves the system call that makes it non-blocking.
 _TYPE = socket.SOCK_DGRAM | getattr(socket, "SOCK_NONBLOCK", 0)
 # EAGAIN: no port is left.
@@ -41,28 +40,33 @@ class SocketLimitError(OSError):
     """The maximum number of sockets is in use."""
 
 
+_IS_LINUX = sys.platform == "linux"
+_connect = ctypes.PyDLL(None).connect  # PyDLL keeps the GIL: the call does not wait
+_NO_ADDRESS = bytes(16)  # a sockaddr of the family AF_UNSPEC
+
 OwnerT = TypeVar("OwnerT")
 """The owner of a query, which is passed on with its messages."""
 
 
 class UdpClient(Generic[OwnerT]):
-    """Sends queries, each from a socket of its own, and receives the messages on these sockets.
+    """Sends queries, each from a port of its own, and receives the messages to these ports.
 
     Args:
         max_sockets: maximum number of sockets with an open query; each takes a file descriptor.
-        defer: runs work that can wait; see `zkdns.transport.event_loop.deferrer`.
         poll: watches the sockets; None: an epoll object if this system has epoll.
     """
 
-    def __init__(
-        self, max_sockets: int, defer: Defer, poll: select.epoll | SelectorPoll | None = None
-    ) -> None:
+    def __init__(self, max_sockets: int, poll: select.epoll | SelectorPoll | None = None) -> None:
         self._max_sockets = max_sockets
         self._poll = _new_poll() if poll is None else poll
-        self._defer = defer
-        self._waiting: dict[int, tuple[socket.socket, OwnerT]] = {}
-        self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
-        self._released: deque[socket.socket] = deque()  # not closed yet
+        # By file descriptor: the socket, the owner of its query, and the spare sockets of its family.
+        self._waiting: dict[int, tuple[socket.socket, OwnerT, list[socket.socket]]] = {}
+        self._addresses: dict[UpstreamAddress, tuple[socket.AddressFamily, tuple[Any, ...]]] = {}
+        # Without a port, and watched.
+        self._spare: dict[socket.AddressFamily, list[socket.socket]] = {
+            socket.AF_INET: [],
+            socket.AF_INET6: [],
+        }
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable when `receive` has messages."""
@@ -73,12 +77,12 @@ class UdpClient(Generic[OwnerT]):
         return len(self._waiting)
 
     def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> socket.socket:
-        """Send a query from a new socket.
+        """Send a query from a new port.
 
         Args:
             address: the upstream.
             query: the message.
-            owner: passed to the receiver of the messages on this socket.
+            owner: passed to the receiver of the messages to this port.
 
         Returns:
             The socket. The caller must pass it to `release`.
@@ -89,10 +93,8 @@ class UdpClient(Generic[OwnerT]):
         """
         if len(self._waiting) >= self._max_sockets:
             raise SocketLimitError(errno.EMFILE, "too many queries are waiting for responses")
-        family, at = socket_address(address.host, address.port)
-        if not self._spare.get(family) and self._released:
-            self._recycle()  # keeps the total within the limit
-        spare = self._spare.get(family)
+        family, at = self._addresses.get(address) or self._find(address)
+        spare = self._spare[family]
         sock = spare.pop() if spare else self._new(family)
         try:
             sock.connect(at)
@@ -100,32 +102,32 @@ class UdpClient(Generic[OwnerT]):
         except BaseException:
             self._close(sock)
             raise
-        self._waiting[sock.fileno()] = sock, owner
+        self._waiting[sock.fileno()] = sock, owner, spare
         return sock
 
-    def release(self, sock: socket.socket) -> None:
-        """Ignore further messages on a socket, and close it soon."""
-        if self._waiting.pop(sock.fileno(), None) is None:
+    def release(self, sock: socket.socket, *, is_answered: bool = False) -> None:
+        """Receive no further messages on a socket.
+
+        Args:
+            sock: as `send` has returned it.
+            is_answered: whether it has received its reply, and nothing else. Otherwise a message or error may
+                arrive that a later query must not receive, so the socket is not used again.
+        """
+        waiting = self._waiting.pop(sock.fileno(), None)
+        if waiting is None:
             return
-        self._released.append(sock)
-        if len(self._released) == 1:
-            self._defer(self._recycle_next)
+        _, _, spare = waiting
+        if is_answered and len(spare) < _MAX_SPARE_SOCKETS and _disconnect(sock):
+            spare.append(sock)
+        else:
+            self._close(sock)
 
-    def _recycle_next(self) -> None:
-        if self._released:  # empty if `send` needed the socket meanwhile
-            self._recycle()
-        if self._released:
-            self._defer(self._recycle_next)
-
-    def _recycle(self) -> None:
-        """Close one of the released sockets, and create a spare one in its place."""
-        sock = self._released.popleft()
-        family = sock.family
-        self._close(sock)
-        spare = self._spare.setdefault(family, [])
-        if len(spare) < _SPARE_SOCKETS:
-            with contextlib.suppress(OSError):  # for example, no file descriptor is left
-                spare.append(self._new(family))
+    def _find(self, address: UpstreamAddress) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+        """The address for the socket functions. One with an interface is not kept: its number may change."""
+        found = socket_address(address.host, address.port)
+        if "%" not in address.host:
+            self._addresses[address] = found
+        return found
 
     def _new(self, family: socket.AddressFamily) -> socket.socket:
         """Create a socket, unconnected and watched."""
@@ -157,7 +159,7 @@ class UdpClient(Generic[OwnerT]):
             waiting = self._waiting.get(fd)
             if waiting is None:  # released because of an earlier message of this call
                 continue
-            sock, owner = waiting
+            sock, owner, _ = waiting
             try:
                 message: bytes | OSError = sock.recv(_MAX_DATAGRAM)
             except (BlockingIOError, InterruptedError):  # wrong checksum, or the descriptor was reused
@@ -169,13 +171,21 @@ class UdpClient(Generic[OwnerT]):
 
     def close(self) -> None:
         """Close all sockets."""
-        waiting = (sock for sock, _ in self._waiting.values())
-        for sock in itertools.chain(waiting, self._released, *self._spare.values()):
+        waiting = (sock for sock, _, _ in self._waiting.values())
+        for sock in itertools.chain(waiting, *self._spare.values()):
             self._close(sock)
         self._waiting.clear()
-        self._released.clear()
-        self._spare.clear()
+        for spare in self._spare.values():
+            spare.clear()
         self._poll.close()
+
+
+def _disconnect(sock: socket.socket) -> bool:
+    """Release the port of a connected socket, and return whether that succeeded.
+
+    Only Linux is known to release the port.
+    """
+    return _IS_LINUX and _connect(sock.fileno(), _NO_ADDRESS, len(_NO_ADDRESS)) == 0
 
 
 def is_resource_shortage(error: OSError) -> bool:

@@ -1,8 +1,14 @@
-"""State of the upstreams: distance, liveness, and the order in which they are queried.
+"""State of the upstreams: distance, liveness, what they support, and the order in which they are queried.
 
     unmeasured ──▶ alive ──▶ dead     after `MAX_FAILURES` failures in a row
                      ▲         │
                      └─────────┘      after any response, to a query or to a probe
+
+    EDNS ──▶ no EDNS     after one question that it rejects with EDNS and answers without, or after
+                         `MAX_DOUBTS` if it was only silent then, or has accepted EDNS before
+    UDP ──▶ TCP          after `MAX_DOUBTS` questions in a row that it answered over TCP, but not over UDP
+
+Both end after `DOUBT_SECONDS`; then one such question is sufficient to start again.
 
 No clock here: the caller passes the time, in seconds of a monotonic clock.
 """
@@ -11,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final
+
+import msgspec
 
 from zkdns.address import UpstreamAddress
 
@@ -28,14 +36,33 @@ PROBE_SECONDS: Final = 3.0
 """Interval between probes of a dead upstream. The first is sent at once."""
 EXPLORE_SECONDS: Final = 10.0
 """How long an upstream gets no query because others are nearer; then it is measured again."""
-NO_EDNS_SECONDS: Final = 3600.0
-"""How long queries to an upstream without EDNS support omit EDNS; it may be replaced or updated later."""
+DOUBT_SECONDS: Final = 900.0
+"""How long queries to an upstream omit EDNS, or use TCP; also how long its acceptance of EDNS is remembered.
+
+It may be replaced or updated later. The same as `infra-host-ttl` of unbound.
+"""
+MAX_DOUBTS: Final = 3
+"""Number of questions in a row after which packet loss is an unlikely reason for silence."""
 
 # Weights of a new measurement (RFC 6298 §2).
 _RTT_GAIN = 1 / 8
 _VARIATION_GAIN = 1 / 4
 
 _NEVER = float("-inf")
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """How to send a query to an upstream.
+
+    Attributes:
+        timeout: seconds to wait for a response before the next upstream is queried as well.
+        uses_tcp: whether to send it over TCP or TLS.
+        uses_edns: whether to add an OPT record.
+    """
+
+    timeout: float
+    uses_tcp: bool
+    uses_edns: bool
 
 
 class Upstream:
@@ -45,7 +72,10 @@ class Upstream:
         address: its address.
         rtt: smoothed round-trip time in seconds; None: not measured since it was last dead.
         failures: queries without a response in a row.
+        recoveries: how often a response followed failures.
         refusals: error responses in a row.
+        edns_doubts: questions in a row that it answered only without EDNS.
+        udp_doubts: questions in a row that it answered only over TCP.
         queried_at: time of the last query.
         sent: queries so far.
         timed_out: queries without a response in time; it may have arrived later.
@@ -58,34 +88,61 @@ class Upstream:
 
     def __init__(self, address: UpstreamAddress, probe_seconds: float = PROBE_SECONDS) -> None:
         self.address = address
+        self._is_stream = address.is_stream
         self.rtt: float | None = None
-        self.failures = self.refusals = 0
+        self.failures = self.recoveries = self.refusals = 0
         self.queried_at = _NEVER
         self.sent = self.timed_out = self.bad_messages = 0
         self._probe_seconds = probe_seconds
         self._variation = 0.0
         self._probe_at = _NEVER
-        self._no_edns_until = _NEVER
+        self.edns_doubts = self.udp_doubts = 0
+        self._no_edns_until = self._edns_accepted_until = self._tcp_until = _NEVER
 
     @property
     def is_dead(self) -> bool:
         """Whether it has failed too many times in a row."""
         return self.failures >= MAX_FAILURES
 
-    @property
-    def timeout(self) -> float:
-        """Seconds to wait for a response before the next upstream is queried as well."""
+    def plan(self, now: float) -> Plan:
+        """Return how to send the next query to it."""
         if self.rtt is None:
-            return _FIRST_TIMEOUT
-        return min(max(self.rtt + 4 * self._variation, MIN_TIMEOUT), MAX_TIMEOUT)
+            timeout = _FIRST_TIMEOUT
+        else:
+            timeout = self.rtt + 4 * self._variation
+            timeout = MIN_TIMEOUT if timeout < MIN_TIMEOUT else min(timeout, MAX_TIMEOUT)
+        return Plan(timeout, self._is_stream or now < self._tcp_until, now >= self._no_edns_until)
 
-    def uses_edns(self, now: float) -> bool:
-        """Return whether queries to it have an OPT record."""
-        return now >= self._no_edns_until
+    def accepts_edns(self, now: float) -> bool:
+        """Return whether it has answered a query with EDNS not long ago."""
+        return now < self._edns_accepted_until
 
-    def disable_edns(self, now: float) -> None:
-        """Omit EDNS for some time, because it answers only queries without EDNS."""
-        self._no_edns_until = now + NO_EDNS_SECONDS
+    def on_edns_accepted(self, now: float) -> None:
+        """Record an answer to a query with EDNS."""
+        self.edns_doubts = 0
+        self._edns_accepted_until = now + DOUBT_SECONDS
+
+    def on_edns_rejected(self, now: float, *, is_certain: bool) -> None:
+        """Record that it has answered a question without EDNS, but not the same one with EDNS.
+
+        Args:
+            now: the current time.
+            is_certain: whether it rejected EDNS by its response code; otherwise it was silent, or had failed.
+        """
+        self.edns_doubts += 1
+        if self.edns_doubts >= MAX_DOUBTS or (is_certain and not self.accepts_edns(now)):
+            self.edns_doubts = max(self.edns_doubts, MAX_DOUBTS - 1)
+            self._no_edns_until = now + DOUBT_SECONDS
+
+    def on_udp_ignored(self, now: float) -> None:
+        """Record that it has answered a question over TCP, but not the same one over UDP."""
+        self.udp_doubts += 1
+        if self.udp_doubts >= MAX_DOUBTS:
+            self._tcp_until = now + DOUBT_SECONDS
+
+    def on_tcp_failed(self) -> None:
+        """Record that it does not answer over TCP: the next query may use UDP."""
+        self._tcp_until = _NEVER
 
     def on_response(self, seconds: float | None = None) -> None:
         """Record a response of any kind.
@@ -93,9 +150,20 @@ class Upstream:
         Args:
             seconds: the round-trip time; None: it was not measured.
         """
-        self.failures = 0
+        if self.failures:
+            self.failures = 0
+            self.recoveries += 1
         if seconds is not None:
             self._measure(seconds)
+
+    def on_answer(self, seconds: float, now: float) -> None:
+        """Record an answer over UDP to the first query of a question, which had EDNS.
+
+        This is nearly every answer.
+        """
+        self.on_response(seconds)
+        self.on_edns_accepted(now)
+        self.refusals = self.udp_doubts = 0
 
     def on_failure(self, seconds: float | None = None) -> None:
         """Record a query without a response.
@@ -153,6 +221,20 @@ class Upstreams:
             for address in dict.fromkeys(addresses)
         ]
         self._explore_at = _NEVER
+
+    @property
+    def recoveries(self) -> int:
+        """A number that changes when one of them responds again."""
+        return sum(upstream.recoveries for upstream in self.all)
+
+    @property
+    def have_failed(self) -> bool:
+        """Whether none of them has responded after its last failure."""
+        return all(upstream.failures for upstream in self.all)
+
+    def dead(self) -> Sequence[Upstream]:
+        """Return the upstreams that are dead."""
+        return [upstream for upstream in self.all if upstream.is_dead]
 
     def ranked(self) -> Sequence[Upstream]:
         """Return the living upstreams, or all if none is alive, the best first."""
