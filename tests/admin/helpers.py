@@ -7,14 +7,30 @@ import json
 import queue
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from zkdns.address import HostPort
+from zkdns.admin.api_types import (
+    Explanation,
+    Flushed,
+    HistoryEntry,
+    HistoryPage,
+    LossesAccepted,
+    MemberCount,
+    Names,
+    Reloaded,
+    ServiceLine,
+    ServiceListing,
+    UnreadZnode,
+)
+from zkdns.admin.backend import NotReloadedError
+from zkdns.admin.client import ApiClient, ServerAddress
 from zkdns.admin.server import AdminServer
 from zkdns.admin.status import (
     RequestError,
@@ -26,7 +42,6 @@ from zkdns.admin.status import (
     ZooKeeperStatus,
 )
 from zkdns.admin.timing import Timing
-from zkdns.daemon.ipc.control_messages import Explanation, HistoryEntry, HistoryPage, ServiceLine
 from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats
 
 SECONDS = 4.0  # less than the server's idle timeout
@@ -65,14 +80,28 @@ class FakeBackend:
     unresponsive: Sequence[HostPort] = ()
     entries: list[HistoryEntry] = field(default_factory=list)
     lines: Sequence[ServiceLine] = ()
+    unread: Sequence[UnreadZnode] = ()
+    listed: list[int] = field(default_factory=list)
+    """The value of `after` of each request for services."""
     current: Status = STATUS
     workers: Mapping[int, WorkerStats] = field(default_factory=dict)
     clock: float = 3.0
     metrics_text: str = "zkdns_services 1\n"
     explanation: Explanation | None = None
     is_away: bool = False
+    is_holding: bool = False
+    """Whether requests for services wait."""
+    running: int = 0
+    """Requests for services that have not been answered."""
     done: list[tuple[str, object]] = field(default_factory=list)
     checks: int = 0
+    pieces: Iterable[bytes] = (b'{"a":1}\n', b'{"a":2}\n')
+    """Pieces of the lines of all members."""
+    is_breaking: bool = False
+    """Whether these lines end with an error."""
+    sent: int = 0
+    closed: int = 0
+    reload_errors: tuple[str, ...] = ()
 
     def status(self) -> Status:
         return self.current
@@ -101,9 +130,26 @@ class FakeBackend:
         self.checks += 1
         return self.unresponsive
 
-    async def services(self) -> Sequence[ServiceLine]:
+    async def services(self, after: int) -> ServiceListing:
         self._check()
-        return self.lines
+        self.running += 1
+        while self.is_holding:  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.01)
+        self.running -= 1
+        self.listed.append(after)
+        if not after:
+            return ServiceListing(
+                tuple(self.lines), last=self.last, unread=tuple(self.unread), unread_count=len(self.unread)
+            )
+        changed = {one.service for one in self.entries if one.number > after}
+        lines = tuple(one for one in self.lines if one.name in changed)
+        gone = tuple(sorted(changed - {one.name for one in lines}))
+        return ServiceListing(lines, gone, self.last, tuple(self.unread), len(self.unread))
+
+    @property
+    def last(self) -> int:
+        """The number of the newest entry."""
+        return max((one.number for one in self.entries), default=0)
 
     async def explain(self, name: str) -> Explanation:
         self._check()
@@ -120,17 +166,42 @@ class FakeBackend:
         )
         return HistoryPage(tuple(found), last)
 
-    async def accept(self, service: str | None) -> object:
+    async def count(self, service: str) -> MemberCount:
+        self.done.append(("count", service))
+        return MemberCount(3, 1, exists=True, ready=True)
+
+    async def service_names(self, beginning: str, *, only_held: bool) -> Names:
+        self.done.append(("names", (beginning, only_held)))
+        return Names(("web.staging.discovery",))
+
+    async def table_lines(self) -> AsyncGenerator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+    async def member_lines(self) -> AsyncGenerator[bytes]:
+        self._check()
+        try:
+            for piece in self.pieces:
+                self.sent += 1
+                yield piece
+            if self.is_breaking:
+                raise AWAY
+        finally:
+            self.closed += 1
+
+    async def accept(self, service: str | None) -> LossesAccepted:
         self.done.append(("accept", service))
-        return {"members": []}
+        return LossesAccepted(())
 
-    async def flush(self, name: str | None) -> object:
+    async def flush(self, name: str | None) -> Flushed:
         self.done.append(("flush", name))
-        return {"flushed_workers": 1, "workers": 1}
+        return Flushed(1, 1)
 
-    async def reload(self) -> object:
-        self.done.append(("reload", None))
-        return {"changed": [], "replaced": [], "seconds": 0.1}
+    async def reload(self, *, replace_all: bool = False) -> Reloaded:
+        self.done.append(("reload", replace_all))
+        if self.reload_errors:
+            raise NotReloadedError(self.reload_errors)
+        return Reloaded((), (), 0.1)
 
     def _check(self) -> None:
         if self.is_away:
@@ -142,7 +213,21 @@ def serving(
     backend: FakeBackend | None = None, address: HostPort = LOOPBACK, timing: Timing = QUICK
 ) -> Iterator[HostPort]:
     """Serve a backend at this address."""
-    server = AdminServer(address, timing=timing)
+    with running(AdminServer(address, timing=timing), backend) as bound:
+        assert isinstance(bound, HostPort)
+        yield bound
+
+
+@contextlib.contextmanager
+def serving_at(path: Path, backend: FakeBackend | None = None, timing: Timing = QUICK) -> Iterator[ApiClient]:
+    """Serve a backend at a Unix socket; yield a client."""
+    with running(AdminServer(path, timing=timing), backend):
+        yield ApiClient(ServerAddress(path=str(path)))
+
+
+@contextlib.contextmanager
+def running(server: AdminServer, backend: FakeBackend | None = None) -> Iterator[HostPort | Path]:
+    """Run a server in a thread; yield its address."""
     begun: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
 
     async def run() -> None:

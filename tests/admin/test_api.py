@@ -1,5 +1,7 @@
 """The JSON API: responses, parameters, errors, and requests that need the token."""
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -10,9 +12,11 @@ import msgspec
 import pytest
 
 from tests.admin.helpers import STATUS, FakeBackend, ask, entry, serving
+from tests.support.waiting import eventually
 from zkdns.address import HostPort
+from zkdns.admin.api import MAX_RUNNING
+from zkdns.admin.api_types import Explanation, Kind, ServiceLine, UnreadZnode
 from zkdns.admin.status import StatsReading
-from zkdns.daemon.ipc.control_messages import Explanation, Kind, ServiceLine
 from zkdns.telemetry.last_hour import NAMES, POINTS
 from zkdns.telemetry.stats import (
     LATENCY_BUCKETS,
@@ -57,7 +61,13 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
         "zones": ["discovery"],
         "listening": ["127.0.0.1:53"],
         "source": "zookeeper",
-        "zookeeper": {"hosts": "zk:2181", "state": "live", "stale_seconds": 0.0},
+        "zookeeper": {
+            "hosts": "zk:2181",
+            "state": "live",
+            "stale_seconds": 0.0,
+            "problem": "",
+            "namespaces": [],
+        },
         "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0},
         "workers": [{"pid": 7, "ready": True}],
         "upstreams": [],
@@ -67,7 +77,8 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
 
 
 def test_services_are_lines_of_counts(backend: FakeBackend, at: HostPort) -> None:
-    backend.lines = [ServiceLine("web.staging", 3, 1, 0, 0, 0, None)]
+    backend.lines = [ServiceLine("web.staging", 3, 1, 0, 0, 0, None, "staging")]
+    backend.unread = [UnreadZnode("/discovery/prod", "access denied")]
     assert ask(at, "/api/services").json == {
         "services": [
             {
@@ -78,8 +89,13 @@ def test_services_are_lines_of_counts(backend: FakeBackend, at: HostPort) -> Non
                 "bad": 0,
                 "drained": 0,
                 "changed": None,
+                "environment": "staging",
             }
-        ]
+        ],
+        "gone": [],
+        "last": 0,
+        "unread": [{"path": "/discovery/prod", "reason": "access denied"}],
+        "unread_count": 1,
     }
 
 
@@ -158,7 +174,13 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         "now": STATUS.now,
         "clock": 3.0,
         "latency_buckets": list(LATENCY_BUCKETS),
-        "zookeeper": {"hosts": "zk:2181", "state": "live", "stale_seconds": 0.0},
+        "zookeeper": {
+            "hosts": "zk:2181",
+            "state": "live",
+            "stale_seconds": 0.0,
+            "problem": "",
+            "namespaces": [],
+        },
         "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0},
     }
     assert first == {
@@ -176,6 +198,9 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         "truncated_over_tcp": 0,
         "refused": 0,
         "rate_limited": 0,
+        "tcp_connections": 0,
+        "tcp_held_bytes": 0,
+        "tcp_dropped_connections": 0,
         "forward": None,
     }
     assert (second["pid"], second["forward"]["queries"], second["forward"]["cache_entries"]) == (8, 9, 7)
@@ -257,7 +282,8 @@ def test_an_internal_error_is_500_and_the_server_continues(at: HostPort) -> None
         ("/api/accept?all=1", ("accept", None)),
         ("/api/flush?name=example.com", ("flush", "example.com")),
         ("/api/flush", ("flush", None)),
-        ("/api/reload", ("reload", None)),
+        ("/api/reload", ("reload", False)),
+        ("/api/reload?all=1", ("reload", True)),
     ],
 )
 def test_requests_with_the_token_are_executed(
@@ -295,3 +321,21 @@ def test_other_requests_that_change_something_are_rejected(
 def test_accept_needs_either_a_service_or_all(backend: FakeBackend, at: HostPort, query: str) -> None:
     assert ask(at, f"/api/accept{query}", "POST", Authorization=BEARER).status == HTTPStatus.BAD_REQUEST
     assert backend.done == []
+
+
+# -- limits -------------------------------------------------------------------------------------------------
+
+
+def test_few_requests_for_the_watchers_data_run_at_a_time_and_all_are_answered() -> None:
+    backend, request = FakeBackend(is_holding=True), b"GET /api/services HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(backend) as at, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection((at.host, at.port), 20.0)) for _ in range(30)]
+        for client in clients:
+            client.sendall(request)
+        eventually(lambda: backend.running == MAX_RUNNING)
+        for _ in range(5):  # the requests above were read before these
+            assert ask(at, "/api/status").status == HTTPStatus.OK
+        assert backend.running == MAX_RUNNING
+        backend.is_holding = False
+        for client in clients:
+            assert client.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")

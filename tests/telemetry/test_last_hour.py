@@ -3,7 +3,7 @@
 import pytest
 
 from zkdns.telemetry.last_hour import NAMES, POINTS, STEP, LastHour
-from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES, LatencyStats, WorkerStats
+from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES, LatencyKind, LatencyStats, WorkerStats
 
 
 def counted(queries: int = 0, latency: dict[float, int] | None = None, **sources: int) -> WorkerStats:
@@ -20,7 +20,9 @@ def counted(queries: int = 0, latency: dict[float, int] | None = None, **sources
 def test_there_is_a_value_for_each_ten_seconds_of_an_hour_at_once() -> None:
     hour = LastHour(100.0, {}).read(103.0, 1_000_003.0)
     assert (hour.step, hour.until) == (STEP, 1_000_000.0)
-    assert tuple(hour.series) == NAMES == ("queries", *SOURCES, "latency_p50", "latency_p99")
+    kinds = ("", "cached_", "computed_", "forwarded_")
+    latencies = tuple(f"latency_{kind}{name}" for kind in kinds for name in ("p50", "p99"))
+    assert tuple(hour.series) == NAMES == ("queries", *SOURCES, *latencies)
     assert all(values == [None] * POINTS for values in hour.series.values())
 
 
@@ -88,3 +90,23 @@ def test_latencies_are_those_since_the_last_point() -> None:
     assert point["latency_p50"] == pytest.approx(0.000_755, rel=0.01)
     assert point["latency_p99"] == pytest.approx(0.007_5)
     assert hour.add_point(30.0, {1: counted(200, {5.0: 100, 0.001: 98, 0.01: 2})})["latency_p50"] is None
+
+
+def test_latencies_are_separate_for_cache_zone_and_upstreams() -> None:
+    counts: dict[LatencyKind, float] = {"cached": 0.000_01, "computed": 0.001, "forwarded": 0.1}
+    latencies = tuple(
+        LatencyStats(kind=kind, counts=tuple(10 * (end == bound) for end in (*LATENCY_BUCKETS, None)))
+        for kind, bound in counts.items()
+    )
+    hour = LastHour(0.0, {})
+    point = hour.add_point(
+        10.0, {1: WorkerStats(latencies=latencies[:2]), 2: WorkerStats(latencies=latencies)}
+    )
+    assert point["latency_cached_p99"] == pytest.approx(0.000_009_9)
+    assert point["latency_computed_p50"] == pytest.approx(0.000_75)
+    assert point["latency_forwarded_p50"] == pytest.approx(0.075)
+    assert point["latency_p50"] == pytest.approx(0.000_625)
+    idle = hour.add_point(
+        20.0, {1: WorkerStats(latencies=latencies[:2]), 2: WorkerStats(latencies=latencies)}
+    )
+    assert idle["latency_forwarded_p99"] is None

@@ -312,3 +312,22 @@ def test_auto_selects_the_journal_if_standard_error_is_the_journal(stream: str, 
     line = to_journal('log.info("info_logged")', NO_JOURNAL, "auto", stream)
     assert line.startswith(begins or tuple("0123456789"))  # a time
     assert "info_logged" in line
+
+
+@pytest.mark.parametrize("log_format", ["console", "json", "journald"])
+def test_foreign_text_is_escaped_and_stays_on_its_line(log_format: str) -> None:
+    hostile = "a\x1b[2J\x9b1m\x7f\u202e\u2028\x85\r\nforged"
+    script = f"""
+hostile = {hostile!r}
+log.info("member_skipped", member=hostile, several=[hostile], event_text=hostile.replace("\\n", ""))
+log.info(hostile)
+try:
+    raise ValueError(hostile)
+except ValueError:
+    log.exception("step_failed")
+"""
+    lines = output_of(script, log_format).split("\n")
+    assert [line for line in lines if not line.isprintable()] == []
+    assert len([line for line in lines if "member_skipped" in line]) == 1
+    # A line end in the text of an exception is one in its traceback, which has several lines anyway.
+    assert len([line for line in lines if line.startswith("forged")]) <= 1

@@ -6,11 +6,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from zkdns.telemetry.prometheus import render
-from zkdns.telemetry.stats import ForwardStats, UpstreamStats, WatcherStats, WorkerStats
+from zkdns.telemetry.stats import ForwardStats, NamespaceStats, UpstreamStats, WatcherStats, WorkerStats
 
+NAMESPACE = "/discovery/{environment}/{service}"
 FULL = WatcherStats(
     state="away",
-    stale_since=0.0,  # when this machine was booted
+    stale_since=0.0,
+    namespaces=(
+        # since the boot of this machine
+        NamespaceStats(NAMESPACE, state="away", stale_since=0.0, held=4, holds=8, unread=2, delays=3),
+    ),
     services=3,
     alive=10,
     hidden=2,
@@ -19,8 +24,8 @@ FULL = WatcherStats(
     bad_members={"json": 5, "port": 1},
     ignored_fields={"shard": 6},
     bad_names=2,
+    passed_over=11,
     repairs=7,
-    holds=8,
     changes=9,
     joined=20,
     left=4,
@@ -39,12 +44,12 @@ def scrape(stats: WatcherStats | None) -> dict[tuple[str, ...], float]:
 
 def test_each_watcher_stat_is_a_metric() -> None:
     samples = scrape(FULL)
-    stale = samples.pop(("zkdns_zookeeper_stale_seconds",))
+    stale = samples.pop(("zkdns_zookeeper_stale_seconds", NAMESPACE))
     assert samples == {
-        ("zkdns_zookeeper_state", "reading"): 0,
-        ("zkdns_zookeeper_state", "live"): 0,
-        ("zkdns_zookeeper_state", "away"): 1,
-        ("zkdns_zookeeper_state", "readonly"): 0,
+        ("zkdns_zookeeper_state", NAMESPACE, "reading"): 0,
+        ("zkdns_zookeeper_state", NAMESPACE, "live"): 0,
+        ("zkdns_zookeeper_state", NAMESPACE, "away"): 1,
+        ("zkdns_zookeeper_state", NAMESPACE, "readonly"): 0,
         ("zkdns_services",): 3,
         ("zkdns_members", "alive"): 10,
         ("zkdns_members", "hidden"): 2,
@@ -54,8 +59,12 @@ def test_each_watcher_stat_is_a_metric() -> None:
         ("zkdns_bad_members_total", "port"): 1,
         ("zkdns_ignored_fields_total", "shard"): 6,
         ("zkdns_bad_names_total",): 2,
+        ("zkdns_znodes_passed_over",): 11,
         ("zkdns_audit_repairs_total",): 7,
-        ("zkdns_guard_holds_total",): 8,
+        ("zkdns_guard_holds_total", NAMESPACE): 8,
+        ("zkdns_held_members", NAMESPACE): 4,
+        ("zkdns_zookeeper_delays_total", NAMESPACE): 3,
+        ("zkdns_unread_znodes", NAMESPACE): 2,
         ("zkdns_table_changes_total",): 9,
         ("zkdns_joined_members_total",): 20,
         ("zkdns_left_members_total",): 4,
@@ -70,6 +79,7 @@ def test_every_family_has_a_type_and_a_sentence_as_help() -> None:
         "zkdns_ignored_fields",
         "zkdns_bad_names",
         "zkdns_audit_repairs",
+        "zkdns_zookeeper_delays",
         "zkdns_guard_holds",
         "zkdns_table_changes",
         "zkdns_joined_members",
@@ -80,9 +90,10 @@ def test_every_family_has_a_type_and_a_sentence_as_help() -> None:
 
 
 def test_staleness_grows_and_is_0_while_connected() -> None:
-    key = ("zkdns_zookeeper_stale_seconds",)
+    key = ("zkdns_zookeeper_stale_seconds", NAMESPACE)
     assert scrape(FULL)[key] < scrape(FULL)[key]
-    assert scrape(WatcherStats(state="live"))[key] == 0.0
+    connected = NamespaceStats(NAMESPACE, state="live")
+    assert scrape(WatcherStats(state="live", namespaces=(connected,)))[key] == 0.0
 
 
 @pytest.mark.parametrize("stats", [None, WatcherStats(services=1, alive=2)])
@@ -102,6 +113,9 @@ def test_each_worker_stat_is_a_metric() -> None:
         response_cache_entries=5,
         response_cache_bytes=600,
         unsent=7,
+        tcp_connections=21,
+        tcp_held_bytes=22,
+        tcp_dropped_connections=23,
         truncated_over_tcp=8,
         refused=9,
         rate_limited=10,
@@ -119,6 +133,9 @@ def test_each_worker_stat_is_a_metric() -> None:
         "zkdns_response_cache_entries": 5,
         "zkdns_response_cache_bytes": 600,
         "zkdns_unsent_responses_total": 7,
+        "zkdns_tcp_connections": 21,
+        "zkdns_tcp_held_bytes": 22,
+        "zkdns_tcp_dropped_connections_total": 23,
         "zkdns_tcp_truncated_responses_total": 8,
         "zkdns_refused_clients_total": 9,
         "zkdns_rate_limited_queries_total": 10,
@@ -154,6 +171,7 @@ def test_each_forwarding_stat_is_a_metric() -> None:
         stale=4,
         overloaded=5,
         prefetched=6,
+        filtered=10,
         cache_entries=7,
         cache_bytes=800,
         cache_evictions=9,
@@ -175,6 +193,7 @@ def test_each_forwarding_stat_is_a_metric() -> None:
         ("zkdns_forward_stale_answers_total", ""): 4,
         ("zkdns_forward_overloads_total", ""): 5,
         ("zkdns_forward_prefetches_total", ""): 6,
+        ("zkdns_forward_filtered_answers_total", ""): 10,
         ("zkdns_forward_cache_entries", ""): 7,
         ("zkdns_forward_cache_bytes", ""): 800,
         ("zkdns_forward_cache_evictions_total", ""): 9,

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import struct
 from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+
+from zkdns.admin.tls import Tls
 
 MAX_CONNECTIONS: Final = 100
 
@@ -21,6 +24,8 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: zkdns\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: %d\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(_FULL_TEXT), _FULL_TEXT)
 )
+_RETRY_SECONDS = 0.1
+_SHUTDOWN_SECONDS = 1.0  # for a client to end TLS when the connection is closed
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0
 
 
@@ -42,6 +47,50 @@ def connection(server: web.Server | None, idle_seconds: float) -> asyncio.Protoc
         lingering_time=0,
         auto_decompress=False,
     )
+
+
+async def accept_tls(sock: socket.socket, tls: Tls, server: web.Server | None, idle_seconds: float) -> None:
+    """Accept TLS connections, without end. Clients that have not finished the handshake count too.
+
+    Args:
+        sock: the listening socket.
+        tls: the certificate.
+        server: aiohttp's server.
+        idle_seconds: maximum time of a handshake, and for a request to arrive.
+    """
+    loop = asyncio.get_running_loop()
+    handshakes: set[asyncio.Task[None]] = set()
+    try:
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(sock)
+            except OSError:  # too many open files
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if server is None or len(server.connections) + len(handshakes) >= MAX_CONNECTIONS:
+                accepted.close()
+                continue
+            handshake = loop.create_task(_handshake(accepted, tls.context, server, idle_seconds))
+            handshakes.add(handshake)
+            handshake.add_done_callback(handshakes.discard)
+    finally:
+        for handshake in handshakes:
+            handshake.cancel()
+
+
+async def _handshake(
+    accepted: socket.socket, context: ssl.SSLContext, server: web.Server, seconds: float
+) -> None:
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: connection(server, seconds),
+            accepted,
+            ssl=context,
+            ssl_handshake_timeout=seconds,
+            ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+    except OSError:  # also errors of TLS and the time-out
+        accepted.close()
 
 
 def cut_off(transport: asyncio.BaseTransport | None) -> None:
@@ -69,16 +118,17 @@ class Connection(web.RequestHandler):
         is_stream: true for an event stream, which has no end of its own, and so ends with the client's side.
     """
 
-    __slots__ = ("is_stream",)
+    __slots__ = ("_is_tls", "is_stream")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to read requests."""
         self.is_stream = False
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
         super().connection_made(transport)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own signature
-        """Return whether to keep the sending side open, as `printf … | nc` needs it."""
-        if self.is_stream or (self._waiter is not None and not self._waiter.done()):
+        """Return whether to keep the sending side open, as `printf … | nc` needs it. TLS cannot keep it."""
+        if self.is_stream or self._is_tls or (self._waiter is not None and not self._waiter.done()):
             return False  # every request has its response
         self.close()
         return True

@@ -1,4 +1,4 @@
-"""HTTP at the admin address: routes, checks of every request, and errors.
+"""HTTP at the admin address and at the Unix socket: routes, checks of every request, and errors.
 
 The supervisor imports this module after the server has started, because aiohttp takes long to load.
 """
@@ -21,11 +21,15 @@ from aiohttp.typedefs import Handler, Middleware
 
 from zkdns.address import HostPort
 from zkdns.admin.api import Api
-from zkdns.admin.connections import connection, cut_off
+from zkdns.admin.api_types import Failure
+from zkdns.admin.backend import Backend, NotReloadedError
+from zkdns.admin.compression import Compressor
+from zkdns.admin.connections import accept_tls, connection, cut_off
 from zkdns.admin.page import page
 from zkdns.admin.sse import Events
-from zkdns.admin.status import Backend, RequestError
+from zkdns.admin.status import RequestError
 from zkdns.admin.timing import Timing
+from zkdns.admin.tls import Tls
 from zkdns.admin.token import Tokens
 from zkdns.telemetry.last_hour import STEP, LastHour
 
@@ -51,7 +55,15 @@ _ANY_HOST = ("/healthz", "/readyz", "/metrics")
 _API = "/api/"
 
 
-async def serve(sock: socket.socket, backend: Backend, closed: asyncio.Event, timing: Timing) -> None:
+async def serve(
+    sock: socket.socket,
+    backend: Backend,
+    closed: asyncio.Event,
+    timing: Timing,
+    *,
+    is_local: bool,
+    tls: Tls | None = None,
+) -> None:
     """Serve on a listening socket until cancelled.
 
     Args:
@@ -59,31 +71,42 @@ async def serve(sock: socket.socket, backend: Backend, closed: asyncio.Event, ti
         backend: the server behind the address.
         closed: set when the socket is closed; requests in progress may still finish.
         timing: intervals and time limits.
+        is_local: the socket is a Unix socket. Its mode decides which users may connect, so that all requests
+            are permitted without a token.
+        tls: the certificate; None: no TLS.
     """
     loop = asyncio.get_running_loop()
     events, hour = Events(backend, timing), LastHour(loop.time(), backend.worker_stats())
-    tokens = Tokens()
+    tokens = None if is_local else Tokens()
     runner = web.AppRunner(
-        _application(backend, Api(backend, events, hour, tokens, timing), timing),
+        _application(backend, Api(backend, events, hour, tokens, timing), timing, is_local=is_local),
         handler_cancellation=True,
         shutdown_timeout=timing.stop,
     )
     await runner.setup()
-    # Log an unusable token file now instead of at the first request.
-    await asyncio.to_thread(tokens.read, backend.token_file)
+    if tokens is not None:  # log an unusable token file now instead of at the first request
+        await asyncio.to_thread(tokens.read, backend.token_file)
+    work: list[Callable[[], Awaitable[None]]] = [
+        events.watch_status,
+        events.watch_changes,
+        partial(_add_points, backend, events, hour),
+    ]
     new_connection = partial(connection, runner.server, timing.idle)
-    listener = await loop.create_server(new_connection, sock=sock, backlog=_BACKLOG)
+    listener: asyncio.Server | None = None
+    if tls is None:
+        create_server = loop.create_unix_server if is_local else loop.create_server
+        listener = await create_server(new_connection, sock=sock, backlog=_BACKLOG)
+    else:
+        work += [partial(accept_tls, sock, tls, runner.server, timing.idle), tls.renew]
     try:
         async with asyncio.TaskGroup() as tasks:
-            for work in (
-                events.watch_status,
-                events.watch_changes,
-                partial(_add_points, backend, events, hour),
-            ):
-                tasks.create_task(_restarted(work, timing.restart))
+            for each in work:
+                tasks.create_task(_restarted(each, timing.restart))
     finally:
         events.close()
-        listener.close()
+        if listener is not None:
+            listener.close()
+        sock.close()
         closed.set()
         await runner.cleanup()
 
@@ -143,13 +166,11 @@ class HealthCheck:
 # -- requests -----------------------------------------------------------------------------------------------
 
 
-def _application(backend: Backend, api: Api, timing: Timing) -> web.Application:
+def _application(backend: Backend, api: Api, timing: Timing, *, is_local: bool) -> web.Application:
     health = HealthCheck(backend.unresponsive_addresses, timing.health)
 
-    async def status_page(_request: web.Request) -> web.StreamResponse:
-        document = await asyncio.to_thread(page)
-        headers = {"Content-Security-Policy": document.policy}
-        return web.Response(text=document.html, content_type="text/html", headers=headers)
+    async def status_page(request: web.Request) -> web.StreamResponse:
+        return (await asyncio.to_thread(page)).response(request)
 
     async def healthz(_request: web.Request) -> web.StreamResponse:
         failure = await health.failure()
@@ -177,7 +198,7 @@ def _application(backend: Backend, api: Api, timing: Timing) -> web.Application:
         web.get("/", status_page),
     ]
     paths = [route.path for route in routes]
-    middleware = _middleware(backend, paths, timing.write)
+    middleware = _middleware(backend, paths, timing.write, is_local=is_local)
     application = web.Application(middlewares=[middleware], client_max_size=_MAX_BODY)
     application.on_response_prepare.append(_add_headers)
     application.add_routes(routes)
@@ -190,16 +211,20 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
     response.headers.setdefault("Content-Security-Policy", _POLICY)  # the page has its own policy
 
 
-def _middleware(backend: Backend, paths: Sequence[str], write_seconds: float) -> Middleware:
+def _middleware(
+    backend: Backend, paths: Sequence[str], write_seconds: float, *, is_local: bool
+) -> Middleware:
     """Return a middleware that checks each request, and writes its response within a time limit."""
+    compressor = Compressor()
 
     @web.middleware
     async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
         transport = request.transport
         if transport is not None:
-            # Writing then waits until the kernel has accepted everything.
-            transport.set_write_buffer_limits(high=0)
-        response = await _respond(request, handler, backend, paths)
+            # Writing then waits until the kernel has accepted everything. In TLS, 0 would never end.
+            transport.set_write_buffer_limits(high=int(transport.get_extra_info("sslcontext") is not None))
+        response = await _respond(request, handler, None if is_local else backend.names, paths)
+        await compressor.apply(request, response)
         with contextlib.suppress(ConnectionError):  # the client has disconnected
             try:
                 async with asyncio.timeout(write_seconds):
@@ -213,13 +238,14 @@ def _middleware(backend: Backend, paths: Sequence[str], write_seconds: float) ->
 
 
 async def _respond(
-    request: web.Request, handler: Handler, backend: Backend, paths: Sequence[str]
+    request: web.Request, handler: Handler, names: Sequence[str] | None, paths: Sequence[str]
 ) -> web.StreamResponse:
     try:
-        _check(request, backend)
+        _check(request, names)
         return await handler(request)
     except RequestError as error:
-        return _error(request, error.status, str(error))
+        errors = error.errors if isinstance(error, NotReloadedError) else ()
+        return _error(request, error.status, str(error), errors)
     except web.HTTPNotFound:
         return _error(
             request, HTTPStatus.NOT_FOUND, f"{_path(request)}: no such path; available: {_listed(paths)}"
@@ -238,14 +264,18 @@ async def _respond(
         return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the log has the details")
 
 
-def _check(request: web.Request, backend: Backend) -> None:
+def _check(request: web.Request, names: Sequence[str] | None) -> None:
     """Reject requests for a foreign host name (DNS rebinding) and requests with a large body.
+
+    Args:
+        request: the request.
+        names: the names of this server. None: browsers cannot reach it.
 
     Raises:
         RequestError: it is rejected.
     """
     host = request.headers.get("Host", "")
-    if request.path not in _ANY_HOST and not is_own_host(host, backend.names):
+    if names is not None and request.path not in _ANY_HOST and not is_own_host(host, names):
         raise RequestError(
             HTTPStatus.MISDIRECTED_REQUEST,
             f"{host[:100]!r} is not a name of this server; use its address or localhost, "
@@ -271,9 +301,11 @@ def is_own_host(host: str, names: Sequence[str]) -> bool:
     return True
 
 
-def _error(request: web.Request, status: HTTPStatus, sentence: str) -> web.Response:
+def _error(
+    request: web.Request, status: HTTPStatus, sentence: str, errors: Sequence[str] = ()
+) -> web.Response:
     if request.path.startswith(_API):
-        body = msgspec.json.encode({"error": sentence}) + b"\n"
+        body = msgspec.json.encode(Failure(sentence, tuple(errors))) + b"\n"
         response = web.Response(body=body, content_type="application/json", status=status)
     else:
         response = web.Response(text=f"{sentence}\n", status=status)

@@ -180,7 +180,13 @@ def _lasting(status: Status) -> Status:
     """Return a status without the values that change all the time."""
     zookeeper = status.zookeeper
     if zookeeper is not None:
-        zookeeper = msgspec.structs.replace(zookeeper, stale_seconds=float(zookeeper.stale_seconds > 0))
+        namespaces = tuple(
+            msgspec.structs.replace(one, stale_seconds=float(one.stale_seconds > 0))
+            for one in zookeeper.namespaces
+        )
+        zookeeper = msgspec.structs.replace(
+            zookeeper, stale_seconds=float(zookeeper.stale_seconds > 0), namespaces=namespaces
+        )
     upstreams = tuple(msgspec.structs.replace(one, rtt_seconds=None) for one in status.upstreams)
     return msgspec.structs.replace(status, now=0.0, zookeeper=zookeeper, upstreams=upstreams)
 

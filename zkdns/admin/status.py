@@ -27,14 +27,32 @@ class RequestError(ZkdnsError):
 # -- GET /api/status ----------------------------------------------------------------------------------------
 
 
+class NamespaceStatus(msgspec.Struct, frozen=True):
+    """State of one namespace in ZooKeeper."""
+
+    namespace: str
+    """Its template."""
+    state: str
+    """One of `zkdns.telemetry.stats.STATES`."""
+    stale_seconds: float
+    """Time since its members were last known to be current; 0 while they are."""
+    held: int
+    """Held members."""
+    unread: int
+    """Znodes above the services that cannot be listed."""
+
+
 class ZooKeeperStatus(msgspec.Struct, frozen=True):
     """State of the ZooKeeper connection."""
 
     hosts: str
     state: str | None
-    """One of `zkdns.telemetry.stats.STATES`. None: the watcher has not reported yet."""
+    """The worst state of all namespaces. None: the watcher has not reported yet."""
     stale_seconds: float
-    """Time since the last contact; 0 while connected."""
+    """The longest time of all namespaces."""
+    problem: str = ""
+    """Why services are missing or may be out of date, as a sentence. Empty: no problem is known."""
+    namespaces: tuple[NamespaceStatus, ...] = ()
 
 
 class TableStatus(msgspec.Struct, frozen=True):
@@ -173,9 +191,6 @@ class Backend(Protocol):
 
     async def unresponsive_addresses(self) -> Sequence[HostPort]:
         """Return the server's DNS addresses that do not respond within a second."""
-
-    async def services(self) -> Sequence[object]:
-        """Return a line of counts for each service."""
 
     async def explain(self, name: str) -> Explanation:
         """Explain a name and its responses."""

@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from zkdns.escape import printable
 from zkdns.serverset.logs import line_of
 
 SOCKET: Final = "/run/systemd/journal/socket"
@@ -62,7 +63,7 @@ class JournalRenderer:
         fields |= {"MESSAGE": message, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": "zkdns"}
         if self._is_sent(b"".join(_field(key, value) for key, value in fields.items())):
             raise structlog.DropEvent
-        return "\n".join(f"<{priority}>{line}" for line in message.splitlines())
+        return "\n".join(f"<{priority}>{printable(line)}" for line in message.split("\n"))
 
     def _is_sent(self, entry: bytes) -> bool:
         """Send an entry. False if journald is not running or the entry is too long."""

@@ -12,17 +12,32 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES, WorkerStats, growth, quantile
+from zkdns.telemetry.stats import (
+    LATENCY_BUCKETS,
+    SOURCES,
+    LatencyKind,
+    LatencyStats,
+    WorkerStats,
+    growth,
+    quantile,
+)
 
 STEP: Final = 10
 """Seconds between two points."""
 POINTS: Final = 360
-NAMES: Final = ("queries", *SOURCES, "latency_p50", "latency_p99")
-"""Names of the series: rates per second, and two latency quantiles in seconds."""
+_QUANTILES: Final = {"p50": 0.5, "p99": 0.99}
+_KINDS: Final[tuple[LatencyKind, ...]] = ("cached", "computed", "forwarded")
+NAMES: Final = (
+    *("queries", *SOURCES),
+    *(f"latency_{name}" for name in _QUANTILES),
+    *(f"latency_{kind}_{name}" for kind in _KINDS for name in _QUANTILES),
+)
+"""Names of the series: rates per second, and quantiles of the latency in seconds.
+
+The latency is that of all responses and of each kind (`zkdns.telemetry.stats.LatencyKind`).
+"""
 
 Point: TypeAlias = dict[str, float | None]
-
-_P50, _P99 = 0.5, 0.99
 
 
 class HourSeries(msgspec.Struct, frozen=True):
@@ -85,16 +100,27 @@ def _point(elapsed: float, readings: Sequence[tuple[WorkerStats | None, WorkerSt
         known = [growth(before or 0, after) for before, after in counts if after is not None]
         if known:
             point[name] = round(sum(known) / elapsed, 3)
-    added = [0] * (len(LATENCY_BUCKETS) + 1)
-    for before, after in readings:
-        old = before.latency_counts if before is not None else (0,) * len(added)
-        added = [
-            total + growth(*one)
-            for total, one in zip(added, zip(old, after.latency_counts, strict=True), strict=True)
-        ]
-    point["latency_p50"] = quantile(LATENCY_BUCKETS, added, _P50)
-    point["latency_p99"] = quantile(LATENCY_BUCKETS, added, _P99)
+    added = {kind: _added(kind, readings) for kind in _KINDS}
+    series = {f"latency_{kind}": counts for kind, counts in added.items()}
+    series["latency"] = [sum(counts) for counts in zip(*added.values(), strict=True)]
+    for prefix, buckets in series.items():
+        for name, share in _QUANTILES.items():
+            point[f"{prefix}_{name}"] = quantile(LATENCY_BUCKETS, buckets, share)
     return point
+
+
+def _added(kind: LatencyKind, readings: Sequence[tuple[WorkerStats | None, WorkerStats]]) -> list[int]:
+    """Return the responses of one kind between two readings of each worker, in each latency bucket."""
+    total = [0] * (len(LATENCY_BUCKETS) + 1)
+    for before, after in readings:
+        pairs = zip(_latency_counts(kind, before), _latency_counts(kind, after), strict=True)
+        total = [count + growth(*pair) for count, pair in zip(total, pairs, strict=True)]
+    return total
+
+
+def _latency_counts(kind: LatencyKind, stats: WorkerStats | None) -> tuple[int, ...]:
+    found = (each for each in stats.latencies if each.kind == kind) if stats is not None else ()
+    return next(iter(found), LatencyStats(kind=kind)).counts
 
 
 def _count(name: str, stats: WorkerStats | None) -> int | None:

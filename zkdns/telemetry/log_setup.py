@@ -6,6 +6,7 @@ written (full disk, closed pipe) is lost; the process continues.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import TextIO
 import structlog
 
 from zkdns.config import LogFormat, LogLevel
+from zkdns.escape import printable
 from zkdns.telemetry.journald import SOCKET, JournalRenderer, is_journal
 
 # The longest identifiers of events fit, so that the fields of all lines begin in one column.
@@ -57,10 +59,11 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, process: str, j
     else:
         rest = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            _quote_unprintable,
             structlog.dev.ConsoleRenderer(
                 _EVENT_WIDTH,
                 colors=sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
-                exception_formatter=structlog.dev.plain_traceback,
+                exception_formatter=_printable_traceback,
                 sort_keys=False,  # the process first, then the fields in the order of the call
             ),
         ]
@@ -73,6 +76,33 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, process: str, j
     )
     # Only errors of libraries that use the logging module.
     logging.basicConfig(level=logging.ERROR, handlers=[_ToStructlog()], force=True)
+
+
+class _Quoted:
+    """A text whose representation is quoted and escaped; `ConsoleRenderer` writes most texts as they are."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _quote_unprintable(
+    _logger: object, _name: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """Quote texts that a terminal would execute, or that would forge a line; they may come from ZooKeeper."""
+    return {
+        key: _Quoted(value) if isinstance(value, str) and not value.isprintable() else value
+        for key, value in event.items()
+    }
+
+
+def _printable_traceback(out: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Write a traceback; the text of the exception is escaped in each of its lines."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write("\n".join(map(printable, text.getvalue().split("\n"))))
 
 
 class _Output:

@@ -24,6 +24,7 @@ from zkdns.telemetry.stats import (
     LATENCY_BUCKETS,
     STATES,
     ForwardStats,
+    NamespaceStats,
     ServerStats,
     Stats,
     WatcherStats,
@@ -136,7 +137,8 @@ def _responses(workers: Sequence[tuple[str, WorkerStats]]) -> Iterator[Metric]:
         "zkdns_response_duration_seconds",
         "Time from reading a query to sending its response, by kind. Queries that are read in one batch "
         "share its latency. Kinds: cached (UDP batches answered from the response cache alone), computed "
-        "(other UDP batches, and TCP), forwarded (upstreams were queried).",
+        "(other UDP batches, and TCP), forwarded (deferred: upstreams were queried, or the names of a large "
+        "service were not ready).",
         labels=["worker", "kind"],
     )
     for worker, stats in workers:
@@ -193,7 +195,7 @@ _OF_FORWARDING = (
     (
         CounterMetricFamily,
         "zkdns_forward_overloads",
-        "Queries not forwarded because too many were waiting already.",
+        "Queries that gave way because too many were waiting, or that had no file descriptor.",
         "overloaded",
     ),
     (
@@ -201,6 +203,12 @@ _OF_FORWARDING = (
         "zkdns_forward_prefetches",
         "Cache entries refreshed before they expired.",
         "prefetched",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_filtered_answers",
+        "Responses of upstreams from which private addresses were removed.",
+        "filtered",
     ),
     (GaugeMetricFamily, "zkdns_forward_cache_entries", "Entries of the forward cache.", "cache_entries"),
     (GaugeMetricFamily, "zkdns_forward_cache_bytes", "Approximate memory of these entries.", "cache_bytes"),
@@ -256,6 +264,19 @@ _OF_WORKERS = (
         "response_cache_bytes",
     ),
     (CounterMetricFamily, "zkdns_unsent_responses", "Responses that the kernel did not accept.", "unsent"),
+    (GaugeMetricFamily, "zkdns_tcp_connections", "Open TCP connections of clients.", "tcp_connections"),
+    (
+        GaugeMetricFamily,
+        "zkdns_tcp_held_bytes",
+        "Memory of queries that wait, and of responses that clients have not taken, of these connections.",
+        "tcp_held_bytes",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_tcp_dropped_connections",
+        "TCP connections closed because their clients did not read and held too much memory.",
+        "tcp_dropped_connections",
+    ),
     (
         CounterMetricFamily,
         "zkdns_tcp_truncated_responses",
@@ -313,22 +334,47 @@ class _Watcher(Collector):
             yield CounterMetricFamily(name, text, value=value)
 
 
-def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
-    """Yield the metrics of a server that reads from ZooKeeper."""
+def _namespaces(namespaces: Sequence[NamespaceStats]) -> Iterator[Metric]:
+    """Yield the metrics of each namespace."""
     states = GaugeMetricFamily(
         "zkdns_zookeeper_state",
-        "1 for the current state of the ZooKeeper connection, 0 for the others.",
-        labels=["state"],
+        "1 for the current state of a namespace's connection to ZooKeeper, 0 for the others.",
+        labels=["namespace", "state"],
     )
-    for state in STATES:
-        states.add_metric([state], float(state == stats.state))
-    yield states
-    stale = max(elapsed_seconds() - stats.stale_since, 0.0) if stats.stale_since is not None else 0.0
-    yield GaugeMetricFamily(
+    stale = GaugeMetricFamily(
         "zkdns_zookeeper_stale_seconds",
-        "Time since the last contact with ZooKeeper; 0 while it is connected.",
-        value=stale,
+        "Time since a namespace's members were last known to be current; 0 while ZooKeeper is connected.",
+        labels=["namespace"],
     )
+    held = GaugeMetricFamily("zkdns_held_members", "Held members of a namespace.", labels=["namespace"])
+    holds = CounterMetricFamily(
+        "zkdns_guard_holds", "Times that members of a service became held.", labels=["namespace"]
+    )
+    unread = GaugeMetricFamily(
+        "zkdns_unread_znodes",
+        "Znodes above the services that cannot be listed, for instance because their ACL denies it.",
+        labels=["namespace"],
+    )
+    delays = CounterMetricFamily(
+        "zkdns_zookeeper_delays",
+        "Late replies of ZooKeeper (1 s or more), as after a pause of a server.",
+        labels=["namespace"],
+    )
+    for one in namespaces:
+        for state in STATES:
+            states.add_metric([one.namespace, state], float(state == one.state))
+        since = one.stale_since
+        stale.add_metric([one.namespace], 0.0 if since is None else max(elapsed_seconds() - since, 0.0))
+        held.add_metric([one.namespace], one.held)
+        holds.add_metric([one.namespace], one.holds)
+        unread.add_metric([one.namespace], one.unread)
+        delays.add_metric([one.namespace], one.delays)
+    yield from (states, stale, held, holds, unread, delays)
+
+
+def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
+    """Yield the metrics of a server that reads from ZooKeeper."""
+    yield from _namespaces(stats.namespaces)
     bad = CounterMetricFamily(
         "zkdns_bad_members", "Members skipped because they could not be parsed.", labels=["reason"]
     )
@@ -337,12 +383,17 @@ def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
     yield bad
     ignored = CounterMetricFamily(
         "zkdns_ignored_fields",
-        "Optional fields of members ignored because they were invalid. The member is served without them.",
+        "Optional fields of members ignored because they were invalid or beyond a limit. The rest is served.",
         labels=["field"],
     )
     for field, count in sorted(stats.ignored_fields.items()):
         ignored.add_metric([field], count)
     yield ignored
+    yield GaugeMetricFamily(
+        "zkdns_znodes_passed_over",
+        "Children of services' znodes that are neither members nor weights.",
+        value=stats.passed_over,
+    )
     for name, text, value in (
         (
             "zkdns_bad_names",
@@ -354,6 +405,5 @@ def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
             "Differences between ZooKeeper and the table that audits corrected.",
             stats.repairs,
         ),
-        ("zkdns_guard_holds", "Times that members of a service became held.", stats.holds),
     ):
         yield CounterMetricFamily(name, text, value=value)

@@ -22,15 +22,13 @@ class QueryLog(ResponseObserver):
     Args:
         share: share of the responses to log, above 0 and up to 1.
         sources: holds the source of the last response.
-        draw: returns random numbers from 0 to below 1.
+        draw: returns random numbers from 0 to below 1. None: a generator of its own.
     """
 
-    def __init__(
-        self, share: float, sources: AnswerSources, draw: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, share: float, sources: AnswerSources, draw: Callable[[], float] | None = None) -> None:
         self._share = share
         self._sources = sources
-        self._draw = draw
+        self._draw = draw or random.Random().random
 
     def take_source(self) -> str:
         """Return the source of the last response, and reset it to the response cache."""

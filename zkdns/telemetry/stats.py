@@ -27,14 +27,36 @@ LatencyKind: TypeAlias = Literal["cached", "computed", "forwarded"]
 """As `zkdns.transport.counters.Counters` separates them."""
 
 
+class NamespaceStats(msgspec.Struct, frozen=True):
+    """State of one namespace in ZooKeeper."""
+
+    namespace: str
+    """Its template."""
+    state: str = STATES[0]
+    """One of `STATES`."""
+    stale_since: float | None = None
+    """When its sets were last known to be current, by `zkdns.clock`. None: they are, or were never read."""
+    held: int = 0
+    """Held members."""
+    holds: int = 0
+    """Times that members of a service became held."""
+    delays: int = 0
+    """Times that a reply of ZooKeeper was late, as after a pause."""
+    unread: int = 0
+    """Znodes above the services that cannot be listed, for instance because their ACL denies it."""
+
+
 class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Stats of the watcher process."""
 
     state: str | None = None
-    """One of `STATES`. None: the configuration names no ZooKeeper."""
+    """The worst state of all namespaces, one of `STATES`. None: the configuration names no ZooKeeper."""
+    problem: str = ""
+    """Why services are missing or may be out of date, as a sentence. Empty: no problem is known."""
     stale_since: float | None = None
-    """Time of the last contact with ZooKeeper by `zkdns.clock`, which all processes share.
-    None: ZooKeeper is connected."""
+    """The earliest `NamespaceStats.stale_since`. None: all namespaces are current."""
+    namespaces: tuple[NamespaceStats, ...] = ()
+    """Each namespace. Empty without ZooKeeper."""
     services: int = 0
     alive: int = 0
     """Members in responses, without held members."""
@@ -49,6 +71,8 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Optional fields of members ignored since the start because they were invalid, by name."""
     bad_names: int = 0
     """Services skipped since the start because their name is not a valid DNS name."""
+    passed_over: int = 0
+    """Children of services' znodes now that are neither members nor weights."""
     repairs: int = 0
     """Differences that audits found and corrected."""
     changes: int = 0
@@ -57,8 +81,6 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Members added to the table, including those of the first read."""
     left: int = 0
     """Members removed from the table."""
-    holds: int = 0
-    """Times that members of a service became held."""
 
 
 class UpstreamStatus(msgspec.Struct, frozen=True):
@@ -95,6 +117,7 @@ class ForwardStats(msgspec.Struct, frozen=True, kw_only=True):
     stale: int = 0
     overloaded: int = 0
     prefetched: int = 0
+    filtered: int = 0
     cache_entries: int = 0
     cache_bytes: int = 0
     cache_evictions: int = 0
@@ -137,6 +160,12 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
     """Approximate memory of the entries."""
     unsent: int = 0
     """Responses that the kernel did not accept."""
+    tcp_connections: int = 0
+    """Open TCP connections of clients."""
+    tcp_held_bytes: int = 0
+    """Memory of queries that wait and of responses that these connections have not taken."""
+    tcp_dropped_connections: int = 0
+    """Connections closed because their clients did not read, and held too much memory."""
     truncated_over_tcp: int = 0
     """Responses over 64 KiB, which lack records although they were sent over TCP."""
     refused: int = 0
@@ -145,12 +174,6 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
     """UDP queries from networks over their rate limit."""
     forward: ForwardStats | None = None
     """None: this server forwards nothing."""
-
-    @property
-    def latency_counts(self) -> tuple[int, ...]:
-        """Responses of all kinds in each of `LATENCY_BUCKETS` and in the bucket after them."""
-        kinds = (LatencyStats(kind="computed").counts, *(each.counts for each in self.latencies))
-        return tuple(map(sum, zip(*kinds, strict=True)))
 
 
 Stats: TypeAlias = WatcherStats | WorkerStats

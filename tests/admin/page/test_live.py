@@ -19,7 +19,7 @@ HOSTILE = "<img src=x onerror=window.hurt=1>"
 CHANGED = "Number(document.querySelector('#service-rows [data-label=changed]').dataset.since)"
 # Milliseconds since the list of services was last requested.
 QUIET = """performance.now() - Math.max(...performance.getEntriesByType("resource")
-  .filter(({ name }) => name.endsWith("/api/services")).map(({ startTime }) => startTime))"""
+  .filter(({ name }) => name.includes("/api/services")).map(({ startTime }) => startTime))"""
 
 
 def fixed_file(path: Path, *hosts: str) -> Path:

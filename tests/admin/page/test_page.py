@@ -2,27 +2,37 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from tests.admin.helpers import STATUS, FakeBackend, Reader, entry, serving
-from tests.support.chromium import Chromium, Tab
+from tests.admin.helpers import FakeBackend, Reader, entry
+from tests.admin.page.helpers import (
+    HOSTILE,
+    LONG,
+    QUOTES,
+    RIGHT_TO_LEFT,
+    TO,
+    UNKNOWN,
+    explained,
+    focus,
+    is_clean,
+    line,
+    member,
+    names,
+    opened,
+)
+from tests.support.chromium import Chromium
 from zkdns.address import HostPort
+from zkdns.admin.api_types import Session, UnreadZnode
 from zkdns.admin.sse import MAX_STREAMS
 from zkdns.admin.status import ZooKeeperStatus
-from zkdns.daemon.ipc.control_messages import ExplainedMember, Explanation, ServiceLine, Session, TypeAnswer
 from zkdns.telemetry import last_hour
 from zkdns.telemetry.stats import SOURCES, UpstreamStatus
 
 pytestmark = pytest.mark.processes
 
-HOSTILE = "<img src=x onerror=window.hurt=1>"
-LONG = f"{'a' * 63}.{'b' * 63}"
-UNKNOWN = "\N{EN DASH}"
 
 # Texts with a contrast to their background below 4.5 (WCAG 2.2, 1.4.3).
 FAINT = """(() => {
@@ -53,101 +63,20 @@ FAINT = """(() => {
 })()"""
 
 
-def line(name: str, alive: int = 3, **numbers: Any) -> ServiceLine:
-    none: dict[str, Any] = {"hidden": 0, "held": 0, "bad": 0, "drained": 0, "changed": None}
-    return ServiceLine(name, alive, **{**none, **numbers})
-
-
-def explained(service: str, *members: ExplainedMember) -> Explanation:
-    return Explanation(
-        asked=service,
-        name=f"{service}.discovery",
-        kind="service",
-        rule=f"it is the service {service}",
-        notes=(f"a note of {service}",),
-        answers=(TypeAnswer("A", "NOERROR", len(members)), TypeAnswer("AAAA", "NOERROR", 0)),
-        is_answered=True,
-        service=service,
-        origins=(f"/discovery/{service}", "/elsewhere"),
-        members=members,
-        ttl=5,
-        order="round-robin",
-        ready=True,
-        stale=True,
-        now=time.time(),
-    )
-
-
-def member(name: str, verdict: Any = "answered", **more: Any) -> ExplainedMember:
-    return ExplainedMember(member=name, znode=f"/d/{name}", name=None, verdict=verdict, why="", **more)
-
-
-@pytest.fixture
-def backend() -> FakeBackend:
-    upstreams = (
-        UpstreamStatus("10.0.0.53:53", "", False, 0.0012),
-        UpstreamStatus("10.0.1.53:53", "a.b", True, None),
-    )
-    current = msgspec.structs.replace(
-        STATUS, upstreams=upstreams, started=time.time() - 90_061, now=time.time()
-    )
-    return FakeBackend(
-        lines=[
-            line("calm.prod", drained=1),
-            line("empty.prod", 0),
-            line("lost.prod", 2, held=4),
-            line("odd.prod", bad=1),
-        ],
-        current=current,
-        entries=[entry(1_000_000 + number, f"s{number}.prod") for number in range(3)],
-        explanation=explained(
-            "calm.prod", member("m1", endpoint="10.0.0.1:80"), member("m2", "held", held_since=1.0)
-        ),
-    )
-
-
-@pytest.fixture
-def served(backend: FakeBackend) -> Iterator[HostPort]:
-    with serving(backend) as at:
-        yield at
-
-
-def opened(tab: Tab, at: HostPort, place: str = "") -> Tab:
-    """Open the page, and wait until it shows everything."""
-    tab.open(f"http://{at}/{place}")
-    tab.wait(lambda tab: tab.texts("#service-rows tr") and tab.texts("#changes li") and tab.texts(".tick"))
-    return tab
-
-
-def names(tab: Tab) -> list[str]:
-    return tab.texts("#service-rows a")
-
-
-def focus(tab: Tab) -> str:
-    return str(tab.evaluate("document.activeElement.id || document.activeElement.innerText"))
-
-
-def is_clean(tab: Tab, at: HostPort) -> bool:
-    """True if there were no errors and no requests to other servers."""
-    assert (tab.console_errors, tab.failures) == ([], [])
-    assert [url for url in tab.requests if not url.startswith((f"http://{at}/", "data:"))] == []
-    return True
-
-
 def test_urgent_services_come_first_and_the_filter_finds(
     chromium: Chromium, backend: FakeBackend, served: HostPort
 ) -> None:
     with chromium.page() as tab:
         opened(tab, served)
         assert names(tab) == ["lost.prod", "odd.prod", "empty.prod", "calm.prod"]
-        assert tab.text("#services-count") == "4 of 4, 3 with problems"
+        assert tab.text("#services-count") == "Showing 4 of 4, 3 with problems"
         assert tab.texts("#service-rows tr:first-child td") == ["2", "4", "0", "0", "0", UNKNOWN]
-        assert tab.texts("#service-rows .chip") == ["held", "bad", "none alive"]
+        assert tab.texts("#service-rows .chip") == ["", "", "none alive"]  # narrow screens show the others
         tab.press("/")
         assert focus(tab) == "filter"
         tab.type("PROD lm")
         tab.wait(lambda tab: names(tab) == ["calm.prod"])
-        assert tab.text("#services-count") == "1 of 1 found, 4 in all, 3 with problems"
+        assert tab.text("#services-count") == "Showing 1 of 1 found, 4 in all, 3 with problems"
         tab.press("ArrowDown")
         assert focus(tab) == "calm.prod"
         tab.press("ArrowUp")
@@ -246,33 +175,46 @@ def test_the_state_is_shown_at_the_top(
         assert "Workers 1 of 1 ready Up for 1 d 1 h Zones discovery Listening 127.0.0.1:53" in facts
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (HOSTILE, HOSTILE),
+        (QUOTES, QUOTES),
+        ("\u202egpj.exe\u2066\x1b[31m\u200b\n", r"\u202egpj.exe\u2066\u001b[31m\u200b\u000a"),
+        (RIGHT_TO_LEFT, RIGHT_TO_LEFT),
+        ("a" * 4_000, "a" * 1_000 + "…"),
+    ],
+    ids=["markup", "quotes", "invisible", "right-to-left", "long"],
+)
 def test_untrusted_names_are_shown_as_text(
-    chromium: Chromium, backend: FakeBackend, served: HostPort
+    chromium: Chromium, backend: FakeBackend, served: HostPort, *, name: str, shown: str
 ) -> None:
-    backend.lines = [line(HOSTILE, held=1)]
+    """Names, endpoints, statuses and reasons from ZooKeeper."""
+    backend.lines = [line(name, held=1, environment=name)]
+    backend.unread = [UnreadZnode(name, name)]
     backend.entries.append(
-        msgspec.structs.replace(entry(2_000_000, HOSTILE), member=HOSTILE, znode=HOSTILE, endpoint=HOSTILE)
+        msgspec.structs.replace(entry(2_000_000, name), member=name, znode=name, endpoint=name)
     )
     backend.current = msgspec.structs.replace(
         backend.current,
-        zones=(HOSTILE,),
-        zookeeper=ZooKeeperStatus(HOSTILE, "live", 0.0),
-        upstreams=(UpstreamStatus(HOSTILE, HOSTILE, False, None),),
+        zones=(name,),
+        zookeeper=ZooKeeperStatus(name, "live", 0.0),
+        upstreams=(UpstreamStatus(name, name, False, None),),
     )
     hostile = member(
-        HOSTILE,
+        name,
         "bad",
-        endpoint=HOSTILE,
-        additional={HOSTILE: HOSTILE},
-        status=HOSTILE,
-        addresses=(HOSTILE,),
-        session=Session(HOSTILE, 1.0, 1.0),
+        endpoint=name,
+        additional={name: name},
+        status=name,
+        addresses=(name,),
+        session=Session(name, 1.0, 1.0),
     )
-    found = explained(HOSTILE, msgspec.structs.replace(hostile, why=HOSTILE))
-    backend.explanation = msgspec.structs.replace(found, nearest=(HOSTILE,), order=HOSTILE)
-    with chromium.page() as tab:
+    found = explained(name, msgspec.structs.replace(hostile, why=name))
+    backend.explanation = msgspec.structs.replace(found, nearest=(name,), order=name)
+    with chromium.page(width=390, height=844) as tab:
         opened(tab, served)
-        tab.point("#service-rows a", click=True)
+        tab.evaluate("document.querySelector('#service-rows a').click()")
         tab.wait(lambda tab: tab.texts("#opened .members tbody tr"))
         for place in (
             "#service-rows",
@@ -281,14 +223,18 @@ def test_untrusted_names_are_shown_as_text(
             "#opened-body",
             "#facts",
             "#upstream-rows",
+            "#unread-rows",
         ):
-            assert HOSTILE in tab.text(place), place
-        assert tab.evaluate("document.querySelectorAll('img, [onerror]').length") == 0
+            assert shown in tab.text(place), place
+        assert tab.evaluate("document.querySelectorAll('img, [onerror], [onmouseover]').length") == 0
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
         assert tab.evaluate("window.hurt") is None
         assert is_clean(tab, served)
+        tab.evaluate("document.querySelector('#opened-close').click()")
+        assert tab.evaluate("document.activeElement.closest('#service-rows') !== null")
         # That it would be noticed: the browser forbids markup from text.
         with pytest.raises(RuntimeError, match="TrustedHTML"):
-            tab.evaluate(f"document.body['inner' + 'HTML'] = {json.dumps(HOSTILE)}")
+            tab.evaluate(f"document.body['inner' + 'HTML'] = {json.dumps(name)}")
 
 
 def test_a_list_that_cannot_be_read_shows_its_age(
@@ -342,7 +288,9 @@ def test_charts_have_gaps_and_show_the_values_at_the_pointer(
         tab.evaluate("document.querySelector('#queries svg').focus()")
         tab.press("ArrowLeft")
         assert tab.texts("#queries .legend li") == ["all 358"]
-        assert tab.texts("#latency .legend li") == ["p50 3.6 ms", "p99 3.6 ms"]
+        assert tab.texts("#latency .legend li") == [
+            f"{kind}: median 3.6 ms, 99 % 3.6 ms" for kind in ("cache", "zone", "upstream")
+        ]
         tab.point("#queries svg")
         tab.wait(lambda tab: tab.text("#queries .at") != "now")
         assert tab.texts("#queries .legend li") in ([f"all {UNKNOWN}"], ["all 200"], ["all 201"], ["all 202"])
@@ -378,12 +326,15 @@ def test_ten_thousand_services_are_searchable_and_few_are_drawn(
     backend.lines = [line(f"service-{number}.prod") for number in range(10_000)]
     with chromium.page() as tab:
         opened(tab, served)
-        tab.wait(lambda tab: tab.text("#services-count") == "100 of 10,000")
+        tab.wait(lambda tab: tab.text("#services-count") == f"Showing 1{TO}100 of 10,000")
         tab.press("/")
         tab.type("-9999")
         tab.wait(lambda tab: names(tab) == ["service-9999.prod"])
         tab.press("Escape")
-        tab.wait(lambda tab: tab.text("#services-count") == "100 of 10,000")
-        tab.point("#services-more", click=True)
-        tab.wait(lambda tab: tab.text("#services-count") == "200 of 10,000")
+        tab.wait(lambda tab: tab.text("#services-count") == f"Showing 1{TO}100 of 10,000")
+        tab.point("#page-after", click=True)
+        tab.wait(lambda tab: tab.text("#services-count") == f"Showing 101{TO}200 of 10,000")
+        assert tab.text("#page-number") == "Page 2 of 100"
+        tab.wait(lambda tab: tab.evaluate("location.search") == "?page=2")
+        assert tab.evaluate("document.querySelectorAll('*').length") < 2_000
         assert is_clean(tab, served)

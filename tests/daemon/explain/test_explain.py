@@ -8,22 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.ipc.feed_helpers import watcher_context
+from tests.daemon.ipc.feed_helpers import health_of, watcher_context
 from tests.dns.helpers import member, put
+from zkdns.admin.api_types import Explanation, MemberCount
 from zkdns.config import Config, load_config
 from zkdns.daemon.explain.explain import explain
-from zkdns.daemon.ipc.control_messages import (
-    CountMembers,
-    Explain,
-    Explanation,
-    MemberCount,
-    ReadHistory,
-    Refused,
-)
 from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.request_messages import CountMembers, Explain, ReadHistory, Refused
 from zkdns.daemon.watcher.context import WatcherContext
-from zkdns.daemon.watcher.control_handlers import count_members, list_services, read_history
 from zkdns.daemon.watcher.host_resolver import Failure
+from zkdns.daemon.watcher.request_handlers import count_members, list_services, read_history
 from zkdns.dns.zone import Zone
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.resolver import Resolver
@@ -50,7 +44,7 @@ class Server:
         self.publisher = Publisher()
         self.context: WatcherContext = watcher_context(self.config, self.publisher)
         self.publisher.publish(changes)
-        self.publisher.set_health(ready=ready, stale=False)
+        self.publisher.set_health(health_of(ready=ready, stale=False))
 
     async def explain(self, name: str) -> Explanation:
         explained = await explain(Explain(name), self.context)

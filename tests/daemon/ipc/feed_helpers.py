@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth, Subscriber
+from zkdns.daemon.ipc.feed import Health, Publisher, SourceHealth, Subscriber
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import History
 from zkdns.daemon.watcher.host_resolver import HostResolver
-from zkdns.daemon.watcher.watcher_stats import StaleTimer
 from zkdns.names import Labels
-from zkdns.namespace import ServiceName
+from zkdns.namespace import ALL_SOURCES, Namespace, ServiceName
 from zkdns.serverset.changes import Change, SetPut
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
@@ -35,12 +34,18 @@ class Worker:
     Args:
         path: the feed.
         on_flush: called instead of recording a flush.
+        namespaces: as those of `Subscriber`.
     """
 
-    def __init__(self, path: str, on_flush: Callable[[bytes | None], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        on_flush: Callable[[bytes | None], None] | None = None,
+        namespaces: Sequence[Namespace] = (),
+    ) -> None:
         self.table = Table(departed_seconds=0)  # departed members are dropped at once, as in the publisher
         self.changed: list[set[Labels]] = []
-        self.healths: list[SourceHealth] = []
+        self.healths: list[Health] = []
         self.flushed: list[bytes | None] = []
         self.sizes: list[int] = []
         """Number of services in the table at each change of health."""
@@ -50,16 +55,17 @@ class Worker:
             self.changed.append,
             self._on_health,
             on_flush or self.flushed.append,
+            namespaces=namespaces,
             reconnect_seconds=0.005,
         )
         self._task = asyncio.create_task(self.subscriber.run())
 
-    def _on_health(self, health: SourceHealth) -> None:
-        self.healths.append(health)
+    def _on_health(self, _: SourceHealth) -> None:
+        self.healths.append(self.subscriber.health)
         self.sizes.append(len(self.table.services))
 
     @property
-    def health(self) -> SourceHealth:
+    def health(self) -> Health:
         return self.subscriber.health
 
     async def stop(self) -> None:
@@ -71,10 +77,12 @@ class Worker:
 
 @contextlib.asynccontextmanager
 async def running_worker(
-    path: str, on_flush: Callable[[bytes | None], None] | None = None
+    path: str,
+    on_flush: Callable[[bytes | None], None] | None = None,
+    namespaces: Sequence[Namespace] = (),
 ) -> AsyncIterator[Worker]:
     """A worker that follows the publisher at a path. Arguments as for `Worker`."""
-    worker = Worker(path, on_flush)
+    worker = Worker(path, on_flush, namespaces)
     try:
         yield worker
     finally:
@@ -94,6 +102,11 @@ async def running_publisher(path: str, publisher: Publisher | None = None) -> As
         os.unlink(path)  # noqa: PTH108 - does not block
 
 
+def health_of(*, ready: bool, stale: bool, source: str = ALL_SOURCES) -> SourceHealth:
+    """The health of a source."""
+    return SourceHealth(ready, 1.0 if stale else None, source)
+
+
 def contents(table: Table) -> tuple[int, list[Change]]:
     """The serial and the sorted contents of a table."""
     return table.serial, sorted(table.contents(), key=repr)
@@ -111,6 +124,4 @@ def watcher_context(config: Config, publisher: Publisher) -> WatcherContext:
     """The context of a watcher without sources."""
     history = History(publisher, config.zone)
     publisher.add_listener(history)
-    return WatcherContext(
-        config, publisher, history, HostResolver(publisher.table, publisher.publish), StaleTimer()
-    )
+    return WatcherContext(config, publisher, history, HostResolver(publisher.table, publisher.publish))

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from tests.daemon.ipc.feed_helpers import (
     Worker,
     contents,
+    health_of,
     member,
     put,
     running_publisher,
@@ -23,19 +24,32 @@ from zkdns.daemon.ipc.feed import (
     FRAMES,
     Begin,
     Changes,
+    CopyServer,
     End,
     FeedMessage,
+    Health,
     Publisher,
     PublisherListener,
     SourceHealth,
+    read_copy,
 )
-from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped
+from zkdns.namespace import STATIC_SOURCE, ServiceName, parse_namespace
+from zkdns.serverset.changes import (
+    Change,
+    DirectoryUnread,
+    HostResolved,
+    MembersHeld,
+    SetChanged,
+    SetDropped,
+    SetPut,
+)
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
 
-UNREADY = SourceHealth(ready=False, stale=True)
-READY = SourceHealth(ready=True, stale=False)
-STALE = SourceHealth(ready=True, stale=True)
+UNREADY = Health(ready=False, stale=False)
+READY = Health(ready=True, stale=False)
+READ = SourceHealth(ready=True)
+STALE = Health(ready=True, stale=True)
 
 WEB = put("web", member(1), member(2, "web.example"))
 API = put("api", member(1))
@@ -70,7 +84,7 @@ def test_a_subscriber_gets_a_copy_and_then_each_change(path: str) -> None:
     async def scenario() -> None:
         async with running_publisher(path) as publisher, running_worker(path) as first:
             publisher.publish([WEB, HostResolved("web.example", ("192.0.2.1",)), API])
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             async with running_worker(path) as second:
                 for worker in (first, second):
                     await until_equal(worker, publisher)
@@ -91,7 +105,7 @@ def test_a_copy_of_many_frames_keeps_the_order_of_members(path: str) -> None:
     async def scenario() -> None:
         async with running_publisher(path) as publisher:
             publisher.publish(many)
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             async with running_worker(path) as worker:
                 await until(lambda: worker.health == READY)
                 assert contents(worker.table) == contents(publisher.table)
@@ -103,7 +117,7 @@ def test_an_empty_copy_has_the_serial(path: str) -> None:
     async def scenario() -> None:
         async with running_publisher(path) as publisher:
             publisher.publish([WEB])
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             publisher.publish([SetDropped(WEB.origin)])
             async with running_worker(path) as worker:
                 await until(lambda: worker.health == READY)
@@ -133,7 +147,7 @@ def test_subscribing_during_changes_yields_exactly_the_publishers_table(path: st
             for step in range(1000):
                 publisher.publish([change() for _ in range(rng.randrange(4))])
                 if step == 100:
-                    publisher.set_health(ready=True, stale=False)
+                    publisher.set_health(health_of(ready=True, stale=False))
                 if step % 150 == 50:
                     workers.append(await stack.enter_async_context(running_worker(path)))
                 if rng.random() < 0.5:
@@ -160,7 +174,7 @@ def test_a_restarted_publisher_drops_nothing_until_its_table_is_ready(path: str)
         async with running_worker(path) as worker:
             async with running_publisher(path) as publisher:
                 publisher.publish([WEB, API])
-                publisher.set_health(ready=True, stale=False)
+                publisher.set_health(health_of(ready=True, stale=False))
                 await until(lambda: worker.health == READY)
             await until(lambda: worker.health == STALE)
             async with running_publisher(path) as publisher:
@@ -168,7 +182,7 @@ def test_a_restarted_publisher_drops_nothing_until_its_table_is_ready(path: str)
                 publisher.publish([read := put("web", member(9))])
                 await until(lambda: next(iter(worker.table.contents())) == read)
                 assert worker.table.origins == {WEB.origin, API.origin}
-                publisher.set_health(ready=True, stale=False)
+                publisher.set_health(health_of(ready=True, stale=False))
                 await until(lambda: worker.health == READY)
                 assert contents(worker.table) == contents(publisher.table)
                 assert worker.table.origins == {WEB.origin}
@@ -206,7 +220,7 @@ def test_sets_missing_from_a_copy_are_dropped_at_its_end(path: str) -> None:
     async def scenario() -> None:
         async with scripted_publisher(path) as watcher, running_worker(path) as worker:
             await until(lambda: watcher.writers)
-            watcher.send(Begin(), Changes(1, (WEB, API)), End(1), READY)
+            watcher.send(Begin(), Changes(1, (WEB, API)), READ, End(1))
             await until(lambda: worker.health == READY)
             for rounds in (1, 2):  # incomplete copies
                 watcher.send(Begin(), Changes(rounds + 1, (put("new", member(rounds)),)))
@@ -218,7 +232,7 @@ def test_sets_missing_from_a_copy_are_dropped_at_its_end(path: str) -> None:
             watcher.send(Begin(), Changes(9, (API,)))
             await until(lambda: worker.table.serial == 9)
             assert WEB.origin in worker.table.origins
-            watcher.send(End(9))
+            watcher.send(READ, End(9))
             await until(lambda: worker.table.origins == {API.origin})
             assert worker.changed[-1] == {WEB.name.key, (b"new", b"staging", b"discovery")}
             # Origins of an earlier copy are not remembered.
@@ -235,7 +249,7 @@ def test_a_worker_waits_for_a_socket_that_does_not_exist_yet(path: str) -> None:
             await asyncio.sleep(0.02)  # several attempts
             async with running_publisher(path) as publisher:
                 publisher.publish([WEB])
-                publisher.set_health(ready=True, stale=False)
+                publisher.set_health(health_of(ready=True, stale=False))
                 await until_equal(worker, publisher)
 
     asyncio.run(scenario())
@@ -251,7 +265,7 @@ def test_a_flush_reaches_all_connected_workers_and_no_later_ones(path: str) -> N
             async with running_worker(path) as one, running_worker(path) as other:
                 await until(lambda: publisher.subscriber_count == 2)
                 publisher.publish([WEB])
-                publisher.set_health(ready=True, stale=False)
+                publisher.set_health(health_of(ready=True, stale=False))
                 assert publisher.flush_caches(b"\x07example\0") == 2
                 assert publisher.flush_caches(None) == 2
                 for worker in (one, other):
@@ -275,7 +289,7 @@ def test_a_failed_flush_is_logged_and_loses_no_change(path: str) -> None:
             with capture_logs() as logs:
                 assert publisher.flush_caches(None) == 1
                 publisher.publish([WEB])
-                publisher.set_health(ready=True, stale=False)
+                publisher.set_health(health_of(ready=True, stale=False))
                 await until_equal(worker, publisher)
             assert [entry["event"] for entry in logs] == ["cache_flush_failed"]
 
@@ -298,14 +312,14 @@ def test_a_failed_flush_is_logged_and_loses_no_change(path: str) -> None:
     ],
 )
 def test_health_arrives_as_it_changes(
-    path: str, sent: list[tuple[bool, bool]], received: list[SourceHealth]
+    path: str, sent: list[tuple[bool, bool]], received: list[Health]
 ) -> None:
     async def scenario() -> None:
         async with running_publisher(path) as publisher, running_worker(path) as worker:
             await until(lambda: publisher.subscriber_count)
             await until(lambda: worker.healths)
             for ready, stale in sent:
-                publisher.set_health(ready=ready, stale=stale)
+                publisher.set_health(health_of(ready=ready, stale=stale))
             await until(lambda: worker.healths == received)
 
     asyncio.run(scenario())
@@ -316,9 +330,9 @@ def test_changes_published_before_readiness_arrive_before_it(path: str) -> None:
         async with running_publisher(path) as publisher, running_worker(path) as worker:
             await until(lambda: publisher.subscriber_count)
             publisher.publish([WEB])
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             publisher.publish([API])
-            publisher.set_health(ready=True, stale=True)
+            publisher.set_health(health_of(ready=True, stale=True))
             await until(lambda: worker.health == STALE)
             assert dict(zip(worker.healths, worker.sizes, strict=True))[READY] == 1
             assert worker.sizes[-1] == 2
@@ -333,7 +347,7 @@ def test_dns_15_the_serial_rises_with_each_batch_and_follows_the_clock(path: str
     async def scenario() -> None:
         async with running_publisher(path) as publisher, running_worker(path) as worker:
             started_at = int(time.time())
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             await until(lambda: worker.health == READY)
             serials = []
             for number in range(5):
@@ -377,16 +391,16 @@ def test_a_change_without_effect_is_not_sent_and_keeps_the_serial(path: str, cha
     async def scenario() -> None:
         async with running_publisher(path) as publisher:
             publisher.publish([WEB, HostResolved("web.example", ("192.0.2.7",))])
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             reader, writer = await asyncio.open_unix_connection(path)
-            while await FRAMES.read(reader) != READY:
+            while not isinstance(await FRAMES.read(reader), End):
                 pass
             serial = publisher.table.serial
             batches = Batches()
             publisher.add_listener(batches)
             publisher.publish([change])
-            publisher.set_health(ready=True, stale=True)
-            assert await FRAMES.read(reader) == STALE
+            publisher.set_health(health_of(ready=True, stale=True))
+            assert await FRAMES.read(reader) == health_of(ready=True, stale=True)
             assert publisher.table.serial == serial
             assert batches.count == 0
             writer.close()
@@ -404,7 +418,7 @@ def test_a_subscriber_that_does_not_read_is_disconnected_alone(path: str) -> Non
             running_worker(path) as worker,
         ):
             publisher.publish([put("big", *map(member, range(5_000)))])
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             await until_equal(worker, publisher)
             reader, writer = await asyncio.open_unix_connection(path)  # reads no more than its buffer holds
             await until(lambda: publisher.subscriber_count == 2)
@@ -432,7 +446,7 @@ def test_a_disconnected_subscriber_reconnects_and_gets_every_change(path: str) -
             running_publisher(path, Publisher(max_backlog=1000)) as publisher,
             running_worker(path) as worker,
         ):
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             await until(lambda: worker.health == READY)
             publisher.publish([put("big", *map(member, range(20_000)))])  # one frame exceeds the backlog
             await until(lambda: STALE in worker.healths)
@@ -448,7 +462,7 @@ def test_publishing_without_subscribers() -> None:
     async def scenario() -> Table:
         publisher = Publisher()
         publisher.publish([WEB])
-        publisher.set_health(ready=True, stale=False)
+        publisher.set_health(health_of(ready=True, stale=False))
         publisher.publish([API])
         publisher.close()
         return publisher.table
@@ -462,9 +476,112 @@ def test_a_repeated_end_of_a_copy_keeps_the_table(path: str) -> None:
             await until(lambda: publisher.subscriber_count)
             publisher.publish([WEB])
             for ready in (True, False, True):
-                publisher.set_health(ready=ready, stale=False)
+                publisher.set_health(health_of(ready=ready, stale=False))
             publisher.publish([API])
             await until_equal(worker, publisher)
             assert worker.table.origins == {WEB.origin, API.origin}
+
+    asyncio.run(scenario())
+
+
+# -- several sources ---------------------------------------------------------------------------------------
+
+DISCOVERY = parse_namespace("/discovery/{environment}/{service}")
+AURORA = parse_namespace("/aurora/{job}")
+JOB = SetPut("/aurora/job", ServiceName("job"), (member(1),))
+STATIC = SetPut("static:api.staging", ServiceName("api", "staging"), (member(2),))
+SOURCES = (DISCOVERY.template, AURORA.template, STATIC_SOURCE)
+
+
+def ready(source: str) -> SourceHealth:
+    return SourceHealth(ready=True, source=source)
+
+
+def unready(source: str) -> SourceHealth:
+    return SourceHealth(ready=False, source=source)
+
+
+def test_only_the_sets_of_a_source_that_was_read_are_dropped(path: str) -> None:
+    async def scenario() -> None:
+        async with (
+            scripted_publisher(path) as watcher,
+            running_worker(path, namespaces=(DISCOVERY, AURORA)) as worker,
+        ):
+            await until(lambda: watcher.writers)
+            watcher.send(
+                Begin(),
+                Changes(1, (WEB, JOB, STATIC, DirectoryUnread("/discovery/prod"))),
+                *map(ready, SOURCES),
+                End(1),
+            )
+            await until(lambda: worker.health == READY)
+            watcher.writers[-1].close()
+            await until(lambda: len(watcher.writers) == 2)
+            # The next publisher has read one namespace, which has other sets now.
+            watcher.send(
+                Begin(),
+                Changes(2, (API,)),
+                ready(SOURCES[0]),
+                unready(SOURCES[1]),
+                unready(STATIC_SOURCE),
+                End(2),
+            )
+            await until(lambda: worker.table.origins == {API.origin, JOB.origin, STATIC.origin})
+            assert not worker.table.unread_directories
+            assert worker.health == STALE
+            states = worker.subscriber.sources
+            assert [states[source].stale_since is None for source in SOURCES] == [True, False, False]
+            watcher.send(Changes(3, (JOB,)), ready(SOURCES[1]), ready(STATIC_SOURCE))
+            await until(lambda: worker.table.origins == {API.origin, JOB.origin})
+            await until(lambda: worker.health == READY)
+
+    asyncio.run(scenario())
+
+
+def test_a_source_that_the_next_publisher_does_not_have_is_forgotten(path: str) -> None:
+    async def scenario() -> None:
+        async with (
+            scripted_publisher(path) as watcher,
+            running_worker(path, namespaces=(DISCOVERY,)) as worker,
+        ):
+            await until(lambda: watcher.writers)
+            watcher.send(Begin(), Changes(1, (WEB, STATIC)), ready(SOURCES[0]), ready(STATIC_SOURCE), End(1))
+            await until(lambda: worker.health == READY)
+            watcher.writers[-1].close()
+            await until(lambda: len(watcher.writers) == 2)
+            watcher.send(Begin(), Changes(2, (WEB,)), ready(SOURCES[0]), End(2))
+            await until(lambda: worker.health == READY)
+            assert worker.table.origins == {WEB.origin}
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_serves_copies_of_its_table(path: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        copies = str(tmp_path / "1.copy")
+        held = MembersHeld(WEB.origin, (member(1).name,), 1_700_000_000.0)
+        async with running_worker(path) as worker:
+            server = CopyServer(worker.subscriber, copies)
+            await server.start()
+            copy = await read_copy(copies)
+            assert copy is not None
+            assert (copy.changes, copy.sources) == ([], {})
+            async with running_publisher(path) as publisher:
+                publisher.publish([WEB, held])
+                publisher.set_health(health_of(ready=True, stale=False))
+                await until_equal(worker, publisher)
+                serial = publisher.table.serial
+            await until(lambda: worker.health == STALE)
+            before = time.time()
+            copy = await read_copy(copies)
+            assert copy is not None
+            assert copy.serial == serial
+            assert copy.changes[:2] == [WEB, held]
+            since = copy.sources[""].stale_since
+            assert since is not None
+            assert 0 <= before - since < 60
+            server.close()
+            with pytest.raises(OSError, match=r"refused|No such file"):
+                await read_copy(copies)
 
     asyncio.run(scenario())

@@ -91,11 +91,10 @@ def test_a_configured_address_that_is_passed_is_not_bound_again(pair: SocketPair
 
 def test_a_dual_stack_socket_serves_both_families() -> None:
     """Systemd binds [::]:53 like this by default (BindIPv6Only=)."""
-    tcp = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    udp, tcp = paired_sockets(host="::")
     with tcp, udp:
-        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        udp.bind(("::", tcp.getsockname()[1]))
+        assert not any(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) for sock in (udp, tcp))
+        tcp.listen()
         with activated(SocketPair(udp, tcp)) as server:
             server.wait_ready()
             for host in ("127.0.0.1", "127.0.0.3", "::1"):
@@ -184,7 +183,7 @@ def test_a_server_started_by_systemd_socket_activate_responds(tmp_path: Path) ->
     port = udp.getsockname()[1]
     udp.close()
     tcp.close()
-    settings = {"ZKDNS_ADMIN": "none", "ZKDNS_CONTROL": "none", "ZKDNS_UPSTREAM": "none"}
+    settings = {"ZKDNS_ADMIN": "none", "ZKDNS_ADMIN_SOCKET": "none", "ZKDNS_UPSTREAM": "none"}
     command = [tool, f"--listen=127.0.0.1:{port}", "--datagram"]
     command += [f"--setenv={name}={value}" for name, value in settings.items()]
     command += [f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]

@@ -101,7 +101,7 @@ def test_a_worker_gets_only_the_settings_that_it_uses() -> None:
     assert (config.ttl, config.cache.entries, config.log) == (9, 7, LogSettings(level="debug"))
     assert (config.namespaces, config.listen) == (CONFIG.namespaces, CONFIG.listen)
     assert (config.zookeeper, config.static, config.admin) == (ZooKeeperSettings(), None, AdminSettings())
-    assert (config.guard, config.snapshot, config.control) == (GuardSettings(), SnapshotSettings(), None)
+    assert (config.guard, config.snapshot, config.admin.socket) == (GuardSettings(), SnapshotSettings(), None)
 
 
 def fields_read(modules: list[str]) -> set[str]:
@@ -147,7 +147,7 @@ def used_by(process: Process) -> set[str]:
                 *("forward/forward_zones.py", "forward/host_lookup.py", "forward/resolution.py"),
                 "forward/resolver.py",
             ],
-            {"guard.share", "control", "zookeeper.hosts", "zookeeper.tls", "forward.upstreams"},
+            {"guard.share", "zookeeper.hosts", "zookeeper.tls", "forward.upstreams"},
         ),
         (
             "worker",

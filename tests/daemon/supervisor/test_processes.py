@@ -293,14 +293,32 @@ def test_a_child_has_only_the_files_open_that_it_needs(workers: str) -> None:
         server.wait_ready()
         standard = sorted(["/dev/null", str(server.log_file), str(server.out_file)])
         for pid, role in children(server).items():
-            # Two sockets of the event loop, one to the supervisor. A worker has UDP, TCP and the feed; the
-            # watcher has two control sockets, the feed's own socket, and a connection to each worker.
-            sockets = 3 + (3 if role == "worker" else 3 + int(workers))
+            # Two sockets of the event loop, one to the supervisor. A worker has UDP, TCP, the feed and the
+            # socket for copies; the watcher has a socket for requests, the feed's own socket, and a
+            # connection to each worker.
+            sockets = 3 + (4 if role == "worker" else 2 + int(workers))
             # The event loop's selector. A worker's loop has two, and another one for TCP connections.
             selectors = 3 if role == "worker" else 1
-            expected = [*standard, *["anon_inode"] * selectors, *["socket"] * sockets]
+            # A worker has the memory of the rate counters, and maps it, which takes another descriptor.
+            memory = ["/memfd:zkdns-rates (deleted)"] * 2 if role == "worker" else []
+            expected = sorted([*standard, *memory, *["anon_inode"] * selectors, *["socket"] * sockets])
             # A lookup of a host name opens another socket for a moment.
             eventually(lambda pid=pid, expected=expected: open_files(pid) == expected)  # type: ignore[misc]
+
+
+def test_each_worker_has_a_row_of_the_rate_counters_for_itself() -> None:
+    def locked_rows(pid: int) -> set[str]:
+        """The bytes that a process has locked, from its `/proc/PID/fdinfo` (proc(5))."""
+        lines = [
+            line for file in Path(f"/proc/{pid}/fdinfo").iterdir() for line in file.read_text().splitlines()
+        ]
+        return {line.split()[-1] for line in lines if line.startswith("lock:")}
+
+    with demo("--workers", "3") as server:
+        server.wait_ready()
+        rows = [locked_rows(pid) for pid, role in children(server).items() if role == "worker"]
+        assert [len(each) for each in rows] == [1, 1, 1]
+        assert len(set.union(*rows)) == 3
 
 
 def test_a_worker_gets_no_settings_or_secrets_of_zookeeper(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.daemon.ipc.feed_helpers import until
@@ -46,6 +47,14 @@ def stats(state: str | None, stale: float | None = None, **others: int) -> Watch
         ),
         (
             stats("readonly", 60),
+            f"ZooKeeper without a quorum for 1m; serving its read-only data: {TABLE}",
+        ),
+        (
+            msgspec.structs.replace(stats("live"), problem="the znode /discovery does not exist"),
+            f"live: {TABLE}; ZooKeeper connected; the znode /discovery does not exist",
+        ),
+        (
+            msgspec.structs.replace(stats("readonly", 60), problem="the server has no quorum"),
             f"ZooKeeper without a quorum for 1m; serving its read-only data: {TABLE}",
         ),
         (

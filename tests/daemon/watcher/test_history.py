@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from structlog.testing import capture_logs
 
-from tests.daemon.ipc.feed_helpers import put
+from tests.daemon.ipc.feed_helpers import health_of, put
 from tests.guard.helpers import member, members, origin_of
 from zkdns.config import load_config
 from zkdns.daemon.ipc.feed import Publisher
@@ -35,7 +35,7 @@ class Recorder:
         )
         self.publisher.add_listener(self.history)
         self.publisher.publish(first)
-        self.publisher.set_health(ready=True, stale=False)
+        self.publisher.set_health(health_of(ready=True, stale=False))
 
     def record(self, *changes: Change) -> list[tuple[str, str]]:
         """Publish changes, and return the new entries as their kind and the member's number."""
@@ -112,9 +112,7 @@ def test_members_that_the_guard_holds_and_releases_are_recorded() -> None:
     async def run() -> None:
         recorder = Recorder()
         config = load_config(flags={}, environment={}, file=None)
-        guarded = GuardedPublisher(
-            config, recorder.publisher, lambda _ready, _stale: None, session_timeout=10
-        )
+        guarded = GuardedPublisher(config, config.namespace, recorder.publisher)
         guarded.publish([put("web", *members(1, 2, 3, 4, 5, 6))])
         guarded.set_health(True, True)
         after = recorder.history.last
@@ -148,9 +146,10 @@ def test_an_entry_has_all_fields_of_its_change() -> None:
         recorder.now += 5
         recorder.record(changed([], [3]))
         recorder.now += 7
-        departures = list(recorder.history.departures(60))
-        assert departures == [((b"web", b"staging", *ZONE), WEB, member(3), 7.0)]
-        assert list(recorder.history.departures(6)) == []
+        web, other = (b"web", b"staging", *ZONE), (b"other", b"staging", *ZONE)
+        assert list(recorder.history.departures(60, [other, web])) == [(web, WEB, member(3), 7.0)]
+        assert list(recorder.history.departures(6, [web])) == []
+        assert list(recorder.history.departures(60, [other])) == []
 
     run_in_loop(scenario)
 
@@ -227,7 +226,7 @@ def test_an_internal_error_is_logged_and_the_change_is_applied() -> None:
         publisher = Publisher()
         publisher.add_listener(History(publisher, ZONE, clock=broken_clock))
         publisher.publish([put("web")])
-        publisher.set_health(ready=True, stale=False)
+        publisher.set_health(health_of(ready=True, stale=False))
         with capture_logs() as logs:
             publisher.publish([changed([1])])
         assert [entry["event"] for entry in logs] == ["history_update_failed"]

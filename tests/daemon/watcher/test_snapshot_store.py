@@ -7,19 +7,30 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.daemon.ipc.feed_helpers import contents, member, put, until
+from tests.daemon.ipc.feed_helpers import contents, health_of, member, put, until
 from zkdns.config import Config, load_config
-from zkdns.daemon.ipc.feed import Publisher
-from zkdns.daemon.watcher.snapshot_store import SnapshotStore, encode_parts
+from zkdns.daemon.ipc.feed import Publisher, TableCopy
+from zkdns.daemon.watcher.snapshot_store import SnapshotSource, SnapshotStore, encode_parts
+from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import HostResolved, MembersHeld, SetChanged, SetDropped, SetPut
-from zkdns.snapshot import Header, Snapshot, SnapshotError, expected_by, read_snapshot, write_snapshot
+from zkdns.snapshot import (
+    Header,
+    NamespaceState,
+    Snapshot,
+    SnapshotError,
+    expected_by,
+    read_snapshot,
+    write_snapshot,
+)
 from zkdns.table import Table
 
 WEB = put("web", member(1), member(2, "web.example"))
-NAMESPACES = ("/discovery/{environment}/{service} in the zone discovery",)
+NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
+SOURCE = NAMESPACE.template
 
 
 @pytest.fixture
@@ -61,8 +72,13 @@ def content(path: Path) -> bytes | None:
 
 @contextlib.asynccontextmanager
 async def storing(path: Path, **flags: str) -> AsyncIterator[tuple[Publisher, SnapshotStore]]:
-    publisher = Publisher()
-    store = SnapshotStore(configured(path, **flags), publisher, snapshot_seconds=0.01)
+    publisher = Publisher([SOURCE])
+    store = SnapshotStore(
+        configured(path, **flags),
+        publisher,
+        lambda: list(publisher.sources.values()),
+        snapshot_seconds=0.01,
+    )
     publisher.add_listener(store)
     running = asyncio.create_task(store.run())
     try:
@@ -76,22 +92,25 @@ async def storing(path: Path, **flags: str) -> AsyncIterator[tuple[Publisher, Sn
 def test_every_change_of_the_table_is_written_and_restored(path: Path) -> None:
     async def scenario() -> None:
         async with storing(path) as (publisher, _):
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False, source=SOURCE))
             publisher.publish([WEB, HostResolved("web.example", ("192.0.2.1",)), put("empty")])
             await until(lambda: holds(path, publisher))
-            publisher.publish([MembersHeld(WEB.origin, (member(1).name,))])
+            publisher.publish([MembersHeld(WEB.origin, (member(1).name,), since=1700000000.0)])
             await until(lambda: publisher.table.services[WEB.name.key].first.held)
             await until(lambda: holds(path, publisher))
             publisher.publish([SetDropped(put("empty").origin)])
             await until(lambda: len(publisher.table.services) == 1)
             await until(lambda: holds(path, publisher))
 
-            other = Publisher()
-            for change in SnapshotStore(configured(path), other).restore():
-                other.table.apply(change)
-            assert contents(other.table) == contents(publisher.table)
-            assert other.table.addresses_of("web.example") == ("192.0.2.1",)
-            assert other.table.services[WEB.name.key].first.held == {member(1).name}
+            copy = restored(path)
+            assert copy is not None
+            table = Table(departed_seconds=0)
+            table.serial = copy.serial
+            for change in copy.changes:
+                table.apply(change)
+            assert contents(table) == contents(publisher.table)
+            assert table.addresses_of("web.example") == ("192.0.2.1",)
+            assert table.services[WEB.name.key].first.held == {member(1).name: 1700000000.0}
 
     asyncio.run(scenario())
 
@@ -103,11 +122,11 @@ def test_only_a_current_table_and_only_sets_from_zookeeper_are_written(path: Pat
             await asyncio.sleep(0.05)
             store.save()
             assert content(path) is None  # the table is not ready
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False, source=SOURCE))
             await until(lambda: content(path))
             assert [change for change in on_disk(path).changes if isinstance(change, SetPut)] == [WEB]
             before = content(path)
-            publisher.set_health(ready=True, stale=True)
+            publisher.set_health(health_of(ready=True, stale=True, source=SOURCE))
             publisher.publish([SetDropped(WEB.origin)])
             await asyncio.sleep(0.05)
             store.save()
@@ -119,7 +138,7 @@ def test_only_a_current_table_and_only_sets_from_zookeeper_are_written(path: Pat
 def test_an_unchanged_table_is_written_again_before_its_maximum_age(path: Path) -> None:
     async def scenario() -> None:
         async with storing(path, snapshot_max_age="1") as (publisher, _):
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False, source=SOURCE))
             publisher.publish([WEB])
             await until(lambda: content(path))
             written = on_disk(path).header.written
@@ -134,7 +153,7 @@ def test_changes_are_published_during_a_write_and_each_set_is_consistent(path: P
 
     async def scenario() -> None:
         async with storing(path) as (publisher, _):
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False, source=SOURCE))
             publisher.publish([put(f"s{n}", *map(member, range(10))) for n in range(sets)])
             await asyncio.sleep(0)
             parts = [len(part) for part in encode_parts(publisher.table)]
@@ -161,7 +180,7 @@ def test_a_failed_write_is_logged_once_with_a_hint_and_retried(tmp_path: Path) -
 
     async def scenario() -> None:
         async with storing(path) as (publisher, _):
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False, source=SOURCE))
             publisher.publish([WEB])
             await until(lambda: logs)
             publisher.publish([put("api", member(1))])
@@ -184,7 +203,7 @@ def test_a_failed_write_is_logged_once_with_a_hint_and_retried(tmp_path: Path) -
 def test_the_table_is_saved_at_exit_even_if_a_write_was_interrupted(path: Path) -> None:
     async def scenario() -> Publisher:
         async with storing(path) as (publisher, store):
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False, source=SOURCE))
             publisher.publish([put(f"s{n}", *map(member, range(10))) for n in range(1000)])
             await until(lambda: directory_content(path))  # a write has started
             publisher.publish([WEB])
@@ -199,15 +218,19 @@ def test_the_table_is_saved_at_exit_even_if_a_write_was_interrupted(path: Path) 
 
 def write(path: Path, **fields: Any) -> None:
     """Write a snapshot with these fields of the header."""
-    header = {"written": time.time(), "serial": 7, "namespaces": NAMESPACES, **fields}
+    state = NamespaceState(str(NAMESPACE), time.time() - fields.pop("age", 0))
+    header = {"written": time.time(), "serial": 7, "namespaces": (state,), **fields}
     write_snapshot(path, Header(**header), [[WEB]])
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"written": time.time() - 86_500}, "is 1d old; at most 1d is accepted"),
-        ({"namespaces": ("/aurora/{job}",)}, "has the namespace /aurora/{job}"),
+        ({"age": 86_500}, "is 1d old; at most 1d is accepted"),
+        (
+            {"namespaces": (NamespaceState("/aurora/{job}", 1e9),)},
+            "has the namespace /aurora/{job} instead of",
+        ),
         ({"zookeeper": "zk1:2181/chroot"}, "whose chroot differs"),
     ],
 )
@@ -216,26 +239,43 @@ def test_an_unusable_snapshot_is_ignored_with_a_warning(
 ) -> None:
     write(path, **fields)
     with capture_logs() as logs:
-        assert asyncio.run(restore(path)) == []
+        assert restored(path) is None
     (entry,) = logs
     assert (entry["event"], entry["log_level"]) == ("snapshot_ignored", "warning")
     assert reason in entry["reason"]
 
 
-async def restore(path: Path) -> list[Any]:
-    return SnapshotStore(configured(path), Publisher()).restore()
+def restored(path: Path) -> TableCopy | None:
+    return SnapshotStore(configured(path), Publisher(), list).restore()
 
 
 def test_a_missing_snapshot_is_not_logged(path: Path) -> None:
     with capture_logs() as logs:
-        assert asyncio.run(restore(path)) == []
+        assert restored(path) is None
     assert logs == []
 
 
 def test_a_restored_snapshot_is_logged_with_its_age(path: Path) -> None:
-    write(path, written=time.time() - 3600, zookeeper="zk1:2181")
+    write(path, age=3600, written=time.time() - 3600, zookeeper="zk1:2181")
     with capture_logs() as logs:
-        assert asyncio.run(restore(path)) == [WEB]
+        copy = restored(path)
+    assert copy is not None
+    assert copy.changes == [WEB]
+    since = copy.sources[SOURCE].stale_since
+    assert since is not None
+    assert 3600 <= time.time() - since <= 3610
     (entry,) = logs
     assert 3600 <= entry["age_seconds"] <= 3610
     assert (entry["path"], entry["zookeeper"]) == (str(path), "zk1:2181")
+
+
+def test_without_zookeeper_only_accepted_namespaces_are_published(path: Path) -> None:
+    resolved = HostResolved("web.example", ("192.0.2.1",))
+    job = SetPut("/aurora/batch", ServiceName("batch"), ())
+    states = (NamespaceState(str(NAMESPACE), time.time()), NamespaceState("/aurora/{job}", time.time() - 1e6))
+    write_snapshot(path, Header(time.time(), 7, states), [[WEB, job, resolved]])
+    namespaces = (NAMESPACE, parse_namespace("/aurora/{job}"))
+    config = msgspec.structs.replace(configured(path), namespaces=namespaces)
+    publisher = Publisher()
+    asyncio.run(SnapshotSource(config, publisher).run())
+    assert list(publisher.table.contents()) == [WEB, resolved]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tests.daemon.ipc.feed_helpers import member, put, watcher_context
 from zkdns.config import load_config
 from zkdns.daemon.ipc.feed import Publisher
-from zkdns.daemon.watcher.control_handlers import list_services
+from zkdns.daemon.watcher.request_handlers import list_services
 from zkdns.daemon.watcher.watcher_stats import MemberCounts, MemberMovements
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetUnread
 from zkdns.serverset.member import Member

@@ -172,7 +172,7 @@ def test_forward_zones_of_the_configuration_file_have_their_own_upstreams(
 def test_every_worker_forwards_and_flushes_its_cache(resolver: UpstreamServer) -> None:
     workers = 3
     with ready(resolver.address, arguments=("--demo", "--workers", str(workers))) as server:
-        eventually(lambda: Path(server.control).exists())
+        server.wait_api()
         query = dns.message.make_query(WWW, "A")
 
         def query_all_workers() -> int:
@@ -186,10 +186,10 @@ def test_every_worker_forwards_and_flushes_its_cache(resolver: UpstreamServer) -
         assert query_all_workers() == workers
         assert query_all_workers() == 0
         for name in ("example", WWW):
-            flushed = run("flush", name, environment={"ZKDNS_CONTROL": server.control})
+            flushed = run("flush", name, environment={"ZKDNS_ADMIN_SOCKET": server.api})
             assert flushed.status == 0
             assert query_all_workers() == workers
-        assert run("flush", "another", environment={"ZKDNS_CONTROL": server.control}).status == 0
+        assert run("flush", "another", environment={"ZKDNS_ADMIN_SOCKET": server.api}).status == 0
         assert query_all_workers() == 0
 
 

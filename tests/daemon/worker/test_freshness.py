@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dns.message
 
-from tests.daemon.ipc.feed_helpers import member, put, running_publisher, until
+from tests.daemon.ipc.feed_helpers import health_of, member, put, running_publisher, until
 from zkdns.config import Config
 from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
 from zkdns.dns.authority import Authority
@@ -91,13 +91,13 @@ def test_no_response_is_older_than_the_change_applied_before_its_query(short_pat
             server = UdpServer(sock, datagrams)
 
             def on_health(health: SourceHealth) -> None:
-                authority.set_health(ready=health.ready, stale=health.stale)
+                authority.set_health(ready=health.ready, stale=health.stale_since is not None)
 
             async with running_publisher(path) as publisher:
                 publisher.publish([put("web", member(0, "10.0.0.0")), put("db", member(0, "10.1.1.1"))])
-                publisher.set_health(ready=True, stale=False)
+                publisher.set_health(health_of(ready=True, stale=False))
                 follower = asyncio.create_task(Subscriber(path, table, authority.refresh, on_health).run())
-                await until(lambda: authority.responder.ready)
+                await until(lambda: authority.freshness.is_ready)
                 server.start()
                 clients = Clients(sock.getsockname()[1], 2)
                 for version in range(1, VERSIONS):

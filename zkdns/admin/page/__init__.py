@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from importlib import resources
 
 import msgspec
+from aiohttp import web
+
+from zkdns.admin.compression import accepts_gzip, compressed
 
 # In order of use: later files depend on earlier ones.
-_STYLES = ("style.css", "parts.css")
-_SCRIPTS = ("dom.js", "charts.js", "services.js", "script.js")
+_STYLES = ("style.css", "charts.css", "parts.css")
+_SCRIPTS = ("dom.js", "charts.js", "services.js", "changes.js", "opened.js", "script.js")
 _STYLE_PLACE, _SCRIPT_PLACE = "<style></style>", '<script type="module"></script>'
 
 
@@ -25,8 +28,18 @@ class Page(msgspec.Struct, frozen=True):
     """The document and its content security policy."""
 
     html: str
+    gzipped: bytes
+    """The document, compressed."""
     policy: str
     """The value of Content-Security-Policy."""
+
+    def response(self, request: web.BaseRequest) -> web.Response:
+        """Make the response for a client, compressed if it accepts that."""
+        headers = {"Content-Security-Policy": self.policy}
+        if not accepts_gzip(request):
+            return web.Response(text=self.html, content_type="text/html", headers=headers)
+        headers |= {"Content-Type": "text/html; charset=utf-8", "Content-Encoding": "gzip"}
+        return web.Response(body=self.gzipped, headers=headers)
 
 
 @functools.cache
@@ -48,7 +61,7 @@ def page() -> Page:
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
-    return Page(html, "; ".join(policy))
+    return Page(html, compressed(html.encode()), "; ".join(policy))
 
 
 def _joined(names: Sequence[str]) -> str:

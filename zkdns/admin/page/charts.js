@@ -10,7 +10,8 @@ class Chart {
   /**
    * @param figure the element to draw in
    * @param title its title
-   * @param lines for each line: the name of its series, its label, and the number of its colour
+   * @param lines for each line: the name of its series, its label, and the number of its colour. `dashed`: how it is
+   *   drawn; `joins`: its value stands beside that of the line before it in the legend
    * @param options format: formats a value; stacked: draw stacked areas; logarithmic: scale of the vertical axis
    */
   constructor(figure, title, lines, { format, stacked = false, logarithmic = false }) {
@@ -19,8 +20,12 @@ class Chart {
     this.at = element("span", { class: "at" });
     this.values = new Map(lines.map(({ name }) => [name, element("b", { class: "number" })]));
     this.svg = drawn("svg", { role: "img", tabindex: 0 });
-    const legend = lines.map(({ name, word, colour }) =>
-      element("li", {}, element("i", { class: `colour-${colour}` }), `${word} `, this.values.get(name)));
+    const legend = [];
+    for (const { name, word, colour, joins } of lines) {
+      const value = [`${joins ? ", " : ""}${word} `, this.values.get(name)];
+      if (joins) legend[legend.length - 1].append(...value);
+      else legend.push(element("li", {}, element("i", { class: `colour-${colour}` }), ...value));
+    }
     figure.append(
       element("figcaption", { class: "head" }, element("h2", {}, title), this.at),
       this.svg,
@@ -68,7 +73,7 @@ class Chart {
     this.svg.replaceChildren(
       ...ticks.flatMap((value) => this.valueTick(value)),
       ...this.timeTicks(),
-      ...rows.flatMap((row, index) => this.line(row, this.lines[index].colour)).reverse(),
+      ...rows.flatMap((row, index) => this.line(row, this.lines[index])).reverse(),
       this.cursor,
     );
     this.showValues();
@@ -122,7 +127,7 @@ class Chart {
   }
 
   /** Draw the known runs of a line, and the areas below them. */
-  line({ values, below }, colour) {
+  line({ values, below }, { colour, dashed }) {
     const line = [];
     const areas = [];
     for (const [first, last] of known(values)) {
@@ -136,7 +141,7 @@ class Chart {
       areas.push(`M${upper.join("L")}L${lower.reverse().join("L")}Z`);
     }
     const filled = this.stacked || this.lines.length === 1;
-    const paths = [drawn("path", { class: `line colour-${colour}`, d: line.join("") })];
+    const paths = [drawn("path", { class: `line colour-${colour}${dashed ? " dashed" : ""}`, d: line.join("") })];
     if (filled) paths.push(drawn("path", { class: `area colour-${colour}`, d: areas.join("") }));
     return paths;
   }

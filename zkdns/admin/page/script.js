@@ -1,6 +1,5 @@
-// The page: state of the server, recent changes, charts, and the connection.
+// The page: state of the server, upstreams, charts, and the connection.
 
-const CHANGES_SHOWN = 100;
 const SILENT_MILLISECONDS = 7_000; // the status comes every two seconds
 const CLOSED_MILLISECONDS = 3_000; // until a rejected connection is tried again,
 const HANGING_MILLISECONDS = 15_000; // and a silent one
@@ -10,8 +9,12 @@ charts.push(
     { name: "queries", word: "all", colour: 0 },
   ], { format: perSecond }),
   new Chart(byId("latency"), "Latency", [
-    { name: "latency_p50", word: "p50", colour: 1 },
-    { name: "latency_p99", word: "p99", colour: 3 },
+    { name: "latency_cached_p50", word: "cache: median", colour: 0, dashed: true },
+    { name: "latency_cached_p99", word: "99 %", colour: 0, joins: true },
+    { name: "latency_computed_p50", word: "zone: median", colour: 1, dashed: true },
+    { name: "latency_computed_p99", word: "99 %", colour: 1, joins: true },
+    { name: "latency_forwarded_p50", word: "upstream: median", colour: 3, dashed: true },
+    { name: "latency_forwarded_p99", word: "99 %", colour: 3, joins: true },
   ], { format: latency, logarithmic: true }),
   new Chart(byId("sources"), "Responses per second, by source", [
     { name: "response_cache", word: "response cache", colour: 0 },
@@ -38,22 +41,34 @@ function stateOf({ source, zookeeper, ready, table }) {
         return ["static file", "serving the services of a file, without ZooKeeper", "good"];
     }
   }
-  const { state, stale_seconds: stale } = zookeeper;
+  const { state, stale_seconds: stale, problem } = zookeeper;
+  const cause = problem ? ` (${problem})` : "";
   const since = stale ? `for ${duration(stale)}: ` : "";
   switch (state) {
     case "live":
+      if (problem) return ["live", problem, "warn"];
       return ["live", ready ? "responses follow each change" : "not every worker has the table yet", "good"];
     case "away":
-      return ["away", `${since}serving the last known table`, "bad"];
+      return ["away", `${since}serving the last known table${cause}`, "bad"];
     case "readonly":
       return ["read-only", `${since}no changes without a quorum; serving the last known table`, "warn"];
     case "reading":
       return ready || table?.services
-        ? ["reading", "serving the previous table until the read is complete", "warn"]
-        : ["reading for the first time", "no responses until the read is complete", "warn"];
+        ? ["reading", `serving the previous table until the read is complete${cause}`, "warn"]
+        : ["reading for the first time", `no responses until the read is complete${cause}`, "warn"];
     default:
       return ["unknown", "the watcher has not reported yet", "warn"];
   }
+}
+
+/** What is special about a namespace; empty if nothing is. */
+function namespaceText({ state, stale_seconds: stale, held, unread }, all) {
+  const differs = all.some((one) => one.state !== all[0].state);
+  return [
+    differs && (stale ? `${state} for ${duration(stale)}` : state),
+    held && all.length > 1 && `${count(held)} held`,
+    unread && `${count(unread)} ${unread === 1 ? "znode" : "znodes"} cannot be listed`,
+  ].filter(Boolean).join(", ");
 }
 
 function showStatus(status) {
@@ -77,13 +92,33 @@ function showStatus(status) {
     ["Zones", status.zones.join(", ")],
     ["Listening", status.listening.join(", ")],
     ["ZooKeeper", zookeeper?.hosts.split(",").join(", ")],
+    ...(zookeeper?.namespaces ?? []).map((one) => [one.namespace, namespaceText(one, zookeeper.namespaces)]),
   ].filter(([, text]) => text);
-  if (isNews("facts", facts)) byId("facts").replaceChildren(...facts.map(([term, text]) => fact(term, text)));
+  showFacts(facts);
   if (isNews("upstreams", status.upstreams)) showUpstreams(status.upstreams);
-  if (isNews("table", [table, zookeeper?.state, status.ready])) {
+  // Changes of these have no entries in the history.
+  if (isNews("table", [table?.bad, zookeeper?.state, zookeeper?.namespaces.map((one) => one.unread), status.ready,
+    status.started, opens])) {
+    readAllServices();
+    readOpened();
+  }
+  if (isNews("counts", table)) {
     readServices();
     readOpened();
   }
+  compareServices(table);
+}
+
+const shownFacts = new Map(); // term: its element
+
+function showFacts(facts) {
+  if (!isNews("facts", facts)) return;
+  arrange(byId("facts"), facts.map(([term, text]) => {
+    if (!shownFacts.has(term)) shownFacts.set(term, fact(term, ""));
+    setText(shownFacts.get(term).lastElementChild, text);
+    return shownFacts.get(term);
+  }));
+  for (const term of shownFacts.keys()) if (!facts.some(([other]) => other === term)) shownFacts.delete(term);
 }
 
 function showUpstreams(upstreams) {
@@ -94,27 +129,6 @@ function showUpstreams(upstreams) {
     cell("names", upstream.domain || "all other names"),
     cell("state", upstream.dead ? chip("down", "bad") : chip("up", "good")),
     element("td", { class: "number", "data-label": "RTT" }, latency(upstream.rtt_seconds)))));
-}
-
-// -- recent changes ------------------------------------------------------------------------------------------
-
-let lastNumber = 0; // number of the newest entry shown
-
-function showEntries(entries) {
-  const fresh = entries.filter(({ number }) => number > lastNumber);
-  if (!fresh.length) return;
-  lastNumber = fresh[fresh.length - 1].number;
-  const list = byId("changes");
-  list.prepend(...fresh.slice(-CHANGES_SHOWN).reverse().map((entry) => entryLine(entry)));
-  while (list.childElementCount > CHANGES_SHOWN) list.lastElementChild.remove();
-  byId("changes-empty").hidden = true;
-  readServices();
-  if (fresh.some(({ service }) => service === opened.explained?.service)) readOpened();
-}
-
-async function readHistory() {
-  const after = lastNumber ? `&after=${lastNumber}` : "";
-  showEntries((await ask(`api/history?limit=${CHANGES_SHOWN}${after}`)).entries);
 }
 
 // -- the last hour -------------------------------------------------------------------------------------------
@@ -145,6 +159,7 @@ function addPoint({ step, until, series }) {
 let stream = null;
 let heardAt = Date.now(); // by the browser's clock, like all times about the connection
 let triedAt = 0;
+let opens = 0; // number of connections that were opened
 let isLost = false;
 let rejection = ""; // reason, if the server rejects the event stream
 
@@ -155,11 +170,10 @@ function connect() {
   stream.addEventListener("open", () => {
     heard();
     for (const read of [readHistory, readHour]) retried(read);
-    readServices();
-    readOpened();
+    opens += 1; // the status that follows reads the services
   });
   on("status", showStatus);
-  on("change", (entry) => showEntries([entry]));
+  on("change", (entry) => addChanges([entry]));
   on("point", addPoint);
   stream.addEventListener("error", () => {
     setLost(true);
@@ -202,6 +216,7 @@ function heard() {
 }
 
 function setLost(lost) {
+  if (!lost && !isLost) return; // called for each event
   isLost = lost;
   document.body.classList.toggle("lost", lost);
   pointAt(pointed); // so that the newest values are no longer labelled as current
@@ -228,6 +243,7 @@ setInterval(() => {
   if (Math.min(silent, Date.now() - triedAt) > patience) connect();
 }, 1_000);
 
+readAddress();
 listenToServices();
 listenToOpened();
 openLinked();

@@ -1,22 +1,11 @@
-// The list of services with its filter, and the details of one service.
+// The list of services: its filters, order and pages, which the address of the page keeps.
 
-const LIST_STEP = 100; // services shown at first, and added by the button
-const MEMBER_STEP = 100;
-const HISTORY_LIMIT = 50;
+const PAGE_SIZE = 100; // rows of a page
 const LIST_PAUSE = 1_000; // minimum milliseconds between two reads of the list
-const LIST_EVERY = 30_000; // bad members change without an event,
-const OPENED_PAUSE = 200;
-const OPENED_EVERY = 10_000; // and so do sessions and held members
-
-// Members with problems come first, in this order.
-const VERDICTS = [
-  "held", "bad", "unread", "unresolved", "duplicate", "dropped", "hidden", "beyond", "drained", "answered",
-];
-const VERDICT_TONES = { answered: "good", drained: "info", hidden: "info", beyond: "info", bad: "bad", unread: "bad" };
-const KIND_TONES = {
-  joined: "good", back: "good", "service added": "good", left: "bad", "released": "bad", "service gone": "bad",
-  held: "warn",
-};
+const LIST_EVERY = 60_000; // between two reads of the whole list: bad members change without an event
+const COMPARE_AFTER = 10_000; // after the last change, before the sums are compared with those of the server
+const ADDRESS_PAUSE = 300; // after the last key, before the filter is written into the address
+const MAX_ENVIRONMENTS = 500; // in the list of environments
 
 const chip = (word, tone = "warn") => element("span", { class: "chip", "data-tone": tone }, word);
 const serviceLink = (name) => element("a", { href: `#${encodeURIComponent(name)}` }, name);
@@ -25,14 +14,99 @@ const serviceLink = (name) => element("a", { href: `#${encodeURIComponent(name)}
 const cell = (label, ...children) => element("td", { "data-label": label }, ...children);
 const small = (text) => element("small", {}, text);
 
-// -- the list ------------------------------------------------------------------------------------------------
+// Columns: the value to sort by, and the tone of a number that is not 0. `wide`: narrow screens leave it out.
+const COLUMNS = {
+  name: { value: ({ name }) => name },
+  alive: { value: ({ alive }) => alive },
+  held: { value: ({ held }) => held, tone: "warn", wide: true },
+  bad: { value: ({ bad }) => bad, tone: "bad", wide: true },
+  hidden: { value: ({ hidden }) => hidden, wide: true },
+  drained: { value: ({ drained }) => drained, wide: true },
+  changed: { value: ({ changed }) => changed ?? 0 },
+};
 
 const services = {
-  all: [], // most urgent first
-  found: [],
-  limit: LIST_STEP,
+  byName: new Map(),
+  all: [], // in the order of the table
+  found: [], // those of them that the filters select
+  rows: new Map(), // the rows that are drawn, by name
   isRead: false,
+  last: 0, // the number of the newest change in the list
+  tag: null, // of the last whole list
+  wholeAt: -Infinity,
+  wantsWhole: true,
+  // What the address keeps:
+  words: "",
+  environment: "", // empty: all
+  sort: "", // a column, with "-" before it for descending order; empty: services with problems first
+  page: 0,
 };
+
+// -- reading -------------------------------------------------------------------------------------------------
+
+/** Read the services that have changed since the last time, or all of them now and then. */
+const readServices = gathered(async () => {
+  const isWhole = services.wantsWhole || !services.last || performance.now() - services.wholeAt > LIST_EVERY;
+  services.wantsWhole = false;
+  try {
+    const { answer, tag } = await (isWhole
+      ? request("api/services", [], services.tag)
+      : request(`api/services?after=${services.last}`));
+    if (isWhole) Object.assign(services, { tag, wholeAt: performance.now() });
+    services.isRead = true;
+    services.readAt = now();
+    setProblem(byId("services-problem"), "");
+    if (answer) takeServices(answer, isWhole);
+  } catch (error) {
+    services.wantsWhole ||= isWhole;
+    const since = services.isRead ? ` The list below is of ${clock(services.readAt)}.` : "";
+    setProblem(byId("services-problem"), `The services cannot be read now: ${error.message}.${since}`);
+    if (!isLost) readServices(); // retry
+  }
+}, LIST_PAUSE);
+
+function readAllServices() {
+  services.wantsWhole = true;
+  readServices();
+}
+
+function takeServices({ services: lines, gone, last, unread, unread_count: unreadCount }, isWhole) {
+  if (isWhole) {
+    services.byName = new Map(lines.map((line) => [line.name, line]));
+    services.all = lines;
+  } else {
+    // What was read before is no longer what the tag stands for.
+    if (lines.length || gone.length) services.tag = null;
+    const added = lines.filter(({ name }) => !services.byName.has(name));
+    for (const line of lines) services.byName.set(line.name, line);
+    for (const name of gone) services.byName.delete(name);
+    // Sorting takes little time if most of the order stays.
+    services.all = services.all.map(({ name }) => services.byName.get(name)).filter(Boolean).concat(added);
+  }
+  services.last = Math.max(last, services.last);
+  if (isNews("unread", [unread, unreadCount])) showUnread(unread, unreadCount);
+  findServices();
+}
+
+/** Read the whole list if its sums differ from those of the server although there was no change for a while. */
+function compareServices(table) {
+  const quiet = performance.now() - Math.max(services.wholeAt, changes.heardAt);
+  if (!table || !services.isRead || quiet < COMPARE_AFTER) return;
+  let alive = 0;
+  for (const line of services.byName.values()) alive += line.alive;
+  if (services.byName.size !== table.services || alive !== table.alive) readAllServices();
+}
+
+function showUnread(znodes, total) {
+  byId("unread").hidden = !total;
+  setText(byId("unread-count"), count(total));
+  byId("unread-rows").replaceChildren(...znodes.map(({ path, reason }) =>
+    element("li", {}, element("code", {}, path), " ", element("span", {}, reason))));
+  const more = total - znodes.length;
+  setText(byId("unread-more"), more ? `and ${count(more)} more` : "");
+}
+
+// -- filters and order ---------------------------------------------------------------------------------------
 
 /** Urgency of a service; 0 is the highest. */
 function urgency({ alive, held, bad }) {
@@ -41,69 +115,110 @@ function urgency({ alive, held, bad }) {
   return alive ? 3 : 2;
 }
 
-function compare(one, other) {
-  return urgency(one) - urgency(other) || (one.name < other.name ? -1 : one.name > other.name ? 1 : 0);
+const compareNames = ({ name: one }, { name: other }) => (one < other ? -1 : one > other ? 1 : 0);
+
+function comparison() {
+  const { value } = COLUMNS[services.sort.replace("-", "")] ?? {};
+  if (!value) return (one, other) => urgency(one) - urgency(other) || compareNames(one, other);
+  const sign = services.sort.startsWith("-") ? -1 : 1;
+  if (value === COLUMNS.name.value) return (one, other) => sign * compareNames(one, other);
+  return (one, other) => sign * (value(one) - value(other)) || compareNames(one, other);
 }
 
-const readServices = gathered(async () => {
-  try {
-    services.all = (await ask("api/services")).services.sort(compare);
-    services.isRead = true;
-    services.readAt = now();
-    setProblem(byId("services-problem"), "");
-    findServices();
-  } catch (error) {
-    const since = services.isRead ? ` The list below is of ${clock(services.readAt)}.` : "";
-    setProblem(byId("services-problem"), `The services cannot be read now: ${error.message}.${since}`);
-    if (!isLost) readServices(); // retry
-  }
-}, LIST_PAUSE);
-
-/** Select the services whose names contain all words of the filter. */
+/** Select the services of the environment whose names contain all words of the filter, and sort them. */
 function findServices() {
-  const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  services.found = words.length
-    ? services.all.filter(({ name }) => words.every((word) => name.toLowerCase().includes(word)))
-    : services.all;
+  const words = services.words.toLowerCase().split(/\s+/).filter(Boolean);
+  const { environment } = services;
+  services.all.sort(comparison());
+  services.found = !environment && !words.length ? services.all : services.all.filter((line) =>
+    (!environment || line.environment === environment)
+      && words.every((word) => line.name.toLowerCase().includes(word)));
+  showEnvironments();
   showServices();
 }
 
-function showServices() {
-  const { all, found, limit } = services;
-  const visible = found.slice(0, limit);
-  const rows = byId("service-rows");
-  const focused = document.activeElement?.closest("#service-rows a")?.getAttribute("href");
-  rows.replaceChildren(...visible.map(serviceRow));
-  if (focused) [...rows.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
-  const urgent = all.filter((line) => urgency(line) < 3).length;
-  const finds = found === all ? "" : ` found, ${count(all.length)} in all`;
-  const attention = urgent ? `, ${count(urgent)} with problems` : "";
-  setText(byId("services-count"), services.isRead
-    ? `${count(visible.length)} of ${count(found.length)}${finds}${attention}` : "");
-  byId("service-table").hidden = !visible.length;
-  const wanted = byId("filter").value.trim();
-  setText(byId("services-empty"), !services.isRead ? "" : all.length && wanted
-    ? `No service name contains “${wanted}”. Press Enter to explain it as a name.` : "There are no services.");
-  byId("services-empty").hidden = Boolean(visible.length) || !services.isRead;
-  byId("services-more").hidden = visible.length === found.length;
-  setText(byId("services-more"), `Show ${count(Math.min(LIST_STEP, found.length - visible.length))} more`);
+function showEnvironments() {
+  const counts = new Map();
+  for (const { environment } of services.byName.values()) counts.set(environment, (counts.get(environment) ?? 0) + 1);
+  counts.delete("");
+  if (services.environment && !counts.has(services.environment)) counts.set(services.environment, 0);
+  const options = [...counts].sort(([one], [other]) => (one < other ? -1 : 1)).slice(0, MAX_ENVIRONMENTS);
+  const select = byId("environment");
+  byId("environments").hidden = !options.length;
+  if (isNews("environments", options)) {
+    select.replaceChildren(element("option", { value: "" }, "All environments"),
+      ...options.map(([name, number]) => element("option", { value: name }, `${name} (${count(number)})`)));
+  }
+  select.value = services.environment;
 }
 
-function serviceRow(line) {
-  const attention = line.held ? "held" : line.bad ? "bad" : line.alive ? null : "none alive";
-  const number = (name, value, tone) => element("td", {
-    class: "number", "data-label": name, "data-zero": !value, "data-tone": value && tone ? tone : false,
-  }, count(value));
-  return element("tr", { "aria-current": line.name === opened.name ? "true" : false },
-    element("th", { scope: "row" }, serviceLink(line.name),
-      ...(attention ? [" ", chip(attention, attention === "held" ? "warn" : "bad")] : [])),
-    number("alive", line.alive),
-    number("held", line.held, "warn"),
-    number("bad", line.bad, "bad"),
-    number("hidden", line.hidden),
-    number("drained", line.drained),
-    element("td", { class: "number", "data-label": "changed", "data-zero": !line.changed, "data-since": line.changed },
-      line.changed ? duration(now() - line.changed) : NONE));
+// -- the table -----------------------------------------------------------------------------------------------
+
+function showServices() {
+  const { byName, found, environment, words, isRead } = services;
+  services.page = Math.max(0, Math.min(services.page, Math.ceil(found.length / PAGE_SIZE) - 1));
+  const first = services.page * PAGE_SIZE;
+  const visibleLines = found.slice(first, first + PAGE_SIZE);
+  const drawnRows = services.rows;
+  services.rows = new Map(visibleLines.map(({ name }) => [name, drawnRows.get(name) ?? new ServiceRow(name)]));
+  for (const line of visibleLines) services.rows.get(line.name).show(line);
+  arrange(byId("service-rows"), [...services.rows.values()].map(({ row }) => row));
+
+  let urgent = 0;
+  for (const line of byName.values()) urgent += urgency(line) < 3;
+  const end = count(first + visibleLines.length);
+  const range = found.length > PAGE_SIZE ? `${count(first + 1)}–${end}` : end;
+  const finds = environment || words.trim() ? ` found, ${count(byName.size)} in all` : "";
+  const attention = urgent ? `, ${count(urgent)} with problems` : "";
+  setText(byId("services-count"), isRead ? `Showing ${range} of ${count(found.length)}${finds}${attention}` : "");
+  byId("service-table").hidden = !visibleLines.length;
+  setText(byId("services-empty"), !isRead ? "" : !byName.size ? "There are no services." : !words.trim()
+    ? `There are no services in ${environment}.`
+    : `No service name contains “${words.trim()}”. Press Enter to explain it as a name.`);
+  byId("services-empty").hidden = Boolean(visibleLines.length) || !isRead;
+  byId("pages").hidden = found.length <= PAGE_SIZE;
+  byId("page-before").disabled = !services.page;
+  byId("page-after").disabled = first + PAGE_SIZE >= found.length;
+  setText(byId("page-number"), `Page ${count(services.page + 1)} of ${count(Math.ceil(found.length / PAGE_SIZE))}`);
+  for (const button of document.querySelectorAll("#service-table [data-sort]")) {
+    const { sort } = button.dataset;
+    const order = services.sort === sort ? "ascending" : services.sort === `-${sort}` ? "descending" : null;
+    setAttribute(button.closest("th"), "aria-sort", order);
+  }
+}
+
+/** A row, which is updated in place. */
+class ServiceRow {
+  constructor(name) {
+    this.link = serviceLink(name);
+    this.chips = element("span", { class: "chips" });
+    this.cells = Object.entries(COLUMNS).filter(([label]) => label !== "name").map(([label, { wide }]) =>
+      element("td", { class: wide ? "number wide" : "number", "data-label": label }));
+    this.row = element("tr", {}, element("th", { scope: "row" }, this.link, " ", this.chips), ...this.cells);
+    this.news = "";
+  }
+
+  show(line) {
+    setAttribute(this.row, "aria-current", line.name === opened.name ? "true" : null);
+    const news = JSON.stringify(line);
+    if (news === this.news) return;
+    this.news = news;
+    const problems = [
+      line.held && ["held", "warn"],
+      line.bad && ["bad", "bad"],
+    ].filter(Boolean).map(([kind, tone]) => chip(`${count(line[kind])} ${kind}`, tone));
+    for (const one of problems) one.classList.add("narrow"); // wide screens have columns for these numbers
+    this.chips.replaceChildren(...problems, ...(line.alive ? [] : [chip("none alive", "bad")]));
+    for (const td of this.cells) {
+      const { label } = td.dataset;
+      const value = line[label];
+      const isChange = label === "changed";
+      setText(td, isChange ? (value ? duration(now() - value) : NONE) : count(value));
+      setAttribute(td, "data-zero", value ? null : "");
+      setAttribute(td, "data-tone", (value && COLUMNS[label].tone) || null);
+      setAttribute(td, "data-since", isChange && value ? String(value) : null);
+    }
+  }
 }
 
 /** Update all ages; called every second. */
@@ -113,18 +228,71 @@ function updateAges() {
   }
 }
 
+// -- the address ---------------------------------------------------------------------------------------------
+
+function readAddress() {
+  const parameters = new URLSearchParams(location.search);
+  const sort = parameters.get("sort") ?? "";
+  const page = Number(parameters.get("page") ?? 1);
+  Object.assign(services, {
+    words: parameters.get("find") ?? "",
+    environment: parameters.get("environment") ?? "",
+    sort: sort.replace(/^-/, "") in COLUMNS ? sort : "",
+    page: Number.isSafeInteger(page) && page > 0 ? page - 1 : 0,
+  });
+  byId("filter").value = services.words;
+}
+
+function writeAddress() {
+  const parameters = new URLSearchParams(Object.entries({
+    find: services.words.trim(),
+    environment: services.environment,
+    sort: services.sort,
+    page: services.page ? String(services.page + 1) : "",
+  }).filter(([, value]) => value));
+  const search = String(parameters) && `?${parameters}`;
+  if (search === location.search) return;
+  history.replaceState(history.state, "", `${location.pathname}${search}${location.hash}`);
+}
+
+// -- keys and buttons ----------------------------------------------------------------------------------------
+
+let addressTimer = 0;
+
+/** Change what the address keeps. Another filter or order starts at the first page. */
+function choose(change) {
+  Object.assign(services, { page: 0, ...change });
+  findServices();
+  clearTimeout(addressTimer);
+  addressTimer = setTimeout(writeAddress, ADDRESS_PAUSE);
+}
+
+/** Numbers are sorted from the highest first, names from the first; the third time restores the usual order. */
+function sortBy(column) {
+  const [first, second] = column === "name" ? ["name", "-name"] : [`-${column}`, column];
+  choose({ sort: services.sort === first ? second : services.sort === second ? "" : first });
+}
+
+function turnPage(step) {
+  choose({ page: services.page + step });
+  byId("services").scrollIntoView({ block: "start" });
+}
+
 /** Keys: `/` focuses the filter, arrows move through the list, Enter opens, Escape clears. */
 function listenToServices() {
   const filter = byId("filter");
   setInterval(readServices, LIST_EVERY);
-  filter.addEventListener("input", () => {
-    services.limit = LIST_STEP;
+  window.addEventListener("popstate", () => {
+    readAddress();
     findServices();
   });
-  byId("services-more").addEventListener("click", () => {
-    services.limit += LIST_STEP;
-    showServices();
-  });
+  filter.addEventListener("input", () => choose({ words: filter.value }));
+  byId("environment").addEventListener("change", ({ target }) => choose({ environment: target.value }));
+  byId("page-before").addEventListener("click", () => turnPage(-1));
+  byId("page-after").addEventListener("click", () => turnPage(1));
+  for (const button of document.querySelectorAll("#service-table [data-sort]")) {
+    button.addEventListener("click", () => sortBy(button.dataset.sort));
+  }
   filter.addEventListener("keydown", (event) => {
     if (event.key === "Enter") {
       const name = services.found[0]?.name ?? filter.value.trim();
@@ -132,22 +300,22 @@ function listenToServices() {
     } else if (event.key === "Escape" && filter.value) {
       filter.value = "";
       event.stopPropagation();
-      findServices();
+      choose({ words: "" });
     }
   });
   byId("services").addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step) return;
     const stops = [filter, ...byId("service-rows").querySelectorAll("a")];
-    const next = stops[stops.indexOf(document.activeElement) + step];
-    if (next) {
+    const index = stops.indexOf(document.activeElement);
+    const next = stops[index + step];
+    if (step && index >= 0 && next) {
       event.preventDefault();
       next.focus();
     }
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "/" && document.activeElement !== filter) {
+    if (event.key === "/" && !document.activeElement?.matches("input, select")) {
       event.preventDefault();
       filter.focus();
       filter.select();
@@ -155,161 +323,4 @@ function listenToServices() {
       closeOpened();
     }
   });
-}
-
-// -- one service ---------------------------------------------------------------------------------------------
-
-const opened = { name: null, limit: MEMBER_STEP };
-
-/** Open the service named in the fragment of the address. */
-function openLinked() {
-  const before = opened.name;
-  let name;
-  try {
-    name = decodeURIComponent(location.hash.slice(1));
-  } catch {
-    name = location.hash.slice(1); // not percent-encoded
-  }
-  opened.name = name || null;
-  opened.limit = MEMBER_STEP;
-  byId("opened").hidden = !name;
-  if (name && name !== before) {
-    setText(byId("opened-title"), name);
-    setProblem(byId("opened-problem"), "");
-    byId("opened-body").replaceChildren();
-    isNews("opened", null); // so that the next result counts as new
-    readOpened();
-    byId("opened").focus({ preventScroll: true });
-    byId("opened").scrollIntoView({ block: "nearest" });
-  }
-  showServices();
-}
-
-function closeOpened() {
-  const { name } = opened;
-  history.pushState(null, "", location.pathname + location.search);
-  openLinked();
-  const link = [...byId("service-rows").querySelectorAll("a")].find((one) => one.textContent === name);
-  (link ?? byId("filter")).focus();
-}
-
-const readOpened = gathered(async () => {
-  const { name } = opened;
-  if (!name) return;
-  try {
-    const explained = await ask(`api/explain?name=${encodeURIComponent(name)}`, [404]);
-    const past = explained.service
-      ? await ask(`api/history?service=${encodeURIComponent(explained.service)}&limit=${HISTORY_LIMIT}`, [404])
-      : {};
-    if (opened.name !== name) {
-      readOpened(); // another service was opened meanwhile
-      return;
-    }
-    Object.assign(opened, { explained, entries: past.entries ?? [], readAt: now() });
-    setProblem(byId("opened-problem"), "");
-    const lasting = { ...explained, now: null, heard_seconds: null, audited_seconds: null, stale_seconds: null };
-    if (isNews("opened", [lasting, opened.entries])) showOpened();
-  } catch (error) {
-    const since = byId("opened-body").hasChildNodes() ? ` The details below are of ${clock(opened.readAt)}.` : "";
-    setProblem(byId("opened-problem"), `It cannot be explained now: ${error.message}.${since}`);
-  }
-}, OPENED_PAUSE);
-
-function listenToOpened() {
-  window.addEventListener("hashchange", openLinked);
-  byId("opened-close").addEventListener("click", (event) => {
-    event.preventDefault();
-    closeOpened();
-  });
-  setInterval(readOpened, OPENED_EVERY);
-}
-
-function showOpened() {
-  const { explained, entries } = opened;
-  const members = [...explained.members].sort(
-    (one, other) => VERDICTS.indexOf(one.verdict) - VERDICTS.indexOf(other.verdict));
-  const parts = [
-    element("p", {}, `${explained.name}: ${explained.rule}.`),
-    ...(explained.stale ? [element("p", {}, "ZooKeeper is disconnected: this is the last known state.")] : []),
-    ...explained.notes.map((note) => element("p", { class: "note" }, note)),
-  ];
-  if (explained.nearest.length) {
-    const links = explained.nearest.flatMap((name) => [" ", serviceLink(name)]);
-    parts.push(element("p", {}, "Did you mean one of these?", ...links));
-  }
-  const facts = [
-    ["Responses", explained.answers.map(({ type, rcode, records }) =>
-      rcode === "NOERROR" ? `${type} ${count(records)}` : `${type} ${rcode}`).join(", ")],
-    ["TTL", explained.ttl === null ? "" : `${explained.ttl} s`],
-    ["Order", [explained.order, explained.max_answers && `at most ${explained.max_answers}`].filter(Boolean).join(", ")],
-    ["From", explained.origins.join(", ")],
-  ].filter(([, text]) => text);
-  if (facts.length) parts.push(element("dl", { class: "facts" }, ...facts.map(([term, text]) => fact(term, text))));
-  if (members.length) parts.push(memberTable(members.slice(0, opened.limit), explained.origins.length > 1));
-  if (members.length > opened.limit) {
-    const rest = members.length - opened.limit;
-    const more = element("button", { type: "button" },
-      `Show ${count(Math.min(MEMBER_STEP, rest))} of ${count(rest)} more members`);
-    more.addEventListener("click", () => {
-      opened.limit += MEMBER_STEP;
-      showOpened();
-    });
-    parts.push(more);
-  }
-  if (explained.service) {
-    parts.push(element("h3", {}, "Its history"), entries.length
-      ? element("ol", { class: "entries" }, ...[...entries].reverse().map((entry) => entryLine(entry, false)))
-      : element("p", { class: "empty" }, "No changes since the server started."));
-  }
-  byId("opened-body").replaceChildren(...parts);
-}
-
-const fact = (term, ...children) =>
-  element("div", {}, element("dt", {}, term), element("dd", {}, ...children));
-
-/** The table of members, with their znodes if there are several origins. */
-function memberTable(members, areOfSeveral) {
-  const columns = ["Verdict", "Endpoint", "Member", "Age, session"];
-  return element("table", { class: "rows members" },
-    element("thead", {}, element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name)))),
-    element("tbody", {}, ...members.map((member) => memberRow(member, areOfSeveral))));
-}
-
-function memberRow(member, isOfSeveral) {
-  const { verdict, session } = member;
-  const held = [
-    member.held_since && `left ${clock(member.held_since)}`,
-    member.held_until && `held until ${clock(member.held_until)}`,
-  ];
-  const why = [member.why, held.filter(Boolean).join(", ")];
-  const about = [
-    member.status,
-    member.shard === null ? "" : `shard ${member.shard}`,
-    member.weight === 1 ? "" : `weight ${member.weight}`,
-  ];
-  const others = [
-    ...member.addresses,
-    ...Object.entries(member.additional).map(([name, at]) => `${name} ${at}`),
-  ];
-  const lasting = session && /^0x0*$/.test(session.owner);
-  return element("tr", {},
-    cell("verdict", chip(verdict, VERDICT_TONES[verdict]), ...why.filter(Boolean).map(small)),
-    element("td", { "data-label": "endpoint", "data-zero": !member.endpoint },
-      member.endpoint ?? NONE, ...others.map(small)),
-    element("td", { "data-label": "member", title: member.znode },
-      member.member,
-      ...[about.filter(Boolean).join(", "), isOfSeveral && member.znode].filter(Boolean).map(small)),
-    cell("age", ...(session
-      ? [element("span", { "data-since": session.created }, duration(now() - session.created)),
-        small(lasting ? "no session: permanent" : `session ${session.owner}`)]
-      : [NONE])));
-}
-
-/** A line of the history, with or without the service's name. */
-function entryLine(entry, isNamed = true) {
-  const about = [entry.endpoint, entry.member].filter(Boolean);
-  return element("li", { title: entry.znode },
-    element("time", { datetime: new Date(entry.at * 1000).toISOString() }, clock(entry.at)),
-    chip(entry.kind, KIND_TONES[entry.kind] ?? "info"),
-    element("span", {}, ...(isNamed ? [serviceLink(entry.service), " "] : []), about.join(" · ")));
 }

@@ -5,33 +5,31 @@
     web.staging                 a name with or without a zone at its end; otherwise a name outside the zones
     web.staging.discovery.      an absolute name, because of the final dot
 
-`Zone.find` looks names up. The classifier only determines which of its rules applied.
+`Zone.find` looks names up. The classifier only determines which of its rules applied. It takes as long as
+some lookups; what needs the whole table is left to searches (`searches.py`).
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 import msgspec
 
+from zkdns.admin.api_types import Kind
 from zkdns.config import Config
-from zkdns.daemon.ipc.control_messages import Kind
+from zkdns.daemon.explain.searches import MAX_SUGGESTIONS, Findings
+from zkdns.dns.freshness import Freshness
+from zkdns.dns.member_labels import label_prefix, member_label
 from zkdns.dns.message import CLASS_IN, Query, Type
 from zkdns.dns.reverse import ReverseZones, address_of, name_of
 from zkdns.dns.service_names import PROTOCOLS
-from zkdns.dns.zone import ANY_SERVICE, Zone, ZoneMatch
+from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.errors import BadValueError
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.special_use import special_use_answer
 from zkdns.names import MAX_NAME, Labels, lower, parse_name, to_text, to_wire, wire_length
-from zkdns.serverset.member import Member
-from zkdns.table import AddressIndex, Table
+from zkdns.table import ANY_SERVICE, AddressIndex, Table
 
-_MAX_SUGGESTIONS = 3
-_MAX_COMPARED = 2_000  # names that are compared with an unknown one: 20 ms
 _MAX_LENGTH_DIFFERENCE = 3  # characters, between an unknown name and a suggestion
 _DNS_SD = b"_dns-sd"
 
@@ -62,7 +60,8 @@ class NameClassifier:
         table: the table.
         config: zones, namespaces and the settings of reverse names.
         forward_zones: None: the server forwards nothing.
-        ready: whether the table has been read.
+        freshness: which parts of the table have been read.
+        findings: the results of searches.
     """
 
     def __init__(
@@ -70,22 +69,25 @@ class NameClassifier:
         zone: Zone,
         table: Table,
         config: Config,
-        forward_zones: ForwardZones | None,
         *,
-        ready: bool,
+        forward_zones: ForwardZones | None,
+        freshness: Freshness,
+        findings: Findings,
     ) -> None:
         self.reverse: ReverseZones | None = None
         self._zone = zone
         self._table = table
         self._config = config
         self._forward_zones = forward_zones
-        self._ready = ready
+        self._freshness = freshness
+        self._findings = findings
 
     def classify(self, text: str) -> NameClass:
         """Classify a domain name, an IP address or a znode's path.
 
         Raises:
             BadValueError: it is none of these.
+            SearchNeeded: the result of a search is missing in `findings`.
         """
         if text.startswith("/"):
             return self._classify_path(text)
@@ -95,6 +97,28 @@ class NameClassifier:
         if self._zone.apex_of(labels) is None:
             return self._classify_outside(labels)
         return self._classify_in_zone(labels)
+
+    def possible_services(self, text: str) -> set[Labels]:
+        """Return the keys of the services that a text may be a name of.
+
+        Raises:
+            BadValueError: it is neither a domain name, an IP address nor a znode's path.
+        """
+        if text.startswith("/"):
+            owners = map(self._table.set_of, (text.rstrip("/"), text.rstrip("/").rpartition("/")[0]))
+            return {owner.name.key for owner in owners if owner is not None}
+        labels = _reverse_name(text) or lower(parse_name(text))
+        keys: set[Labels] = set()
+        for name in (labels, *((*labels, *zone) for zone in self._config.zones)):
+            for start in range(len(name)):
+                keys.add(name[start:])
+                if name[start].startswith(b"_"):  # RFC 2782 and DNS-SD: _web._tcp.staging
+                    keys |= {
+                        (name[start][1:], *name[start + 1 : at], *name[at + 1 :])
+                        for at in range(start + 1, len(name))
+                        if name[at] in PROTOCOLS
+                    }
+        return {key for key in keys if key in self._zone.services}
 
     def short_name(self, labels: Labels) -> str:
         """Return a name as text, without its zone if that is the first namespace's."""
@@ -115,7 +139,7 @@ class NameClassifier:
         if not is_in_zone and address_of(labels) is None:
             for name in legal:
                 if (
-                    not self._ready
+                    not self._freshness.is_ready
                     or self._zone.find(name).service != ANY_SERVICE
                     or self._closest_encloser(name)
                     or self._similar_services(name)
@@ -150,7 +174,7 @@ class NameClassifier:
                     return NameClass(
                         name=path, kind="absent", rule=f"DNS cannot carry that znode's name: {error}"
                     )
-        nearest = _most_similar(path, islice(sorted(self._table.origins), _MAX_COMPARED))
+        nearest = self._findings.similar(path, self._table.origins, str)
         rule = f"no service's znode is at {path}"
         return NameClass(name=path, kind="absent", rule=rule, nearest=nearest)
 
@@ -173,8 +197,8 @@ class NameClassifier:
     def _classify_outside(self, labels: Labels) -> NameClass:
         name, query = to_text(labels) or ".", _query(labels)
         address = address_of(labels)
-        if address is not None and self._config.reverse and self._ready:
-            self.reverse = ReverseZones(self._zone, _services_with_address(address, self._table))
+        if address is not None and self._config.reverse and self._freshness.is_ready:
+            self.reverse = ReverseZones(self._zone, self._users_of(address))
             if self.reverse.find(query) is not None:
                 rule = f"the name of the address {address}, which members have (reverse)"
                 return NameClass(name=name, kind="address", rule=rule, labels=labels)
@@ -200,8 +224,7 @@ class NameClassifier:
     def _classify_in_zone(self, labels: Labels) -> NameClass:
         name, found = to_text(labels), self._zone.find(labels)
         key = found.service if found.service != ANY_SERVICE else None
-        if not self._ready:
-            rule = "the table has not been read yet, so every name in the zones is SERVFAIL"
+        if rule := self._why_unknown(labels, found):
             return NameClass(name=name, kind="unread", rule=rule, labels=labels)
         if found.is_unread:
             rule = "ZooKeeper's ACL does not permit reading the members of this service"
@@ -216,11 +239,25 @@ class NameClassifier:
         kind, rule, member = self._rule_of_service(labels, key)
         return NameClass(name=name, kind=kind, rule=rule, labels=labels, service=key, member=member)
 
+    def _why_unknown(self, labels: Labels, found: ZoneMatch) -> str:
+        """Return why it is unknown whether a name exists. Empty: it is known."""
+        apex = self._zone.apex_of(labels) or ()
+        exists = found.node is not None
+        if not self._freshness.is_unknown(apex, labels, found.service, exists=exists):
+            return ""
+        directory = self._freshness.unread_directory(apex, labels)
+        if directory is None:
+            return "this part of the table has not been read yet, so the name is SERVFAIL"
+        return (
+            f"ZooKeeper does not permit listing {directory}, so it is unknown whether this name exists: "
+            "SERVFAIL"
+        )
+
     def _rule_above_services(self, labels: Labels) -> tuple[Kind, str]:
         """Return kind and rule of an existing name that is not a service's and not below one."""
         if _DNS_SD in labels[:2]:
             return "dns-sd", "it is a DNS-SD name, which lists services or their types"
-        count = sum(key[-len(labels) :] == labels for key in self._zone.services)
+        count, _ = self._findings.below(labels, list(self._zone.services))
         if count == 1:
             return "environment", "it has no records; it exists because 1 service is below it"
         below = f"{count} services" if count else "names"
@@ -262,9 +299,8 @@ class NameClassifier:
             rule = f"there is no service {self.short_name(labels)}"
             encloser, nearest = self._closest_encloser(labels), self._similar_services(labels)
             if encloser is not None and not nearest:
-                nearest = tuple(
-                    map(self.short_name, islice(self._services_below(encloser), _MAX_SUGGESTIONS))
-                )
+                _, first = self._findings.below(encloser, list(self._zone.services))
+                nearest = tuple(map(self.short_name, first))
             return NameClass(name=name, kind="absent", rule=rule, labels=labels, nearest=nearest)
         service, prefix = self.short_name(key), labels[: -len(key)]
         if not prefix:
@@ -278,38 +314,45 @@ class NameClassifier:
             rule = f"{service} has no additional endpoint {to_text(prefix[:-1]).removeprefix('_')}"
         else:
             rule = f"{service} has no member or shard {to_text(prefix)}"
-        prefixes = islice(self._zone.view(key).prefixes(), _MAX_COMPARED)
-        names = [self.short_name((*other, *key)) for other in prefixes if other]
-        nearest = _most_similar(self.short_name(labels), names) or tuple(names[:_MAX_SUGGESTIONS])
+        prefixes = [other for other in self._zone.view(key).prefixes() if other]
+
+        def name_of(other: Labels) -> str:
+            return self.short_name((*other, *key))
+
+        nearest = self._findings.similar(self.short_name(labels), prefixes, name_of)
+        nearest = nearest or tuple(map(name_of, prefixes[:MAX_SUGGESTIONS]))
         return NameClass(name=name, kind="absent", rule=rule, labels=labels, service=key, nearest=nearest)
 
     def _hidden_member(self, label: bytes, key: Labels) -> tuple[str, str] | None:
         """Return origin and name of the member that would have this label if it were answered."""
         for owner in self._table.services[key].by_precedence():
+            prefix = label_prefix(owner.origin, self._config)
             for member in owner.members.values():
-                if label in _labels_of(member):
+                name = member.name
+                if label in (name.encode().lower(), member_label(name, prefix)):
                     return owner.origin, member.name
         return None
 
-    def _services_below(self, name: Labels) -> Iterator[Labels]:
-        """Return the services below a name, in order."""
-        return iter(sorted(key for key in self._zone.services if key[-len(name) :] == name))
-
     def _similar_services(self, labels: Labels) -> tuple[str, ...]:
         """Return services with a similar name: below the closest encloser, or of the whole zone."""
-        encloser = self._closest_encloser(labels)
-        apex = self._zone.apex_of(labels) or ()
+        encloser = self._closest_encloser(labels) or self._zone.apex_of(labels) or ()
         text = self.short_name(labels)
-        if encloser is not None:
-            keys = self._services_below(encloser)
-        else:
-            keys = (key for key in self._zone.services if key[-len(apex) :] == apex)
-        names = (
-            name
-            for name in map(self.short_name, keys)
-            if abs(len(name) - len(text)) <= _MAX_LENGTH_DIFFERENCE
-        )
-        return _most_similar(text, islice(names, _MAX_COMPARED))
+
+        def name_of(key: Labels) -> str | None:
+            if key[-len(encloser) :] != encloser:
+                return None
+            name = self.short_name(key)
+            return name if abs(len(name) - len(text)) <= _MAX_LENGTH_DIFFERENCE else None
+
+        return self._findings.similar(text, list(self._zone.services), name_of)
+
+    def _users_of(self, address: str) -> AddressIndex:
+        """Return the services with members that have this address."""
+        addresses = AddressIndex()
+        for key, member in self._findings.users(address, list(self._table.services.values())):
+            if key in self._zone.services:  # it may have gone during the search
+                addresses.count(member, key, +1)
+        return addresses
 
 
 def _reverse_name(text: str) -> Labels | None:
@@ -320,25 +363,5 @@ def _reverse_name(text: str) -> Labels | None:
         return None
 
 
-def _labels_of(member: Member) -> Sequence[bytes]:
-    """Return the labels of a member's own name."""
-    number = member.sequence
-    return member.name.encode().lower(), b"m%d" % number if number is not None else b""
-
-
-def _services_with_address(address: str, table: Table) -> AddressIndex:
-    addresses = AddressIndex()
-    for service in table.services.values():
-        for owner in service.sets.values():
-            for member in owner.members.values():
-                if address in member.addresses:
-                    addresses.count(member, service.key, +1)
-    return addresses
-
-
 def _query(labels: Labels) -> Query:
     return Query(0, True, labels, Type.A, CLASS_IN, to_wire(labels) + b"\0\1\0\1", None)
-
-
-def _most_similar(text: str, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(difflib.get_close_matches(text, list(names), _MAX_SUGGESTIONS))

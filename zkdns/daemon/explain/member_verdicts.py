@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from zkdns.address import HostPort
+from zkdns.admin.api_types import ExplainedMember, Session, Verdict
 from zkdns.clock import elapsed_seconds
-from zkdns.daemon.ipc.control_messages import ExplainedMember, Session, Verdict
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import short_name
 from zkdns.dns.service_names import ServedMember
@@ -18,8 +18,9 @@ from zkdns.durations import format_duration
 from zkdns.errors import BadMemberError
 from zkdns.guard import HeldMember
 from zkdns.names import Labels, to_text
+from zkdns.namespace import VECTOR_PREFIX
 from zkdns.serverset.member import Endpoint, Member, decode_member, is_ip
-from zkdns.serverset.weights import VECTOR_PREFIX, parse_vector
+from zkdns.serverset.weights import parse_vector
 from zkdns.serverset.znode_stat import ZnodeStat
 from zkdns.table import MemberSet, Service
 

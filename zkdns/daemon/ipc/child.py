@@ -43,16 +43,42 @@ class Task(msgspec.Struct, frozen=True):
     """The server's DNS addresses, as bound."""
     sockets: tuple[int, ...] = ()
     """File descriptors of a worker's inherited sockets, UDP and TCP alternately."""
+    rates: int | None = None
+    """File descriptor of the memory in which all workers count queries by network. None: each has its own."""
     secret: bytes = b""
-    """Key of a worker's server cookies and loop detection. All workers of a server have the same one."""
+    """Key of a worker's server cookies, rate counters and loop detection. All workers have the same one."""
     waits_for_table: bool = False
     """True if a worker serves no query before it has a table, because older workers still serve."""
     is_leader: bool = True
-    """True if a watcher owns the control socket and the snapshot at once. False: only after `Promote`."""
+    """True if a watcher owns the snapshot at once. False: only after `Promote`."""
     predecessor_feed: str | None = None
     """The feed of the previous watcher. A watcher starts with a copy of its table."""
-    stale_since: float | None = None
-    """Time by `zkdns.clock` at which the previous watcher lost ZooKeeper; None: it is connected."""
+    copy: str = ""
+    """Path of the socket at which a worker serves copies of its table (`find_copies`)."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All file descriptors that the process inherits."""
+        return self.sockets if self.rates is None else (*self.sockets, self.rates)
+
+
+_COPY_SUFFIX = ".copy"
+"""The end of the paths of the sockets at which workers serve copies. All are in the directory of the feed."""
+
+
+def find_copies(feed: str) -> list[str]:
+    """The sockets of a server at which workers may serve copies of the table, the newest worker first."""
+    paths = Path(feed).parent.glob(f"*{_COPY_SUFFIX}")
+    return [str(path) for path in sorted(paths, key=_number_of_copy, reverse=True)]
+
+
+def copy_path(directory: Path, number: int) -> str:
+    """The socket for copies of a worker. Later workers have greater numbers."""
+    return str(directory / f"{number}{_COPY_SUFFIX}")
+
+
+def _number_of_copy(path: Path) -> int:
+    return int(path.name.removesuffix(_COPY_SUFFIX))
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
@@ -69,10 +95,7 @@ class Follow(msgspec.Struct, frozen=True, tag="follow"):
 
 
 class Promote(msgspec.Struct, frozen=True, tag="promote"):
-    """Order to a watcher: take over the control socket and the snapshot."""
-
-    predecessor: int
-    """Process id of their previous owner, which is about to exit; 0: there is none."""
+    """Order to a watcher: take over the snapshot from the previous watcher, which is about to exit."""
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):

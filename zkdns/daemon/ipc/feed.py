@@ -1,12 +1,16 @@
 """The feed: the stream of table changes from the watcher to every worker, over a Unix socket.
 
-    worker connects ──▶ Begin, Changes…, End, SourceHealth    a copy of the table
+    worker connects ──▶ Begin, Changes…, SourceHealth…, End   a copy of the table
                         Changes, SourceHealth, Changes, …     then each change, in order
 
-A publisher that is still reading its source sends the part that it has read, and `End` when it is ready. So
-the workers become ready together with it. A worker drops nothing from its table until a complete copy has
-arrived, so responses do not change when either side restarts. A subscriber that falls too far behind is
-disconnected; it connects again and gets a new copy.
+The data has one or more sources: the namespaces, the static file. A publisher that is still reading a source
+sends the part that it has read, and `SourceHealth` when it is ready. So the workers become ready together
+with it. A worker drops nothing of a source from its table until all of it has arrived, so responses do not
+change when either side restarts. A subscriber that falls too far behind is disconnected; it connects again
+and gets a new copy.
+
+A worker also serves copies of its table (`CopyServer`). A new watcher that replaces one that has died takes
+the last table from there, with the members that were held.
 
 A `Flush` of the forward caches uses the same stream. It reaches the workers that are connected at that time.
 
@@ -20,8 +24,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import structlog
@@ -29,7 +33,9 @@ import structlog
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
 from zkdns.daemon.ipc.framing import FrameCodec
 from zkdns.names import Labels
-from zkdns.serverset.changes import Change, SetPut, SetUnread
+from zkdns.namespace import ALL_SOURCES, Namespace, source_of
+from zkdns.serverset.changes import Change, DirectoryUnread, SetPut, SetUnread
+from zkdns.serverset.ensemble import Ensemble
 from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.feed")
@@ -45,7 +51,7 @@ RECONNECT_SECONDS = 0.02
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """A copy of the table follows. At its end, the subscriber drops all sets that are not in it."""
+    """A copy of the table follows. The subscriber drops a source's sets that it does not contain."""
 
 
 class Changes(msgspec.Struct, frozen=True, tag="changes"):
@@ -55,17 +61,48 @@ class Changes(msgspec.Struct, frozen=True, tag="changes"):
     changes: tuple[Change, ...]
 
 
+class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
+    """The state of a source, after all its changes so far."""
+
+    ready: bool
+    """Whether it has been read."""
+    stale_since: float | None = None
+    """Since when it has been out of reach, in seconds since the epoch. None: it is connected."""
+    source: str = ALL_SOURCES
+    """Its name, as `zkdns.namespace.source_of` returns it."""
+    ensemble: Ensemble | None = None
+    """The ensemble that it was read from. None: unknown, or not from ZooKeeper."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is out of reach."""
+        return self.stale_since is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it has been read and is connected."""
+        return self.ready and not self.is_stale
+
+
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """The copy is complete. It has a serial even if it is empty."""
+    """The copy is complete, as far as its sources are ready. It has a serial even if it is empty."""
 
     serial: int
 
 
-class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
-    """`ready`: the table has been read; `stale`: its source is disconnected."""
+class Health(NamedTuple):
+    """The state of all sources together."""
 
     ready: bool
+    """Whether all have been read."""
     stale: bool
+    """Whether any is out of reach."""
+
+
+def merge_health(sources: Collection[SourceHealth]) -> Health:
+    """The state of several sources together. Without a source, nothing is ready."""
+    is_ready = bool(sources) and all(source.ready for source in sources)
+    return Health(is_ready, any(source.is_stale for source in sources))
 
 
 class Flush(msgspec.Struct, frozen=True, tag="flush"):
@@ -110,16 +147,23 @@ class Publisher:
 
     Attributes:
         table: the table. `publish` applies its changes.
-        health: last value of `set_health`.
+        sources: the last health of each source, by its name.
 
     Args:
+        sources: the names of the sources. None of them is ready yet.
         max_backlog: as `MAX_BACKLOG`.
         barrier_seconds: as `BARRIER_SECONDS`.
     """
 
-    def __init__(self, *, max_backlog: int = MAX_BACKLOG, barrier_seconds: float = BARRIER_SECONDS) -> None:
+    def __init__(
+        self,
+        sources: Iterable[str] = (ALL_SOURCES,),
+        *,
+        max_backlog: int = MAX_BACKLOG,
+        barrier_seconds: float = BARRIER_SECONDS,
+    ) -> None:
         self.table = Table(departed_seconds=0)
-        self.health = SourceHealth(ready=False, stale=False)
+        self.sources = {source: SourceHealth(ready=False, source=source) for source in sources}
         self._max_backlog = max_backlog
         self._barrier_seconds = barrier_seconds
         self._listeners: list[PublisherListener] = []
@@ -133,6 +177,11 @@ class Publisher:
     def add_listener(self, listener: PublisherListener) -> None:
         """Call the listener's methods from now on, after those of earlier listeners."""
         self._listeners.append(listener)
+
+    @property
+    def health(self) -> Health:
+        """The health of all sources together."""
+        return merge_health(self.sources.values())
 
     @property
     def subscriber_count(self) -> int:
@@ -159,14 +208,12 @@ class Publisher:
                 asyncio.get_running_loop().call_soon(self._send_pending)
             self._pending.append(change)
 
-    def set_health(self, *, ready: bool, stale: bool) -> None:
-        """Set and send the health of the source, after all changes published before."""
+    def set_health(self, health: SourceHealth) -> None:
+        """Set and send the health of a source, after all changes published before."""
         self._send_pending()
-        before, self.health = self.health, SourceHealth(ready, stale)
-        if ready and not before.ready:
-            self._broadcast(FRAMES.encode(End(self.table.serial)))
-        if self.health != before:
-            self._broadcast(FRAMES.encode(self.health))
+        if self.sources.get(health.source) != health:
+            self.sources[health.source] = health
+            self._broadcast(FRAMES.encode(health))
 
     def flush_caches(self, name: bytes | None) -> int:
         """Flush the workers' forward caches, and return the number of workers that this reaches.
@@ -231,13 +278,7 @@ class Publisher:
 
     def _send_copy(self, writer: asyncio.StreamWriter) -> None:
         """Send a copy in one step, so that no change comes between the copy and the changes after it."""
-        contents = self.table.contents()
-        messages: list[FeedMessage] = [Begin()]
-        while part := tuple(itertools.islice(contents, _CHANGES_PER_FRAME)):
-            messages.append(Changes(self.table.serial, part))
-        if self.health.ready:
-            messages.append(End(self.table.serial))
-        frames = b"".join(map(FRAMES.encode, (*messages, self.health)))
+        frames = _encode_copy(self.table, self.sources.values())
         self._max_backlogs[writer] = self._max_backlog + len(frames)
         writer.write(frames)
 
@@ -250,18 +291,108 @@ class Publisher:
                 writer.transport.abort()
 
 
+def _encode_copy(table: Table, sources: Iterable[SourceHealth]) -> bytes:
+    """The frames of a copy of a table."""
+    contents = table.contents()
+    messages: list[FeedMessage] = [Begin()]
+    while part := tuple(itertools.islice(contents, _CHANGES_PER_FRAME)):
+        messages.append(Changes(table.serial, part))
+    return b"".join(map(FRAMES.encode, (*messages, *sources, End(table.serial))))
+
+
+class TableCopy(NamedTuple):
+    """A copy of a table, read from a feed or from a `CopyServer`."""
+
+    serial: int
+    changes: list[Change]
+    sources: dict[str, SourceHealth]
+
+
+async def read_copy(path: str) -> TableCopy | None:
+    """Read a copy of the table at a Unix socket. None: it has no end, because the other process exits.
+
+    Raises:
+        OSError: there is no process at this socket.
+        msgspec.DecodeError: it sends something else.
+    """
+    copy = TableCopy(0, [], {})
+    reader, writer = await asyncio.open_unix_connection(path)
+    with contextlib.closing(writer):
+        while (message := await FRAMES.read(reader)) is not None:
+            match message:
+                case Changes(changes=changes):
+                    copy.changes.extend(changes)
+                case SourceHealth():
+                    copy.sources[message.source] = message
+                case End(serial):
+                    return copy._replace(serial=serial)
+    return None
+
+
+class CopyServer:
+    """A worker's table for a new watcher: sends a copy to each connection at a Unix socket.
+
+    Args:
+        subscriber: has the table and the health of its sources.
+        path: of the socket. Empty: there is none.
+    """
+
+    def __init__(self, subscriber: Subscriber, path: str) -> None:
+        self._subscriber = subscriber
+        self._path = path
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Accept connections."""
+        if self._path:
+            self._server = await asyncio.start_unix_server(self._send, self._path)
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        if self._server is not None:
+            self._server.close()
+
+    async def _send(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_encode_copy(self._subscriber.table, self._subscriber.sources.values()))
+        with contextlib.suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+
+class _IncomingCopy:
+    """What a copy has contained so far."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+        """Origins of sets, and unread directories."""
+        self.sources: set[str] = set()
+        self.read: set[str] = set()
+        """The sources that are ready, so that all their changes have arrived."""
+        self.has_ended = False
+
+    def note(self, change: Change) -> None:
+        """Note a change that was received."""
+        if isinstance(change, SetPut | SetUnread):
+            self.paths.add(change.origin)
+        elif isinstance(change, DirectoryUnread):
+            self.paths.add(change.path)
+
+
 class Subscriber:
     """The worker's side: applies received changes to a table.
 
     Attributes:
-        health: health of the publisher's source. Stays ready once it was; stale while disconnected.
+        table: the table.
+        sources: the health of each source of the publisher, by its name. Once ready, it stays ready; it is
+            stale while the feed is disconnected.
 
     Args:
         path: Unix socket of the publisher.
         table: the table to keep current.
         on_change: called with the keys of services whose responses may have changed.
-        on_health: called with each new health.
+        on_health: called with the new health of a source.
         on_flush: called with the name of each `Flush`. Its exceptions are logged.
+        namespaces: the namespaces in ZooKeeper. They determine the source of each set.
         reconnect_seconds: as `RECONNECT_SECONDS`.
     """
 
@@ -273,16 +404,18 @@ class Subscriber:
         on_health: Callable[[SourceHealth], None],
         on_flush: Callable[[bytes | None], None] = lambda _: None,
         *,
+        namespaces: Sequence[Namespace] = (),
         reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> None:
-        self.health = SourceHealth(ready=False, stale=False)
+        self.sources: dict[str, SourceHealth] = {}
+        self.table = table
         self._path = path
-        self._table = table
+        self._namespaces = namespaces
         self._on_change = on_change
         self._on_health = on_health
         self._on_flush = on_flush
         self._reconnect_seconds = reconnect_seconds
-        self._copied: set[str] | None = None  # origins received so far, while a copy arrives
+        self._copy: _IncomingCopy | None = None  # until it has arrived, and all its sources are ready
         self._copying = contextlib.ExitStack()  # pauses garbage collection, while a copy arrives
         self._writer: asyncio.StreamWriter | None = None
 
@@ -291,6 +424,11 @@ class Subscriber:
         self._path = path
         if self._writer is not None:
             self._writer.close()
+
+    @property
+    def health(self) -> Health:
+        """The health of all sources together."""
+        return merge_health(self.sources.values())
 
     async def run(self) -> None:
         """Follow the publisher without end, and connect again whenever the connection ends."""
@@ -304,10 +442,12 @@ class Subscriber:
                     self._writer.close()
                     self._writer = None
                     self._copying.close()
-            self._copied = None
+            self._copy = None
             if path != self._path:
                 continue  # `follow` closed the connection; the publisher did not end
-            self._set_health(SourceHealth(self.health.ready, stale=self.health.ready))
+            for health in list(self.sources.values()):
+                if health.is_current:
+                    self._set_health(msgspec.structs.replace(health, stale_since=time.time()))
             await asyncio.sleep(self._reconnect_seconds)
 
     async def _process(self, reader: asyncio.StreamReader) -> None:
@@ -317,24 +457,17 @@ class Subscriber:
                     if self._writer is not None:
                         self._writer.write(BARRIERS.encode(message))
                 case Begin():
-                    self._copied = set()
+                    self._copy = _IncomingCopy()
                     self._copying.close()
                     self._copying.enter_context(gc_paused_for_loading())
                 case Changes():
                     self._apply(message)
                     await asyncio.sleep(0)  # serve queries before the next buffered frame
-                case End():
-                    self._table.serial = message.serial
-                    if self._copied is not None:
-                        self._on_change(self._table.retain(self._copied))
-                    self._copied = None
-                    self._copying.close()
                 case SourceHealth():
-                    # A new publisher is not ready before it has read its source; the table is stale until
-                    # then, and still used.
-                    self._set_health(
-                        SourceHealth(message.ready or self.health.ready, message.stale or not message.ready)
-                    )
+                    self._update_source(message)
+                case End():
+                    self.table.serial = message.serial
+                    self._end_copy()
                 case Flush():
                     self._flush(message.name)
 
@@ -342,11 +475,51 @@ class Subscriber:
         changed: set[Labels] = set()
         now = time.monotonic()
         for change in message.changes:
-            changed |= self._table.apply(change, now)
-            if self._copied is not None and isinstance(change, SetPut | SetUnread):
-                self._copied.add(change.origin)
-        self._table.serial = message.serial
+            changed |= self.table.apply(change, now)
+            if self._copy is not None:
+                self._copy.note(change)
+        self.table.serial = message.serial
         self._on_change(changed)
+
+    def _update_source(self, message: SourceHealth) -> None:
+        """Note the health of a source. When all of it has arrived, drop the sets that it has lost."""
+        before = self.sources.get(message.source)
+        if self._copy is not None:
+            self._copy.sources.add(message.source)
+            if message.ready and message.source not in self._copy.read:
+                self._copy.read.add(message.source)
+                self._retain(message.source, self._copy.paths)
+        if not message.ready and (before.ready if before is not None else self.health.ready):
+            # A new publisher is not ready before it has read its sources; the table is stale until then, and
+            # still used.
+            known = before.stale_since if before is not None else None
+            message = msgspec.structs.replace(message, ready=True, stale_since=known or time.time())
+        self._set_health(message)
+        self._end_copy_if_read()
+
+    def _end_copy(self) -> None:
+        """Forget the sources that the publisher does not have any more, with their sets."""
+        if self._copy is not None:
+            self._copy.has_ended = True
+            for source in self.sources.keys() - self._copy.sources:
+                self._retain(source, self._copy.paths)
+                self._set_health(SourceHealth(ready=True, source=source))
+                del self.sources[source]
+        self._end_copy_if_read()
+
+    def _end_copy_if_read(self) -> None:
+        copy = self._copy
+        if copy is not None and copy.has_ended and copy.read >= copy.sources:
+            self._copy = None
+            self._copying.close()
+
+    def _retain(self, source: str, paths: set[str]) -> None:
+        """Drop the sets and directories of a source except those at these paths."""
+        self._on_change(self.table.retain(paths, lambda path: self._source_of(path) == source))
+
+    def _source_of(self, path: str) -> str:
+        source = source_of(path, self._namespaces)
+        return source if source in self.sources else ALL_SOURCES
 
     def _flush(self, name: bytes | None) -> None:
         try:
@@ -355,6 +528,6 @@ class Subscriber:
             log.exception("cache_flush_failed", name=name)
 
     def _set_health(self, health: SourceHealth) -> None:
-        if health != self.health:
-            self.health = health
+        if health != self.sources.get(health.source):
+            self.sources[health.source] = health
             self._on_health(health)

@@ -1,7 +1,7 @@
-"""The backend of the admin address in the supervisor.
+"""The backend of the HTTP API in the supervisor.
 
 Status and stats come from the reports of the processes. Everything else comes from the watcher, by requests
-over a control socket in the server's private directory, which works without the setting `control`.
+over a socket in the server's private directory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -17,7 +17,21 @@ import msgspec
 
 from zkdns import __version__
 from zkdns.address import HostPort
+from zkdns.admin.api_types import (
+    Explanation,
+    Flushed,
+    HistoryPage,
+    LossesAccepted,
+    MemberCount,
+    Names,
+    Reloaded,
+    ServiceLine,
+    ServiceList,
+    ServiceListing,
+)
+from zkdns.admin.backend import NotReloadedError
 from zkdns.admin.status import (
+    NamespaceStatus,
     RequestError,
     Source,
     StatsReading,
@@ -29,38 +43,47 @@ from zkdns.admin.status import (
 )
 from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlError, private_control_path, send_request, stream_responses
-from zkdns.daemon.ipc.control_messages import (
+from zkdns.daemon.ipc.request_messages import (
     AcceptLosses,
+    CountMembers,
     Explain,
-    Explanation,
     FlushCaches,
-    Flushed,
-    HistoryPage,
+    Lines,
+    ListMembers,
+    ListNames,
     ListServices,
-    LossesAccepted,
-    NotReloaded,
     ReadHistory,
-    Refused,
+    ReadTable,
     Request,
-    Response,
-    ServiceLine,
-    ServiceList,
 )
-from zkdns.daemon.supervisor.reload import Reloader
+from zkdns.daemon.ipc.requests import (
+    RequestFailedError,
+    RequestRefusedError,
+    requests_path,
+    send_request,
+    stream_responses,
+)
+from zkdns.daemon.supervisor.reload import NotReloaded, Reloader
 from zkdns.daemon.supervisor.self_check import unresponsive_addresses
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.names import to_text
 from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, WatcherStats, WorkerStats, combine_upstreams
 
 _RESPONSE_SECONDS = 1.0
+_START_SECONDS = 2.0  # to wait for a watcher that is starting
+_STATUSES = {
+    "invalid": HTTPStatus.BAD_REQUEST,
+    "not_found": HTTPStatus.NOT_FOUND,
+    "busy": HTTPStatus.SERVICE_UNAVAILABLE,
+    "failed": HTTPStatus.INTERNAL_SERVER_ERROR,
+}
 _MAX_NAME = 4096  # characters; more than any name and nearly any znode path
 
-T = TypeVar("T", bound=Response)
+T = TypeVar("T")
 
 
 class AdminBackend:
-    """Implements `zkdns.admin.status.Backend`.
+    """Implements `zkdns.admin.backend.Backend`.
 
     Args:
         state: state of the server.
@@ -153,17 +176,15 @@ class AdminBackend:
 
     # -- requests to the watcher -----------------------------------------------------------------------------
 
-    async def services(self) -> Sequence[ServiceLine]:
+    async def services(self, after: int) -> ServiceListing:
         """Return a line for each service. The watcher sends them in parts."""
         lines: list[ServiceLine] = []
-        with _control_errors_as_request_errors():
-            async with contextlib.aclosing(stream_responses(self._control(), ListServices())) as parts:
-                async for part in parts:
-                    listed = _checked(part, ServiceList).services
-                    if not listed:
-                        break
-                    lines += listed
-        return lines
+        async with contextlib.aclosing(self._stream(ListServices(after), ServiceList)) as parts:
+            part = await anext(parts)
+            while part.services:
+                lines += part.services
+                part = await anext(parts)
+        return ServiceListing(tuple(lines), part.gone, part.last, part.unread, part.unread_count)
 
     async def explain(self, name: str) -> Explanation:
         """Explain a name and its responses."""
@@ -171,61 +192,85 @@ class AdminBackend:
 
     async def history(self, service: str | None, after: int, limit: int) -> HistoryPage:
         """Return changes of members."""
-        wanted = None if service is None else _checked_name(service)
-        return await self._request(ReadHistory(wanted, after, limit), HistoryPage)
+        return await self._request(ReadHistory(_checked_or_none(service), after, limit), HistoryPage)
 
-    async def accept(self, service: str | None) -> Mapping[str, object]:
+    async def count(self, service: str) -> MemberCount:
+        """Count the members in the responses for a service."""
+        return await self._request(CountMembers(_checked_name(service)), MemberCount)
+
+    async def service_names(self, beginning: str, *, only_held: bool) -> Names:
+        """Return names of services with this beginning, all of them or those with held members."""
+        return await self._request(ListNames(beginning[:_MAX_NAME], only_held), Names)
+
+    async def table_lines(self) -> AsyncGenerator[bytes]:
+        """Yield the lines of a copy of the table, several in each piece."""
+        async with contextlib.aclosing(self._lines(ReadTable())) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def member_lines(self) -> AsyncGenerator[bytes]:
+        """Yield a line for each member, several in each piece."""
+        async with contextlib.aclosing(self._lines(ListMembers())) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def accept(self, service: str | None) -> LossesAccepted:
         """Drop held members."""
-        wanted = None if service is None else _checked_name(service)
-        return {"members": (await self._request(AcceptLosses(wanted), LossesAccepted)).members}
+        return await self._request(AcceptLosses(_checked_or_none(service)), LossesAccepted)
 
-    async def flush(self, name: str | None) -> Mapping[str, object]:
+    async def flush(self, name: str | None) -> Flushed:
         """Flush the workers' forward caches."""
-        wanted = None if name is None else _checked_name(name)
-        flushed = await self._request(FlushCaches(wanted), Flushed)
-        return {"flushed_workers": flushed.flushed_workers, "workers": flushed.workers}
+        return await self._request(FlushCaches(_checked_or_none(name)), Flushed)
 
-    async def reload(self) -> Mapping[str, object]:
+    async def reload(self, *, replace_all: bool = False) -> Reloaded:
         """Read the configuration again and apply it."""
-        result = await self._reloader.request()
+        result = await self._reloader.request(replace_all=replace_all)
         if isinstance(result, NotReloaded):
-            errors = "; ".join(result.errors)
-            raise RequestError(HTTPStatus.CONFLICT, f"the old configuration stays in force: {errors}")
-        return {"changed": result.changed, "replaced": result.replaced, "seconds": result.seconds}
+            raise NotReloadedError(result.errors)
+        return result
 
-    def _control(self) -> str:
-        return private_control_path(self._state.watcher.task.feed)
+    @property
+    def _socket(self) -> str:
+        return requests_path(self._state.watcher.task.feed)
 
-    async def _request(self, request: Request, wanted: type[T]) -> T:
-        with _control_errors_as_request_errors():
-            return _checked(await send_request(self._control(), request), wanted)
+    async def _request(self, request: Request, response: type[T]) -> T:
+        with _as_request_errors():
+            return await send_request(self._socket, request, response, wait=_START_SECONDS)
+
+    async def _stream(self, request: Request, response: type[T]) -> AsyncGenerator[T]:
+        responses = stream_responses(self._socket, request, response, wait=_START_SECONDS)
+        with _as_request_errors():
+            async with contextlib.aclosing(responses) as parts:
+                async for part in parts:
+                    yield part
+
+    async def _lines(self, request: Request) -> AsyncGenerator[bytes]:
+        async with contextlib.aclosing(self._stream(request, Lines)) as parts:
+            async for part in parts:
+                if not part.data:
+                    return
+                yield part.data
 
 
 @contextlib.contextmanager
-def _control_errors_as_request_errors() -> Iterator[None]:
-    """Turn failures between the processes into 503, because they are temporary and no fault of the client."""
+def _as_request_errors() -> Iterator[None]:
+    """Turn failures of a request to the watcher into errors for the client.
+
+    Failures between the processes are temporary and no fault of the client (503).
+    """
     try:
         yield
-    except ControlError:
+    except RequestRefusedError as error:
+        raise RequestError(_STATUSES[error.refused.reason], str(error)) from None
+    except RequestFailedError:
         raise RequestError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "the watcher does not respond; if it has ended, it is being replaced, so try again",
         ) from None
 
 
-def _checked(response: Response, wanted: type[T]) -> T:
-    """Return the response if it has the expected type.
-
-    Raises:
-        RequestError: the watcher refused the request.
-        ControlError: it has another type.
-    """
-    if isinstance(response, Refused):
-        is_invalid = response.reason == "invalid"
-        raise RequestError(HTTPStatus.BAD_REQUEST if is_invalid else HTTPStatus.NOT_FOUND, response.message)
-    if not isinstance(response, wanted):
-        raise ControlError("unexpected type of response")
-    return response
+def _checked_or_none(name: str | None) -> str | None:
+    return None if name is None else _checked_name(name)
 
 
 def _checked_name(name: str) -> str:
@@ -254,9 +299,16 @@ def _zookeeper(config: Config, stats: WatcherStats | None) -> ZooKeeperStatus | 
         return None
     if stats is None:
         return ZooKeeperStatus(config.zookeeper.hosts, None, 0.0)
-    since = stats.stale_since
-    stale = 0.0 if since is None else round(max(0.0, elapsed_seconds() - since), 3)
-    return ZooKeeperStatus(config.zookeeper.hosts, stats.state, stale)
+    namespaces = tuple(
+        NamespaceStatus(one.namespace, one.state, _seconds_since(one.stale_since), one.held, one.unread)
+        for one in stats.namespaces
+    )
+    stale = _seconds_since(stats.stale_since)
+    return ZooKeeperStatus(config.zookeeper.hosts, stats.state, stale, stats.problem, namespaces)
+
+
+def _seconds_since(when: float | None) -> float:
+    return 0.0 if when is None else round(max(0.0, elapsed_seconds() - when), 3)
 
 
 def _table(stats: WatcherStats | None) -> TableStatus | None:

@@ -51,7 +51,7 @@ class ChildProcess:
         pid: process id of the current process. None: no process is running.
 
     Args:
-        task: see above. Each process inherits its sockets.
+        task: see above. Each process inherits its file descriptors.
         on_change: called after each report, and when a process has exited.
     """
 
@@ -149,7 +149,7 @@ class ChildProcess:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "zkdns.daemon", self.task.role, str(child_end.fileno())),
                 stdin=subprocess.DEVNULL,
-                pass_fds=(child_end.fileno(), *self.task.sockets),
+                pass_fds=(child_end.fileno(), *self.task.descriptors),
                 env=_environment(),
                 process_group=0,  # so that Ctrl-C in a terminal signals the supervisor only
             )

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.child import RETIRE_SECONDS, Configure, Follow, Promote, Task
+from zkdns.daemon.ipc.child import RETIRE_SECONDS, Configure, Follow, Promote, Task, copy_path
 from zkdns.daemon.supervisor.children import ChildProcess, ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff, config_for
 from zkdns.daemon.supervisor.listeners import Listeners, close
@@ -46,13 +46,18 @@ class Handover:
         children: starts the processes.
         directory: the directory for the sockets of feeds.
         secret: the secret that all workers share.
+        rates: the memory that all workers share (`Task.rates`).
     """
 
-    def __init__(self, children: ChildProcesses, directory: Path, secret: bytes) -> None:
+    def __init__(
+        self, children: ChildProcesses, directory: Path, secret: bytes, rates: int | None = None
+    ) -> None:
         self._children = children
         self._directory = directory
         self._secret = secret
+        self._rates = rates
         self._feeds = 0
+        self._copies = 0
         self._retiring: list[ChildProcess] = []
         self._closing: asyncio.Task[None] | None = None
 
@@ -112,9 +117,7 @@ class Handover:
     ) -> ChildProcess:
         task = Task("watcher", config, self._next_feed(), listeners.addresses, is_leader=False)
         if diff.takes_over_table:
-            since = _stale_since(old.watcher)
-            feed = old.watcher.task.feed
-            task = msgspec.structs.replace(task, predecessor_feed=feed, stale_since=since)
+            task = msgspec.structs.replace(task, predecessor_feed=old.watcher.task.feed)
         watcher = await self._start_and_wait(task, started, must_be_ready=old.has_table)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
@@ -155,9 +158,9 @@ class Handover:
             for child in kept:
                 child.task = msgspec.structs.replace(child.task, feed=feed)
                 child.send(Follow(feed))
-            new.watcher.send(Promote(old.watcher.pid or 0))
+            new.watcher.send(Promote())
             new.watcher.task = msgspec.structs.replace(
-                new.watcher.task, is_leader=True, predecessor_feed=None, stale_since=None
+                new.watcher.task, is_leader=True, predecessor_feed=None
             )
         elif new.config != old.config:  # the watcher explains responses, which depend on workers' settings
             new.watcher.task = msgspec.structs.replace(new.watcher.task, config=new.config)
@@ -194,8 +197,7 @@ class Handover:
             close(unused)
             remaining.share_out()
             for child in ending:
-                if child.task.role == "watcher":
-                    _unlink(child.task.feed)
+                _unlink(child.task.feed if child.task.role == "watcher" else child.task.copy)
 
         self._closing = asyncio.create_task(close_unused())
 
@@ -204,13 +206,16 @@ class Handover:
         return str(self._directory / f"feed{self._feeds}")
 
     def _worker_task(self, config: Config, watcher: ChildProcess, listeners: Listeners, number: int) -> Task:
+        self._copies += 1
         return Task(
             "worker",
             config_for("worker", config),
             watcher.task.feed,
             listeners.addresses,
             sockets=listeners.of_worker(number),
+            rates=self._rates,
             secret=self._secret,
+            copy=copy_path(self._directory, self._copies),
         )
 
 
@@ -219,8 +224,8 @@ def _may_have_queries(child: ChildProcess) -> bool:
     return child.task.role == "worker" and (child.ready or not child.task.waits_for_table)
 
 
-def _unlink(feed: str) -> None:
-    Path(feed).unlink(missing_ok=True)
+def _unlink(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
 
 
 def _log_addresses(now: Listeners, before: Listeners) -> None:

@@ -11,10 +11,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import structlog
 
+from zkdns.admin.api_types import Reloaded
 from zkdns.config import Config
-from zkdns.daemon.ipc.control_messages import NotReloaded, Reloaded
 from zkdns.daemon.supervisor.config_diff import ConfigDiff, diff_configs
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.errors import ConfigError, ZkdnsError
@@ -23,6 +24,12 @@ from zkdns.telemetry.sd_notify import Notifier
 log = structlog.get_logger("zkdns.supervisor")
 
 _EFFECT = "old configuration stays in force"
+
+
+class NotReloaded(msgspec.Struct, frozen=True):
+    """The old configuration stays in force."""
+
+    errors: tuple[str, ...]
 
 
 class Reloader:

@@ -2,7 +2,7 @@
 
 It keeps the listening sockets open, so that queries wait in the kernel while a worker is replaced.
 
-    signals, control socket, HTTP API ──▶ Reloader ──▶ Supervisor._apply ──▶ Handover ──▶ next Generation
+    signals, HTTP API ──▶ Reloader ──▶ Supervisor._apply ──▶ Handover ──▶ next Generation
     ServerState (the current Generation) ──▶ AdminBackend, SystemdNotifier
 """
 
@@ -17,7 +17,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,10 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.admin.server import AdminServer
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlServer, reload_socket_path
-from zkdns.daemon.ipc.control_messages import Refused, Reload, Request, Response
 from zkdns.daemon.supervisor.children import ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff
 from zkdns.daemon.supervisor.handover import Handover
+from zkdns.daemon.supervisor.http_servers import PLACES, Place, bind_http, moved_places
 from zkdns.daemon.supervisor.listeners import Listeners
 from zkdns.daemon.supervisor.reload import Reloader
 from zkdns.daemon.supervisor.server_state import ServerState
@@ -38,6 +37,7 @@ from zkdns.daemon.supervisor.systemd_notifier import SystemdNotifier
 from zkdns.names import to_text
 from zkdns.telemetry.log_setup import configure_logging
 from zkdns.telemetry.sd_notify import Notifier
+from zkdns.transport.rate_counters import create_shared_memory
 
 if TYPE_CHECKING:
     from zkdns.daemon.supervisor.admin_backend import AdminBackend
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.supervisor")
 
 _SECRET_BYTES = 16
-_MAX_DIRECTORY = 87  # bytes of a path; /feed999.control fits into the 103 bytes of a socket's path on macOS
+_MAX_DIRECTORY = 86  # bytes of a path; /feed999.requests fits into the 103 bytes of a socket's path on macOS
 
 
 class Supervisor:
@@ -75,11 +75,10 @@ class Supervisor:
         self._state = ServerState(config)
         self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._admin: AdminServer | None = None
-        self._admin_stopping: asyncio.Task[None] | None = None
+        self._http: dict[Place, AdminServer] = {}
+        self._http_stopping: set[asyncio.Task[None]] = set()
         self._children = ChildProcesses(self._on_child_change, self._stopping.set)
         self._handover: Handover
-        self._control: ControlServer | None = None
         self._had_terminal = _has_terminal()
         self._reloader = Reloader(self._state, self._notifier, read, self._apply)
 
@@ -99,19 +98,19 @@ class Supervisor:
             stack.callback(listeners.close)
             listeners = listeners.changed(config.listen, config.workers)
             stack.callback(listeners.close)
-            self._admin = _bind_admin(config)
-            stack.callback(lambda: self._admin.close() if self._admin else None)
+            self._http = bind_http(config, PLACES)
+            stack.callback(self._close_http)
             directory = stack.enter_context(_private_directory())
-            self._handover = Handover(self._children, directory, secrets.token_bytes(_SECRET_BYTES))
+            rates = create_shared_memory()
+            if rates is not None:
+                stack.callback(os.close, rates)
+            secret = secrets.token_bytes(_SECRET_BYTES)
+            self._handover = Handover(self._children, directory, secret, rates)
             self._state.set(self._handover.start(config, listeners))
-            self._start_admin()
+            self._serve_http(self._http)
             background = [
                 asyncio.create_task(work)
-                for work in (
-                    self._start_control(),
-                    self._reloader.run(),
-                    SystemdNotifier(self._notifier, self._state).run(),
-                )
+                for work in (self._reloader.run(), SystemdNotifier(self._notifier, self._state).run())
             ]
             await self._stopping.wait()  # for a signal, or an internal error in self._children
             self._notifier.stopping()
@@ -119,11 +118,8 @@ class Supervisor:
             for task in background:
                 task.cancel()
             await asyncio.wait(background)  # an interrupted reload leaves its processes to self._children
-            if self._control is not None:
-                self._control.close()
-            await asyncio.gather(self._children.stop_all(), *([self._admin.stop()] if self._admin else []))
-            if self._admin_stopping is not None:
-                await self._admin_stopping
+            servers = [server.stop() for server in self._http.values()]
+            await asyncio.gather(self._children.stop_all(), *servers, *self._http_stopping)
             self._state.generation.listeners.close()  # a reload may have replaced those of the start
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
@@ -136,61 +132,50 @@ class Supervisor:
             ListenError, ChildNotReadyError: the old configuration stays in force.
         """
         old, before = self._state.generation, self._state.config
-        admin_moves = config.admin.listen != before.admin.listen
-        new_admin = _bind_admin(config) if admin_moves else None
+        moved = moved_places(before, config)
+        new_http = bind_http(config, moved, self._http)
         try:
             new = await self._handover.replace(old, config, diff)
         except BaseException:
-            if new_admin is not None:
-                new_admin.close()
+            for server in new_http.values():
+                server.close()
             raise
         self._state.set(new)
         if (config.log.format, config.log.level) != (before.log.format, before.log.level):
             configure_logging(config.log.format, config.log.level, process="supervisor")
-        old_admin = None
-        if admin_moves:
-            old_admin, self._admin = self._admin, new_admin
-            self._start_admin()
-        if config.control != before.control:
-            await self._start_control()
-        await self._wait_until_switched(old_admin)
+        old_http = [self._http.pop(place) for place in moved if place in self._http]
+        self._http |= new_http
+        self._serve_http(new_http)
+        await self._wait_until_switched(old_http)
         kept = new.watcher, *new.workers
         return tuple(child.task.role for child in (old.watcher, *old.workers) if child not in kept)
 
-    async def _wait_until_switched(self, old_admin: AdminServer | None) -> None:
+    async def _wait_until_switched(self, old_http: Sequence[AdminServer]) -> None:
         """Wait until the old generation accepts no more queries or HTTP requests."""
         try:
             await self._handover.wait_until_switched()
-            if old_admin is not None:
-                await old_admin.stop_listening()
+            for server in old_http:
+                await server.stop_listening()
         finally:
-            if old_admin is not None:
+            for server in old_http:
                 # In the background, because it may still have to respond to the request for this reload.
-                self._admin_stopping = asyncio.create_task(old_admin.stop())
+                stopping = asyncio.create_task(server.stop())
+                self._http_stopping.add(stopping)
+                stopping.add_done_callback(self._http_stopping.discard)
 
-    def _start_admin(self) -> None:
-        if self._admin is None:
-            return
-        self._admin.start(self._make_admin_backend, self._was_ready)
-        log.info("admin_server_started", address=str(self._admin.address))
+    def _close_http(self) -> None:
+        for server in self._http.values():
+            server.close()
+
+    def _serve_http(self, servers: Mapping[Place, AdminServer]) -> None:
+        for server in servers.values():
+            server.start(self._make_admin_backend, self._was_ready)
+            log.info("admin_server_started", address=str(server.address))
 
     def _make_admin_backend(self) -> AdminBackend:
         from zkdns.daemon.supervisor.admin_backend import AdminBackend  # noqa: PLC0415 - not needed to serve DNS
 
         return AdminBackend(self._state, self._reloader)
-
-    async def _start_control(self) -> None:
-        """Listen for `zkdns reload` at the configured path."""
-        if self._control is not None:
-            self._control.close()
-        path = self._state.config.control
-        self._control = ControlServer(reload_socket_path(path) if path else None, self._respond)
-        await self._control.start()
-
-    async def _respond(self, request: Request) -> Response:
-        if not isinstance(request, Reload):
-            return Refused("invalid", "the watcher's control socket takes this request")
-        return await self._reloader.request(replace_all=request.all)
 
     def _on_hangup(self) -> None:
         """Handle SIGHUP: reload, or stop if the terminal that the server was started in is closed."""
@@ -205,15 +190,6 @@ class Supervisor:
             zones = " ".join(map(to_text, self._state.config.zones))
             log.info("server_ready", zones=zones, seconds=round(time.monotonic() - self._started_at, 3))
             self._on_ready(list(self._state.addresses))
-
-
-def _bind_admin(config: Config) -> AdminServer | None:
-    """Bind the admin address. None: it is disabled.
-
-    Raises:
-        ListenError: it cannot be bound.
-    """
-    return AdminServer(config.admin.listen) if config.admin.listen is not None else None
 
 
 def _has_terminal() -> bool:

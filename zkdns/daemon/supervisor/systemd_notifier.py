@@ -100,13 +100,21 @@ class SystemdNotifier:
 
 
 def describe(stats: WatcherStats | None, *, is_ready: bool, now: float) -> str:
-    """Return the state of the server in a sentence.
+    """Return the state of the server in a sentence, and the problem of ZooKeeper if there is one.
 
     Args:
         stats: stats of the watcher. None: it has not reported any.
         is_ready: true if every worker has, or had, a table.
         now: time by `zkdns.clock`.
     """
+    state = _describe_state(stats, is_ready=is_ready, now=now)
+    if stats is None or not stats.problem or stats.state == "readonly":  # the state names the quorum
+        return state
+    return f"{state}; {stats.problem}"
+
+
+def _describe_state(stats: WatcherStats | None, *, is_ready: bool, now: float) -> str:
+    """Return the state of the server. The arguments are those of `describe`."""
     if stats is None or not is_ready:
         return "loading the table; names in the zones get SERVFAIL until then"
     table = f"{_count(stats.services, 'service')}, {_count(stats.alive, 'member')}"

@@ -1,23 +1,24 @@
-"""State of the watcher process that the handlers of control requests read."""
+"""State of the watcher process that the handlers of requests read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from zkdns.admin.api_types import ReleasedMember
 from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed import Publisher, SourceHealth
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.daemon.watcher.history import History
 from zkdns.daemon.watcher.host_resolver import HostResolver
-from zkdns.daemon.watcher.watcher_stats import StaleTimer
 from zkdns.daemon.watcher.znode_cache import ZnodeStatCache
 from zkdns.guard import HeldMember
 
 if TYPE_CHECKING:
+    from zkdns.daemon.explain.explain import Explainer
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
     from zkdns.forward.forward_zones import ForwardZones
 
@@ -25,36 +26,67 @@ _WORST_STATE_FIRST = ("reading", "away", "readonly", "live")
 
 
 class WatcherContext(msgspec.Struct):
-    """The parts of the watcher. `guarded_publisher` and `zookeeper_sources` are set during start-up."""
+    """The parts of the watcher. `namespaces` and `zookeeper_sources` are set during start-up."""
 
     config: Config
     """The current configuration. A reload replaces it."""
     publisher: Publisher
     history: History
     resolver: HostResolver
-    stale_timer: StaleTimer
     forward_zones: ForwardZones | None = None
     """None: this server forwards nothing."""
-    guarded_publisher: GuardedPublisher | None = None
-    """None: there is no ZooKeeper, so no member is ever held."""
+    namespaces: Sequence[GuardedPublisher] = ()
+    """The publisher of each namespace, with its guard. Empty without ZooKeeper, so no member is ever held."""
     zookeeper_sources: Sequence[ZooKeeperSource] = ()
-    """One source for each namespace. Empty without ZooKeeper."""
+    """The source of each namespace."""
     znode_stats: ZnodeStatCache = msgspec.field(default_factory=ZnodeStatCache)
+    explainer: Explainer | None = None
+    """Made by the first request that needs it."""
+
+    def source_healths(self) -> list[SourceHealth]:
+        """Return the present state of each namespace."""
+        return [guarded.health for guarded in self.namespaces]
 
     def held_members(self, origin: str) -> list[HeldMember]:
         """Return the held members of a set. Their times are those of `zkdns.clock`."""
-        if self.guarded_publisher is None:
-            return []
-        return self.guarded_publisher.guard.held_of(origin)
+        return [held for guarded in self.namespaces for held in guarded.guard.held_of(origin)]
 
     @property
-    def stale_seconds(self) -> float | None:
-        """Seconds since the connection to ZooKeeper was lost. None: it is not lost."""
-        since = self.stale_timer.since
-        return elapsed_seconds() - since if since is not None else None
+    def held_origins(self) -> set[str]:
+        """The origins of all sets with held members."""
+        return {held.origin for guarded in self.namespaces for held in guarded.guard.held}
 
-    @property
-    def zookeeper_state(self) -> str | None:
-        """The worst `SyncState` of all namespaces. None: there is no ZooKeeper."""
-        states = {source.sync.state.value for source in self.zookeeper_sources}
+    def release(self, origins: Collection[str]) -> tuple[ReleasedMember, ...]:
+        """Remove the held members of these sets, and return them in order."""
+        return tuple(member for guarded in self.namespaces for member in guarded.release(sorted(origins)))
+
+    def stale_seconds(self, origins: Collection[str] | None = None) -> float | None:
+        """Seconds since the sets of these origins were last known to be current. None: they are.
+
+        Args:
+            origins: the origins. None: all sets.
+        """
+        times = [guarded.stale_since for guarded in self._namespaces_of(origins)]
+        known = [since for since in times if since is not None]
+        return elapsed_seconds() - min(known) if known else None
+
+    def zookeeper_state(self, origins: Collection[str] | None = None) -> str | None:
+        """The worst `SyncState` of the namespaces of these origins. None: there is no ZooKeeper.
+
+        Args:
+            origins: the origins. None: all namespaces.
+        """
+        wanted = [guarded.namespace for guarded in self._namespaces_of(origins)]
+        states = {source.sync.state.value for source in self.zookeeper_sources if source.namespace in wanted}
         return next((state for state in _WORST_STATE_FIRST if state in states), None)
+
+    def _namespaces_of(self, origins: Collection[str] | None) -> Sequence[GuardedPublisher]:
+        if origins is None:
+            return self.namespaces
+        found = [guarded for guarded in self.namespaces if any(map(guarded.namespace.matches_path, origins))]
+        return found or self.namespaces
+
+    @property
+    def zookeeper_problem(self) -> str:
+        """The problems of all namespaces, each once. Empty: there are none."""
+        return "; ".join(dict.fromkeys(one.problem for one in self.zookeeper_sources if one.problem))

@@ -1,65 +1,169 @@
-"""Passes ZooKeeper's changes through the guard to the publisher, with the clock of `zkdns.clock`."""
+"""`GuardedPublisher`: passes the changes of one namespace through its guard to the publisher.
+
+Each namespace has a guard, a state and a history of its own, so that one that is out of reach or unreadable
+does not affect the others.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import structlog
 
 from zkdns.address import HostPort
+from zkdns.admin.api_types import ReleasedMember
 from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
-from zkdns.daemon.ipc.control_messages import ReleasedMember
-from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed import Publisher, SourceHealth
 from zkdns.guard import Guard, HeldMember
-from zkdns.serverset.changes import Change
+from zkdns.namespace import Namespace
+from zkdns.serverset.changes import Change, MembersHeld
+from zkdns.serverset.ensemble import Ensemble, continues, merge
 
 log = structlog.get_logger("zkdns.guard")
 
 MAX_TIMER_SECONDS = 5.0
 """Time between two checks whether held time has ended. The timers of the event loop stop during a suspend."""
+_CHANGES_PER_ROUND = 500  # restored changes that are published in one round of the event loop
 _MAX_LOGGED = 300  # characters of a change in a log event
 
 
 class GuardedPublisher:
     """Publishes the changes that the guard admits, and releases held members when their time ends.
 
+    The guard and the published members have times of different clocks: the guard one that never decreases,
+    and `MembersHeld` seconds since the epoch, which are valid after a restart of the machine too.
+
     Attributes:
         guard: decides which removed members are held.
+        namespace: the namespace.
+        ensemble: the ensemble that the sets were read from, with its latest known root and transaction.
+            None: unknown.
 
     Args:
-        config: settings of the guard, and the statuses of members that are answered.
-        publisher: gets the admitted changes.
-        on_health: called with the health of ZooKeeper (ready, stale) after the guard has noted it.
-        session_timeout: ZooKeeper's session timeout in seconds.
+        config: settings of the guard, ZooKeeper's session timeout, and the statuses of members that are
+            answered.
+        namespace: the namespace.
+        publisher: gets the admitted changes, and the health of the namespace.
         clock: returns seconds that never decrease. Held time goes on while the machine is suspended.
+        wall_clock: returns the seconds since the epoch.
         max_timer_seconds: as `MAX_TIMER_SECONDS`.
     """
 
     def __init__(
         self,
         config: Config,
+        namespace: Namespace,
         publisher: Publisher,
-        on_health: Callable[[bool, bool], None],
         *,
-        session_timeout: float,
         clock: Callable[[], float] = elapsed_seconds,
+        wall_clock: Callable[[], float] = time.time,
         max_timer_seconds: float = MAX_TIMER_SECONDS,
     ) -> None:
         statuses = frozenset(config.statuses)
+        self.namespace = namespace
+        self.ensemble: Ensemble | None = None
         self._publisher = publisher
-        self._on_health = on_health
+        self._is_ready = False
+        self._current_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         self._clock = clock
+        self._wall_clock = wall_clock
         self._max_timer_seconds = max_timer_seconds
         self.guard = Guard(
             config.guard,
             publisher.table,
-            session_timeout=session_timeout,
+            session_timeout=config.zookeeper.session_timeout,
             is_served=lambda member: member.status in statuses,
         )
+
+    # -- the state of the namespace ------------------------------------------------------------------------
+
+    @property
+    def stale_since(self) -> float | None:
+        """When the sets were last known to be current, by the clock. None: they are, or were never read."""
+        return self._current_at
+
+    @property
+    def health(self) -> SourceHealth:
+        """The state of the namespace."""
+        since = self._current_at
+        return SourceHealth(
+            self._is_ready,
+            None if since is None else self._to_epoch(since),
+            self.namespace.template,
+            self.ensemble,
+        )
+
+    async def restore(self, changes: Sequence[Change], health: SourceHealth) -> None:
+        """Publish the sets of a snapshot or of another process. They are stale until ZooKeeper is read.
+
+        Args:
+            changes: the sets.
+            health: the state of the namespace there. Without `stale_since` they were current just now.
+        """
+        for start in range(0, len(changes), _CHANGES_PER_ROUND):
+            self.publish(_convert_times(changes[start : start + _CHANGES_PER_ROUND], self._from_epoch))
+            await asyncio.sleep(0)  # the workers apply these while the rest is restored
+        now = self._clock()
+        self._is_ready, self.ensemble = True, health.ensemble
+        self._current_at = now if health.stale_since is None else self._from_epoch(health.stale_since)
+        self.guard.on_restored(self._current_at, now)
+        self._publisher.set_health(self.health)
+
+    def set_health(self, ready: bool, stale: bool) -> None:
+        """Report whether all sets have been read, and whether ZooKeeper is out of reach.
+
+        That it is out of reach starts a disturbance. It ends when everything was read again.
+        """
+        self._is_ready |= ready
+        if stale:
+            if self._current_at is None:
+                self._current_at = self._clock()
+            self._pass_on(self.guard.on_disturbance(self._clock(), "zookeeper was out of reach"))
+        elif ready:
+            self._current_at = None
+            self.guard.on_settled(self._clock())
+        self._set_timer()
+        self._publisher.set_health(self.health)
+
+    def disturb(self, reason: str) -> None:
+        """Report a disturbance while the sets are current, or before they were read."""
+        self._pass_on(self.guard.on_disturbance(self._clock(), reason))
+        self._set_timer()
+
+    def settle(self) -> None:
+        """Report the end of a disturbance of `disturb`, unless ZooKeeper is out of reach or unread."""
+        if self._is_ready and self._current_at is None:
+            self.guard.on_settled(self._clock())
+            self._set_timer()
+
+    def set_ensemble(self, ensemble: Ensemble) -> None:
+        """Report the ensemble behind a new connection, before its contents are published."""
+        before = self.ensemble
+        if before is None or continues(before, ensemble):
+            self.update_ensemble(ensemble)
+            return
+        self.ensemble = ensemble
+        log.warning(
+            "zookeeper_ensemble_changed",
+            namespace=self.namespace.template,
+            before=_describe(before),
+            now=_describe(ensemble),
+            effect="what only the previous one had is not held",
+        )
+        self._pass_on(self.guard.on_other_ensemble(self._clock()))
+        self._set_timer()
+
+    def update_ensemble(self, ensemble: Ensemble) -> None:
+        """Report the same ensemble at a later time."""
+        self.ensemble = merge(self.ensemble, ensemble)
+
+    # -- changes -------------------------------------------------------------------------------------------
 
     def publish(self, changes: Iterable[Change]) -> None:
         """Publish changes from ZooKeeper. The guard replaces suspicious removals by held members."""
@@ -72,24 +176,15 @@ class GuardedPublisher:
                     "guard_failed", change=repr(change)[:_MAX_LOGGED], effect="change passed on unguarded"
                 )
                 admitted = [change]
-            self._publisher.publish(admitted)
+            self._pass_on(admitted)
         self._set_timer()
-
-    def set_health(self, ready: bool, stale: bool) -> None:
-        """Report the health of ZooKeeper. Stale starts a disturbance that ends when it is ready again."""
-        if stale:
-            self._publisher.publish(self.guard.on_disturbance(self._clock()))
-        elif ready:
-            self.guard.on_settled(self._clock())
-        self._set_timer()
-        self._on_health(ready, stale)
 
     def release(self, origins: Iterable[str]) -> tuple[ReleasedMember, ...]:
         """Remove the held members of these sets, and return them in order."""
         held: list[HeldMember] = []
         for origin in origins:
             held += self.guard.held_of(origin)
-            self._publisher.publish(self.guard.accept(origin))
+            self._pass_on(self.guard.accept(origin))
         self._set_timer()
         return tuple(_to_released_member(one, self._clock()) for one in sorted(held, key=_sort_key))
 
@@ -98,9 +193,20 @@ class GuardedPublisher:
         if self._timer is not None:
             self._timer.cancel()
 
+    def _pass_on(self, changes: Iterable[Change]) -> None:
+        """Publish changes of the guard, with the times of held members since the epoch."""
+        self._publisher.publish(_convert_times(changes, self._to_epoch))
+
+    def _to_epoch(self, when: float) -> float:
+        return when - self._clock() + self._wall_clock()
+
+    def _from_epoch(self, when: float) -> float:
+        """A time of the clock, not in the future. The machine's time may have been set back since then."""
+        return self._clock() - max(0.0, self._wall_clock() - when)
+
     def _expire(self) -> None:
         self._timer = None
-        self._publisher.publish(self.guard.expire(self._clock()))
+        self._pass_on(self.guard.expire(self._clock()))
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -113,6 +219,20 @@ class GuardedPublisher:
         if due is not None:
             wait = min(max(0.0, due - self._clock()), self._max_timer_seconds)
             self._timer = asyncio.get_running_loop().call_later(wait, self._expire)
+
+
+def _convert_times(changes: Iterable[Change], convert: Callable[[float], float]) -> list[Change]:
+    """The changes, with the times of held members in those of another clock."""
+    return [
+        msgspec.structs.replace(change, since=convert(change.since))
+        if isinstance(change, MembersHeld)
+        else change
+        for change in changes
+    ]
+
+
+def _describe(ensemble: Ensemble) -> str:
+    return f"root {ensemble.root_czxid:#x}, transaction {ensemble.zxid:#x}"
 
 
 def _sort_key(held: HeldMember) -> tuple[str, str]:

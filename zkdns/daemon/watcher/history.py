@@ -18,13 +18,13 @@ import msgspec
 import structlog
 
 from zkdns.address import HostPort
-from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryKind
+from zkdns.admin.api_types import HistoryEntry, HistoryKind
 from zkdns.daemon.ipc.feed import Publisher, PublisherListener
-from zkdns.guard.loss_window import endpoint_of
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
+    DirectoryUnread,
     HostResolved,
     MembersHeld,
     SetChanged,
@@ -32,6 +32,7 @@ from zkdns.serverset.changes import (
     SetPut,
     SetUnread,
 )
+from zkdns.serverset.endpoint_index import endpoint_of
 from zkdns.serverset.member import Member
 from zkdns.table import MemberSet
 
@@ -118,7 +119,7 @@ class History(PublisherListener):
             for name in change.names
         }
         for change in changes:
-            if isinstance(change, HostResolved):
+            if isinstance(change, HostResolved | DirectoryUnread):
                 continue
             owner = self._publisher.table.set_of(change.origin)
             match change:
@@ -159,15 +160,29 @@ class History(PublisherListener):
         service = self._services.get(key)
         return service.changed / _PER_SECOND if service else None
 
-    def departures(self, seconds: float) -> Iterator[tuple[Labels, str, Member, float]]:
-        """Yield the members that left within the last `seconds`, the newest of each service first.
+    def changed_after(self, number: int) -> set[Labels]:
+        """Return the keys of the services that have entries with a greater number."""
+        return {key for key, service in self._services.items() if service.changed > number}
+
+    def name_of(self, key: Labels) -> ServiceName | None:
+        """Return the name of a service that has entries, as it was spelled at its last change."""
+        service = self._services.get(key)
+        return service.entries[-1].name if service and service.entries else None
+
+    def departures(
+        self, seconds: float, keys: Iterable[Labels]
+    ) -> Iterator[tuple[Labels, str, Member, float]]:
+        """Yield the members of services that left within the last `seconds`, the newest of each first.
 
         Yields: the service's key, the set's origin, the member, and the seconds since it left.
         """
         now = self._clock()
         first = int((now - seconds) * _PER_SECOND)
-        for key, service in self._services.items():
-            for entry in _newer(service.entries, first) if service.changed > first else ():
+        for key in keys:
+            service = self._services.get(key)
+            if service is None or service.changed <= first:
+                continue
+            for entry in _newer(service.entries, first):
                 if entry.member is not None and entry.kind in _DEPARTURES:
                     yield key, entry.origin, entry.member, now - entry.number / _PER_SECOND
 

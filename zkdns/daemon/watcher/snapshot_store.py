@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +13,17 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
-from zkdns.daemon.ipc.feed import Publisher, PublisherListener
-from zkdns.serverset.changes import Change, SetPut
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener, SourceHealth, TableCopy
+from zkdns.serverset.changes import Change, SetPut, divide_by_source
 from zkdns.snapshot import (
     Header,
+    NamespaceState,
     NoSnapshotError,
     Snapshot,
     SnapshotError,
     SnapshotWriter,
     encode_part,
     expected_by,
-    namespaces_of,
     read_snapshot,
     remove_leftovers,
 )
@@ -49,16 +49,23 @@ class SnapshotStore(PublisherListener):
     Args:
         config: has the path and the maximum age of the snapshot, and the namespaces.
         publisher: has the table.
+        sources: returns the present state of each namespace.
         snapshot_seconds: as `SNAPSHOT_SECONDS`.
     """
 
     def __init__(
-        self, config: Config, publisher: Publisher, *, snapshot_seconds: float = SNAPSHOT_SECONDS
+        self,
+        config: Config,
+        publisher: Publisher,
+        sources: Callable[[], Sequence[SourceHealth]],
+        *,
+        snapshot_seconds: float = SNAPSHOT_SECONDS,
     ) -> None:
         assert config.snapshot.path  # noqa: S101 - the caller checks it
         self._path = Path(config.snapshot.path)
         self._config = config
         self._publisher = publisher
+        self._sources = sources
         self._snapshot_seconds = snapshot_seconds
         self._changed = asyncio.Event()
         self._last_error = ""
@@ -66,19 +73,25 @@ class SnapshotStore(PublisherListener):
         max_age = config.snapshot.max_age
         self._renew_seconds = min(_RENEW_SECONDS, max_age / _RENEWALS_IN_AGE) if max_age else _RENEW_SECONDS
 
-    def restore(self) -> list[Change]:
-        """Read the snapshot. Return no changes if there is no usable one."""
+    def restore(self) -> TableCopy | None:
+        """Read the snapshot. None: there is no usable one.
+
+        Its sources are the accepted namespaces. Its changes may have sets of others too.
+        """
         remove_leftovers(self._path)
         try:
             snapshot = read_snapshot(self._path, expected_by(self._config, time.time()))
         except NoSnapshotError:
-            return []
+            return None
         except SnapshotError as error:
             log.warning("snapshot_ignored", reason=str(error))
-            return []
+            return None
         log.info("snapshot_restored", **_log_fields(self._path, snapshot))
-        self._publisher.table.serial = snapshot.header.serial
-        return list(snapshot.changes)
+        sources = {
+            source: SourceHealth(True, state.current_at, source, state.ensemble)
+            for source, state in snapshot.header.by_source(self._config.namespaces).items()
+        }
+        return TableCopy(snapshot.header.serial, list(snapshot.changes), sources)
 
     def after_batch(self) -> None:
         """Write the table soon, because it has changed."""
@@ -97,7 +110,7 @@ class SnapshotStore(PublisherListener):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._renew_seconds):
                     await self._changed.wait()
-            if self._is_table_current:
+            if self._is_any_current:
                 self._changed.clear()
                 try:
                     await self._write()
@@ -109,7 +122,7 @@ class SnapshotStore(PublisherListener):
 
     def save(self) -> None:
         """Write the table before the process exits. Blocks the event loop."""
-        if not self._is_table_current or self._is_stuck:
+        if not self._is_any_current or self._is_stuck:
             return
         try:
             with SnapshotWriter(self._path, self._header()) as writer:
@@ -120,15 +133,22 @@ class SnapshotStore(PublisherListener):
             self._note_failure(error)
 
     @property
-    def _is_table_current(self) -> bool:
-        """True if the table is complete and ZooKeeper is connected. Only such a table is written."""
-        health = self._publisher.health
-        return health.ready and not health.stale
+    def _is_any_current(self) -> bool:
+        """True if a namespace has been read and is connected. Without one, there is nothing new to write."""
+        return any(health.is_current for health in self._sources())
 
     def _header(self) -> Header:
-        config = self._config
-        serial = self._publisher.table.serial
-        return Header(time.time(), serial, namespaces_of(config), config.zookeeper.hosts or "")
+        """The header, with the namespaces that have been read. One that is stale has its last time."""
+        now = time.time()
+        healths = {health.source: health for health in self._sources() if health.ready}
+        states = tuple(
+            NamespaceState(
+                str(namespace), now if health.stale_since is None else health.stale_since, health.ensemble
+            )
+            for namespace in self._config.namespaces
+            if (health := healths.get(namespace.template)) is not None
+        )
+        return Header(now, self._publisher.table.serial, states, self._config.zookeeper.hosts or "")
 
     async def _write(self) -> None:
         """Write the table in parts, with disk access in a thread, so that changes are not delayed.
@@ -171,12 +191,11 @@ class SnapshotStore(PublisherListener):
 class SnapshotSource:
     """Publishes a snapshot once, for a server without ZooKeeper. Its table is stale from the start."""
 
-    def __init__(self, config: Config, publisher: Publisher, on_health: Callable[[bool, bool], None]) -> None:
+    def __init__(self, config: Config, publisher: Publisher) -> None:
         assert config.snapshot.path  # noqa: S101 - required by the configuration's checks
         self._path = Path(config.snapshot.path)
         self._config = config
         self._publisher = publisher
-        self._on_health = on_health
 
     async def run(self) -> None:
         """Read and publish the snapshot. If it is not usable, try again every second."""
@@ -197,8 +216,11 @@ class SnapshotSource:
             snapshot = read_snapshot(self._path, expected_by(self._config, time.time()))
             log.info("snapshot_loaded", **_log_fields(self._path, snapshot))
             self._publisher.table.serial = snapshot.header.serial
-            self._publisher.publish(snapshot.changes)
-            self._on_health(True, True)
+            by_source, hosts = divide_by_source(snapshot.changes, self._config.namespaces)
+            for source in snapshot.header.by_source(self._config.namespaces):
+                self._publisher.publish(by_source.get(source, []))
+            self._publisher.publish(hosts)
+            self._publisher.set_health(SourceHealth(ready=True, stale_since=snapshot.header.written))
 
 
 def encode_parts(table: Table) -> Iterator[bytes]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import structlog
 
 from zkdns.config import Config
+from zkdns.daemon.ipc.feed import Publisher, SourceHealth
 from zkdns.errors import ConfigError
-from zkdns.serverset.changes import Change, SetDropped, SetPut
+from zkdns.namespace import STATIC_PREFIX, STATIC_SOURCE
+from zkdns.serverset.changes import SetDropped, SetPut
 from zkdns.serverset.static_file import StaticSets, load_demo, load_static
 
 log = structlog.get_logger("zkdns.watcher")
-
-Publish: TypeAlias = Callable[[list[Change]], None]
-OnHealth: TypeAlias = Callable[[bool, bool], None]
 
 _POLL_SECONDS = 0.25
 
@@ -27,15 +24,13 @@ class StaticSource:
 
     Args:
         config: path of the file, and the namespaces that give its services their names.
-        publish: called with changes.
-        on_health: called with (True, False) after each successful read.
+        publisher: gets the sets, and the health of the source after each successful read.
     """
 
-    def __init__(self, config: Config, publish: Publish, on_health: OnHealth) -> None:
+    def __init__(self, config: Config, publisher: Publisher) -> None:
         self._config = config
         self._path = Path(config.static) if config.static else None
-        self._publish = publish
-        self._on_health = on_health
+        self._publisher = publisher
         self._origins: set[str] = set()
 
     async def run(self) -> None:
@@ -68,11 +63,11 @@ class StaticSource:
         log.info("static_file_loaded", path=str(path), services=len(sets))
 
     def _publish_sets(self, sets: StaticSets) -> None:
-        puts = [SetPut(f"static:{name.absolute}", name, members) for name, members in sets.items()]
+        puts = [SetPut(f"{STATIC_PREFIX}{name.absolute}", name, members) for name, members in sets.items()]
         origins = {put.origin for put in puts}
-        self._publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])
+        self._publisher.publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])
         self._origins = origins
-        self._on_health(True, False)
+        self._publisher.set_health(SourceHealth(ready=True, source=STATIC_SOURCE))
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.child import Report, SendReport
 from zkdns.daemon.ipc.feed import Publisher, PublisherListener
 from zkdns.names import Labels
@@ -149,31 +148,3 @@ class WatcherStatsReporter(PublisherListener):
             joined=self._movements.joined,
             left=self._movements.left,
         )
-
-
-class StaleTimer:
-    """Start time of the current disconnection from ZooKeeper, by `zkdns.clock`.
-
-    kazoo reports a lost session late, so the time counts from the first stale report.
-
-    Attributes:
-        since: the start time. None: ZooKeeper is connected.
-
-    Args:
-        since: start of a disconnection that the previous watcher had noted.
-    """
-
-    def __init__(self, since: float | None = None) -> None:
-        self.since = since
-
-    def wrap(self, on_health: Callable[[bool, bool], None]) -> Callable[[bool, bool], None]:
-        """Return a health callback (ready, stale) that updates `since` and then calls `on_health`."""
-
-        def note(ready: bool, stale: bool) -> None:
-            if not stale:
-                self.since = None
-            elif self.since is None:
-                self.since = elapsed_seconds()
-            on_health(ready, stale)
-
-        return note

@@ -11,27 +11,27 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
 from zkdns.config import Config
+from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.errors import ConfigError
-from zkdns.namespace import Namespace
 from zkdns.serverset.auth import load_access
-from zkdns.serverset.changes import Change, SetDropped
-from zkdns.serverset.client import Client, dispose, make_client
-from zkdns.serverset.kazoo_ext import is_terminated
-from zkdns.serverset.reachability import describe_failures
+from zkdns.serverset.changes import DirectoryUnread, SetDropped
+from zkdns.serverset.client import Client, dispose, has_ended_thread, make_client, tls_of
+from zkdns.serverset.reachability import NO_QUORUM, describe_failures
 from zkdns.serverset.sync import SyncState, TreeSync
 from zkdns.serverset.znode_stat import ZnodeStat, read_stats
-from zkdns.telemetry.stats import WatcherStats
+from zkdns.table import Table
+from zkdns.telemetry.stats import NamespaceStats, WatcherStats
 
 log = structlog.get_logger("zkdns.watcher")
 
 CHECK_SECONDS = 2.0
 """Time between two checks whether the client has ended, and whether restored sets are absent."""
-_UNREACHABLE_SECONDS = 3.0  # time for the first connection, before a warning is logged
+_UNREACHABLE_SECONDS = 3.0  # time without a connection, before the cause is logged
 _STOP_SECONDS = 2.0
 _MAX_CLIENT_PAUSE = 60.0  # seconds between two clients, if one after the other ends
 _REPLACED = "replaced"
@@ -46,53 +46,71 @@ class ZooKeeperSource:
 
     Attributes:
         sync: follows the znode tree; has its state and counters.
+        namespace: the namespace.
 
     Args:
         config: address of ZooKeeper and the credentials.
-        namespace: the namespace.
-        publish: called in the event loop with changes, in order.
-        on_health: called in the event loop with (ready, stale): whether all sets have been read, and whether
-            the table may be out of date.
+        guarded: has the namespace, and gets its changes and its state, in order.
         check_seconds: as `CHECK_SECONDS`.
     """
 
     def __init__(
         self,
         config: Config,
-        namespace: Namespace,
-        publish: Callable[[list[Change]], None],
-        on_health: Callable[[bool, bool], None],
+        guarded: GuardedPublisher,
         *,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._check_seconds = check_seconds
         self._config = config
-        self._namespace = namespace
-        self._publish = publish
-        self._on_health = on_health
+        self._guarded = guarded
+        self.namespace = guarded.namespace
+        self._loop = asyncio.get_running_loop()
         self._disconnected_at = time.monotonic()
         self._restored_origins: set[str] = set()
+        self._restored_directories: set[str] = set()
         self._is_stopping = False
+        self._unreachable_reason = ""  # of the present outage, once it is known
+        self._outage_timer: asyncio.TimerHandle | None = None
         self._last_problem = ""  # so that each problem of the client is logged once
         self._client_pause = self._check_seconds / 2
         self._next_client_at = 0.0
         self._client = self._make_client()
-        self.sync = TreeSync(self._client, namespace, publish, self._state_changed)
+        self.sync = TreeSync(
+            self._client,
+            self.namespace,
+            guarded.publish,
+            self._state_changed,
+            on_delay=self._delay_changed,
+            on_ensemble=guarded.set_ensemble,
+            on_same_ensemble=guarded.update_ensemble,
+        )
 
-    def restore(self, origins: Iterable[str]) -> None:
-        """Note sets of a snapshot. Those that ZooKeeper does not have are dropped after the first read."""
-        self._restored_origins = {origin for origin in origins if self._namespace.matches_path(origin)}
+    def restore(self, table: Table) -> None:
+        """Note the sets of a restored table. Those that ZooKeeper does not have are dropped after a read."""
+        self._restored_origins = set(filter(self.namespace.matches_path, table.origins))
+        self._restored_directories = set(filter(self.namespace.contains, table.unread_directories))
 
     def start(self) -> None:
         """Connect, and retry without end."""
         self._client.start_async()
         loop = asyncio.get_running_loop()
-        loop.call_later(_UNREACHABLE_SECONDS, self._warn_if_unreachable)
+        self._outage_timer = loop.call_later(_UNREACHABLE_SECONDS, self._warn_if_unreachable)
         loop.call_later(self._check_seconds, self._check)
+
+    @property
+    def problem(self) -> str:
+        """Why the sets are missing or may be out of date. Empty: no problem is known."""
+        if self.sync.state is SyncState.READ_ONLY:
+            return f"the ZooKeeper server may be out of date: {NO_QUORUM}"
+        if self.sync.state is SyncState.LIVE:
+            return self.sync.missing
+        reason = self._unreachable_reason
+        return f"ZooKeeper cannot be reached: {reason}" if reason and not self._client.connected else ""
 
     def holds(self, path: str) -> bool:
         """Return True if a member's znode is in this namespace."""
-        return self._namespace.matches_path(path.rpartition("/")[0])
+        return self.namespace.matches_path(path.rpartition("/")[0])
 
     async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """Read znodes, with a timeout. Znodes that could not be read in time are not in the result."""
@@ -101,6 +119,7 @@ class ZooKeeperSource:
     async def stop(self) -> None:
         """Close the session, or leave it to its timeout if that takes too long."""
         self._is_stopping = True
+        self.sync.detach()
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -118,17 +137,38 @@ class ZooKeeperSource:
             session_timeout=config.zookeeper.session_timeout,
             access=load_access(config.zookeeper),
             read_only=True,
+            on_connect_failed=self._post_connect_failed,
         )
 
+    def _post_connect_failed(self) -> None:
+        """Pass a failed attempt to connect to the event loop. Called in kazoo's thread."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._connect_failed)
+
+    def _connect_failed(self) -> None:
+        # In the state LIVE, a connection has been made and read since the attempt: nothing would end the
+        # disturbance.
+        if not self._is_stopping and self.sync.state is not SyncState.LIVE:
+            self._guarded.disturb("a server could not be reached")
+
+    def _delay_changed(self, is_delayed: bool) -> None:
+        if self._is_stopping:
+            return
+        if is_delayed:
+            self._guarded.disturb("zookeeper replied late")
+        elif self.sync.state is SyncState.LIVE:
+            self._guarded.settle()
+
     def _warn_if_unreachable(self) -> None:
-        if self.sync.state is SyncState.READING and not self._client.connected:
+        if not self._client.connected and not self._is_stopping:
             # In a thread, because it resolves host names and connects.
             threading.Thread(target=self._log_unreachable, daemon=True).start()
 
     def _log_unreachable(self) -> None:
         hosts = str(self._config.zookeeper.hosts)
-        reason = describe_failures(hosts)
+        reason = describe_failures(hosts, tls_of(self._client))
         if not self._client.connected and not self._is_stopping:
+            self._unreachable_reason = reason
             log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason)
 
     def _check(self) -> None:
@@ -138,7 +178,7 @@ class ZooKeeperSource:
         asyncio.get_running_loop().call_later(self._check_seconds, self._check)
         if self._restored_origins and self.sync.state in _READ_STATES:
             self._drop_absent()
-        if time.monotonic() < self._next_client_at or not is_terminated(self._client):
+        if time.monotonic() < self._next_client_at or not has_ended_thread(self._client):
             return
         self._client_pause = min(self._client_pause * 2, _MAX_CLIENT_PAUSE)
         self._next_client_at = time.monotonic() + self._client_pause
@@ -165,8 +205,16 @@ class ZooKeeperSource:
             self._read_completed(state)
         elif state is SyncState.AWAY:
             self._disconnected_at = time.monotonic()
-            log.warning("zookeeper_disconnected", zookeeper=self._config.zookeeper.hosts)
-        self._on_health(state is not SyncState.READING, state is not SyncState.LIVE)
+            log.warning(
+                "zookeeper_disconnected",
+                zookeeper=self._config.zookeeper.hosts,
+                namespace=self.namespace.template,
+            )
+            self._unreachable_reason = ""
+            if self._outage_timer is not None:
+                self._outage_timer.cancel()
+            self._outage_timer = self._loop.call_later(_UNREACHABLE_SECONDS, self._warn_if_unreachable)
+        self._guarded.set_health(state is not SyncState.READING, state is not SyncState.LIVE)
 
     def _read_completed(self, state: SyncState) -> None:
         self._last_problem = ""
@@ -175,7 +223,7 @@ class ZooKeeperSource:
         log.info(
             "zookeeper_read",
             zookeeper=self._config.zookeeper.hosts,
-            namespace=self._namespace.template,
+            namespace=self.namespace.template,
             services=len(self.sync.origins),
             seconds=round(time.monotonic() - self._disconnected_at, 3),
             state=state.value,
@@ -185,17 +233,43 @@ class ZooKeeperSource:
         """Drop restored sets that are not in ZooKeeper. Keep those below a znode that cannot be listed."""
         absent = self._restored_origins - self.sync.origins
         self._restored_origins = {origin for origin in absent if self.sync.may_contain(origin)}
-        self._publish([SetDropped(origin) for origin in sorted(absent - self._restored_origins)])
+        readable = self._restored_directories - self.sync.unread_directories
+        self._restored_directories.clear()
+        self._guarded.publish(
+            [
+                *(SetDropped(origin) for origin in sorted(absent - self._restored_origins)),
+                *(DirectoryUnread(path, is_unread=False) for path in sorted(readable)),
+            ]
+        )
+
+    @property
+    def stats(self) -> NamespaceStats:
+        """The state of the namespace."""
+        guard = self._guarded.guard
+        return NamespaceStats(
+            namespace=self.namespace.template,
+            state=self.sync.state.value,
+            stale_since=self._guarded.stale_since,
+            held=len(guard.held),
+            holds=guard.holds_total,
+            unread=len(self.sync.unread_directories),
+            delays=self.sync.delays,
+        )
 
 
 def stats_of(sources: Sequence[ZooKeeperSource]) -> WatcherStats:
     """Return the sum of the stats of all namespaces (at least one). The state is the worst of them."""
     syncs = [source.sync for source in sources]
+    namespaces = tuple(source.stats for source in sources)
+    stale = [one.stale_since for one in namespaces if one.stale_since is not None]
     return WatcherStats(
         state=min((sync.state for sync in syncs), key=_WORST_STATE_FIRST.index).value,
+        stale_since=min(stale, default=None),
+        namespaces=namespaces,
         bad=sum(len(sync.bad) for sync in syncs),
         bad_members=dict(sum((sync.bad_members for sync in syncs), Counter())),
         ignored_fields=dict(sum((sync.ignored_fields for sync in syncs), Counter())),
         bad_names=sum(sync.bad_names for sync in syncs),
+        passed_over=sum(sync.passed_over for sync in syncs),
         repairs=sum(sync.repairs for sync in syncs),
     )

@@ -16,6 +16,7 @@ A worker does not connect to ZooKeeper, and has no credentials for it.
     TcpServer            transport/tcp.py      accepts connections, and answers the queries on them
     access control       transport/access_control.py     checks the allowed networks and the rate limit
     WorkerStatsReporter  worker_stats.py       reports readiness and stats to the supervisor
+    DeferredAnswers      deferred_answers.py   finishes the names of large services in pieces
     drain                drain.py              finishes the open queries after the order `Retire`
 
 A worker opens the inherited sockets, waits for the first message of the feed, and serves. After `Retire` it
@@ -27,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -35,10 +37,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from zkdns.config import Config
 from zkdns.daemon.gc_tuning import collect_all, collect_young_generations_only
 from zkdns.daemon.ipc.child import Follow, Orders, Retire, SendReport, Task
-from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
+from zkdns.daemon.ipc.feed import CopyServer, SourceHealth, Subscriber
+from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.daemon.worker.drain import drain
 from zkdns.daemon.worker.worker_stats import WorkerStatsReporter
 from zkdns.dns.authority import Authority
@@ -48,12 +50,15 @@ from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_respo
 from zkdns.dns.response_class import classify
 from zkdns.table import Table
 from zkdns.telemetry.query_log import QueryLog
-from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist
+from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist, RateLimit
 from zkdns.transport.codecs import TcpCodec, UdpCodec
-from zkdns.transport.contract import PerClientResponse, ResponseLookup
+from zkdns.transport.contract import ResponseLookup, for_client
+from zkdns.transport.event_loop import deferrer
+from zkdns.transport.local_addresses import LocalAddresses
 from zkdns.transport.log_once import LogOnce
+from zkdns.transport.rate_counters import RateCounters
 from zkdns.transport.sockets import connections_per_listener
-from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
+from zkdns.transport.tcp import IDLE_SECONDS, HeldConnections, TcpServer
 from zkdns.transport.udp import UdpServer
 
 if TYPE_CHECKING:
@@ -87,20 +92,25 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     may_serve = asyncio.Event()
 
     def on_health(health: SourceHealth) -> None:
-        authority.set_health(ready=health.ready, stale=health.stale)
-        if health.ready or not task.waits_for_table:
+        authority.set_health(ready=health.ready, stale=health.is_stale, source=health.source)
+        if authority.freshness.is_ready or not task.waits_for_table:
             may_serve.set()
         reporter.report()
 
-    access_counters = AccessCounters()
-    udp, tcp = _make_servers(task, authority, sockets, access_counters)
+    access = SharedAccess(task)
+    udp, tcp = _make_servers(task, authority, sockets, access)
     # After the servers, because it uses the remaining file descriptors.
     forwarder = _make_forwarder(task, authority)
-    reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), access_counters, send_report)
+    deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
+    reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), access.counters, send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
-    subscriber = Subscriber(task.feed, table, authority.refresh, on_health, flush)
+    subscriber = Subscriber(
+        task.feed, table, authority.refresh, on_health, flush, namespaces=task.config.namespaces
+    )
     subscription = asyncio.create_task(subscriber.run())
+    copies = CopyServer(subscriber, task.copy)
     try:
+        await copies.start()
         if forwarder is not None:
             forwarder.start()
         with contextlib.suppress(TimeoutError):
@@ -112,12 +122,13 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         for listener in tcp:
             await listener.start()
         async with asyncio.TaskGroup() as tasks:
-            ticks = tasks.create_task(_tick(table, authority, forwarder, reporter))
+            ticks = tasks.create_task(_tick(table, authority, forwarder, reporter, access))
             retire = await _execute_orders(orders, subscriber)
-            await drain(retire.exclusive_sockets, udp, tcp, forwarder, reporter.report_left)
+            await drain(retire.exclusive_sockets, udp, tcp, (forwarder, deferred), reporter.report_left)
             ticks.cancel()
     finally:
         subscription.cancel()
+        copies.close()
         if forwarder is not None:
             forwarder.stop()
         for server in udp:
@@ -138,13 +149,18 @@ async def _execute_orders(orders: Orders, subscriber: Subscriber) -> Retire:
 
 
 async def _tick(
-    table: Table, authority: Authority, forwarder: Forwarder | None, reporter: WorkerStatsReporter
+    table: Table,
+    authority: Authority,
+    forwarder: Forwarder | None,
+    reporter: WorkerStatsReporter,
+    access: SharedAccess,
 ) -> None:
-    """Every second, expire the names of departed members, report stats, and collect garbage if needed."""
+    """Every second, expire names of departed members, read own addresses, report, and collect garbage."""
     collected = 0
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         authority.refresh(table.expire(time.monotonic()))
+        access.refresh()
         reporter.report()
         # asyncio's transports are reference cycles of some kilobytes, and live too long for a young
         # collection.
@@ -156,18 +172,40 @@ async def _tick(
 # -- servers -------------------------------------------------------------------------------------------------
 
 
+class SharedAccess:
+    """The parts of access control that all sockets of a worker share.
+
+    Attributes:
+        allowed: the allowed networks.
+        rate_limit: None: there is no limit.
+        counters: of refused and rate-limited queries.
+    """
+
+    def __init__(self, task: Task) -> None:
+        config = task.config.access
+        self._local = LocalAddresses()
+        self.allowed = Allowlist(config.allow or PRIVATE, self._local)
+        self.counters = AccessCounters()
+        self.rate_limit: RateLimit | None = None
+        if config.rate_limit:
+            self.rate_limit = RateLimit(config.rate_limit, RateCounters(task.secret, task.rates), self._local)
+        elif task.rates is not None:
+            os.close(task.rates)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the addresses of this machine again."""
+        if self._local.refresh():
+            self.allowed.clear()
+            if self.rate_limit is not None:
+                self.rate_limit.clear()
+
+
 def _make_servers(
-    task: Task, authority: Authority, sockets: Sequence[socket.socket], access_counters: AccessCounters
+    task: Task, authority: Authority, sockets: Sequence[socket.socket], access: SharedAccess
 ) -> tuple[list[UdpServer], list[TcpServer]]:
     """Return a server for each socket."""
-    allowed = Allowlist(task.config.access.allow or PRIVATE)
-    access_control = partial(
-        _make_access_control,
-        config=task.config,
-        authority=authority,
-        allowed=allowed,
-        counters=access_counters,
-    )
+    access_control = partial(_make_access_control, authority=authority, access=access)
     query_log = QueryLog(task.config.log.queries, authority.sources) if task.config.log.queries else None
     datagrams = authority.make_cache(UdpCodec, stream=False, max_bytes=_MAX_UDP_CACHE_BYTES)
     udp = [
@@ -178,6 +216,7 @@ def _make_servers(
     streams = authority.make_cache(TcpCodec, stream=True, max_bytes=_MAX_TCP_CACHE_BYTES)
     listening = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
     max_connections = connections_per_listener(len(listening))
+    held = HeldConnections()
     tcp = [
         TcpServer(
             sock,
@@ -186,6 +225,7 @@ def _make_servers(
             classify=classify,
             observer=query_log,
             max_connections=max_connections,
+            held=held,
         )
         for sock in listening
     ]
@@ -193,7 +233,7 @@ def _make_servers(
 
 
 def _make_access_control(
-    sock: socket.socket, config: Config, authority: Authority, allowed: Allowlist, counters: AccessCounters
+    sock: socket.socket, authority: Authority, access: SharedAccess
 ) -> AccessControl | None:
     """Return the access control of a socket, or None for one on a loopback address.
 
@@ -201,10 +241,8 @@ def _make_access_control(
 
     Args:
         sock: a bound socket.
-        config: has the rate limit.
         authority: its EDNS options check server cookies; a client with a valid one bypasses the rate limit.
-        allowed: the allowed networks.
-        counters: of refused and rate-limited queries, shared by all sockets.
+        access: shared by all sockets.
     """
     if ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
         return None
@@ -213,8 +251,9 @@ def _make_access_control(
     edns_options = authority.responder.edns_options
     refused: ResponseLookup = ErrorResponder(codec, refused_response, edns_options, authority.sources)
     rate_limited = ErrorResponder(codec, truncated_response, edns_options, authority.sources)
-    rate_limit = config.access.rate_limit if is_udp else 0  # 0: no limit
-    return AccessControl(allowed, refused, rate_limited, rate_limited.has_valid_cookie, rate_limit, counters)
+    rate_limit = access.rate_limit if is_udp else None
+    has_valid_cookie = rate_limited.has_valid_cookie
+    return AccessControl(access.allowed, refused, rate_limited, has_valid_cookie, rate_limit, access.counters)
 
 
 def _make_edns_options(task: Task) -> EdnsOptions:
@@ -223,7 +262,7 @@ def _make_edns_options(task: Task) -> EdnsOptions:
     if config.access.cookies:
         secret = config.access.cookie_secret or task.secret
         cookies = Cookies(secret, time.time, is_shared=config.access.cookie_secret is not None)
-    return EdnsOptions(config.identity.encode(), IDLE_SECONDS, cookies, PerClientResponse)
+    return EdnsOptions(config.identity.encode(), IDLE_SECONDS, cookies, for_client)
 
 
 def _make_forwarder(task: Task, authority: Authority) -> Forwarder | None:
@@ -233,9 +272,11 @@ def _make_forwarder(task: Task, authority: Authority) -> Forwarder | None:
         return None
     # Imported here, because a worker that forwards nothing starts faster without these modules.
     from zkdns.forward.forwarder import Forwarder, group_of_question  # noqa: PLC0415
+    from zkdns.forward.own_names import make_own_names  # noqa: PLC0415
 
     forwarder = Forwarder(config, task.listening, task.secret)
     forwarder.sources = authority.sources
+    forwarder.own_names = make_own_names(authority)
     forwarder.cache.on_removed = lambda question: authority.forget_forwarded(group_of_question(question))
     forwarder.on_change = authority.forget_all
     authority.responder.fallback = forwarder

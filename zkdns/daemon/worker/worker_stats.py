@@ -71,7 +71,7 @@ class WorkerStatsReporter:
         A service with a response that does not fit into a TCP message has too many members for one name.
         """
         stats = self._stats()
-        report = Report(self._authority.responder.ready, stats, self._has_left)
+        report = Report(self._authority.freshness.is_ready, stats, self._has_left)
         if report == self._last:
             return
         self._last = report
@@ -98,6 +98,9 @@ class WorkerStatsReporter:
             response_cache_entries=sum(map(len, caches)),
             response_cache_bytes=sum(cache.size for cache in caches),
             unsent=sum(server.lost for server in udp),
+            tcp_connections=sum(server.connection_count for server in tcp),
+            tcp_held_bytes=tcp[0].held.total if tcp else 0,  # all servers share it
+            tcp_dropped_connections=sum(server.dropped for server in tcp),
             truncated_over_tcp=self._authority.responder.truncated_over_tcp,
             refused=self._access.refused,
             rate_limited=self._access.rate_limited,
@@ -151,6 +154,7 @@ def _forward_stats(forwarder: Forwarder) -> ForwardStats:
         stale=counters.stale,
         overloaded=counters.overloaded,
         prefetched=counters.prefetched,
+        filtered=counters.filtered,
         cache_entries=len(cache),
         cache_bytes=cache.size,
         cache_evictions=cache.evictions,

@@ -1,41 +1,48 @@
-"""Handlers of the control requests that commands and the HTTP API send to the watcher.
+"""Handlers of the requests that the supervisor sends to the watcher for the HTTP API.
 
-`respond_when_applied` is the entry point: `daemon/ipc/control.py` calls it with each request. One handler for
-each type of request reads the watcher's state from a `WatcherContext`, and changes it through its parts.
+`respond_when_applied` is the entry point: `daemon/ipc/requests.py` calls it with each request. One handler
+for each type of request reads the watcher's state from a `WatcherContext`, and changes it through its parts.
 `zkdns explain` has a package of its own, `daemon/explain`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping
+from heapq import nsmallest
 
-from zkdns.config import Config
-from zkdns.daemon.ipc.control_messages import (
-    AcceptLosses,
-    Contents,
-    CountMembers,
-    Dump,
-    Dumped,
-    Explain,
+from zkdns.admin.api_types import (
     Explanation,
-    FlushCaches,
     Flushed,
     HistoryPage,
-    ListNames,
-    ListServices,
     LossesAccepted,
     MemberCount,
     Names,
-    ReadHistory,
-    Refused,
-    Reload,
-    Request,
-    Response,
     ServiceLine,
     ServiceList,
+    TableChanges,
+    TableHead,
+    UnreadZnode,
 )
+from zkdns.config import Config
 from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.request_messages import (
+    AcceptLosses,
+    CountMembers,
+    Explain,
+    FlushCaches,
+    Lines,
+    ListMembers,
+    ListNames,
+    ListServices,
+    ReadHistory,
+    ReadTable,
+    Refused,
+    Request,
+    Response,
+)
+from zkdns.daemon.member_rows import encode_lines, member_rows
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import short_name
 from zkdns.errors import BadValueError
@@ -46,6 +53,7 @@ from zkdns.table import Service
 _MEMBERS_PER_PART = 1000  # members of a dump that are encoded in one round of the event loop: 1 ms
 _SERVICES_PER_PART = 500  # services that are counted in one round: a few ms with ten members each
 _MAX_NAMES = 1000
+_MAX_UNREAD = 100  # znodes in a list of services
 _MAX_HISTORY_ENTRIES = 10_000
 
 
@@ -71,18 +79,18 @@ def respond(request: Request, context: WatcherContext) -> Response | Iterator[Re
             response = accept_losses(request, context)
         case FlushCaches():
             response = _flush_caches(request, context.config, context.publisher)
-        case Dump():
-            response = _dump(context.config, context.publisher)
+        case ReadTable():
+            response = _read_table(context.config, context.publisher)
+        case ListMembers():
+            response = _list_members(context.publisher)
         case Explain():
             response = _explain(request, context)
         case ReadHistory():
             response = read_history(request, context)
         case ListServices():
-            response = list_services(context)
+            response = list_services(context, request.after)
         case CountMembers():
             response = count_members(request, context)
-        case Reload():
-            response = Refused("invalid", "the watcher cannot reload; send this to the supervisor")
         case ListNames():
             response = _list_names(request, context)
     return response
@@ -93,8 +101,7 @@ def respond(request: Request, context: WatcherContext) -> Response | Iterator[Re
 
 def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccepted | Refused:
     """Handle `zkdns accept`: remove the held members of one service, or of all."""
-    wanted, guarded = request.service, context.guarded_publisher
-    held = {member.origin for member in guarded.guard.held} if guarded is not None else set()
+    wanted, held = request.service, context.held_origins
     if wanted is not None:
         try:
             origins = _origins_of(wanted, context)
@@ -103,9 +110,9 @@ def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccep
         if not origins:
             return Refused("not_found", f"there is no service {wanted}")
         held &= origins
-    if not held or guarded is None:
+    if not held:
         return Refused("not_found", f"no members of {wanted} are held" if wanted else "no members are held")
-    return LossesAccepted(guarded.release(sorted(held)))
+    return LossesAccepted(context.release(held))
 
 
 def _flush_caches(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:
@@ -130,33 +137,69 @@ def _flush_caches(request: FlushCaches, config: Config, publisher: Publisher) ->
 # -- requests that read the table ----------------------------------------------------------------------------
 
 
-def _dump(config: Config, publisher: Publisher) -> Refused | Iterator[Response]:
-    """Handle `zkdns dump`. The parts have the state of the table at the time of the request."""
+_FOR_RESPONSES = (
+    "namespaces",
+    "ttl",
+    "negative_ttl",
+    "order",
+    "max_answers",
+    "statuses",
+    "empty",
+    "dns_sd",
+    "service",
+)
+_NOT_READ = Refused("not_found", "the table has not been read yet; try again when it has")
+
+
+def _read_table(config: Config, publisher: Publisher) -> Refused | Iterator[Response]:
+    """Handle `zkdns dump --zone`. The lines have the state of the table at the time of the request."""
     if not publisher.health.ready:
-        return Refused("not_found", "the table has not been read yet; try again when it has")
+        return _NOT_READ
     contents = publisher.copy()  # fast: members are immutable, so they are not copied
-    return _dump_parts(Dumped(config, publisher.table.serial, publisher.health.stale), contents)
+    head = TableHead(_for_responses(config), publisher.table.serial, publisher.health.stale)
+    return _table_lines(head, contents)
 
 
-def _dump_parts(head: Dumped, contents: list[Change]) -> Iterator[Response]:
-    yield head
+def _for_responses(config: Config) -> Config:
+    """Return the settings that determine responses, without others, which may be secret.
+
+    The supervisor sends the watcher those that only workers use (`Configure`).
+    """
+    return Config(listen=(), **{field: getattr(config, field) for field in _FOR_RESPONSES})
+
+
+def _table_lines(head: TableHead, contents: list[Change]) -> Iterator[Response]:
+    yield Lines(encode_lines([head]))
     part: list[Change] = []
     count = 0
     for change in contents:
         part.append(change)
         count += len(change.members) + 1 if isinstance(change, SetPut) else 1
         if count >= _MEMBERS_PER_PART:
-            yield Contents(tuple(part))
+            yield Lines(encode_lines([TableChanges(tuple(part))]))
             part, count = [], 0
     if part:
-        yield Contents(tuple(part))
-    yield Contents(())
+        yield Lines(encode_lines([TableChanges(tuple(part))]))
+    yield Lines(b"")
+
+
+def _list_members(publisher: Publisher) -> Refused | Iterator[Response]:
+    """Handle `zkdns dump --json`. Each service has the state of the moment at which its lines are made."""
+    if not publisher.health.ready:
+        return _NOT_READ
+    return _member_lines(publisher)
+
+
+def _member_lines(publisher: Publisher) -> Iterator[Response]:
+    rows = member_rows(publisher.table)
+    while part := list(itertools.islice(rows, _MEMBERS_PER_PART)):
+        yield Lines(encode_lines(part))
+    yield Lines(b"")
 
 
 def _list_names(request: ListNames, context: WatcherContext) -> Names:
     """Return the service names that a shell offers to complete a word."""
-    guarded = context.guarded_publisher
-    held = {member.origin for member in guarded.guard.held} if guarded is not None else set()
+    held = context.held_origins
     prefix = request.beginning.lower()
     names = (
         to_text(service.key)
@@ -169,16 +212,16 @@ def _list_names(request: ListNames, context: WatcherContext) -> Names:
 def count_members(request: CountMembers, context: WatcherContext) -> MemberCount | Refused:
     """Handle `zkdns wait`: count the distinct endpoints that a service is answered with."""
     table, statuses = context.publisher.table, context.config.statuses
-    ready = context.publisher.health.ready
+    ready, problem = context.publisher.health.ready, context.zookeeper_problem
     try:
         keys = _keys_of(request.service, context)
     except BadValueError as error:
         return Refused("invalid", str(error))
     service = next((table.services[key] for key in keys if key in table.services), None)
     if service is None:
-        return MemberCount(0, 0, exists=False, ready=ready)
+        return MemberCount(0, 0, exists=False, ready=ready, problem=problem)
     if service.is_unread:  # the number of members is unknown
-        return MemberCount(0, 0, exists=True, ready=False)
+        return MemberCount(0, 0, exists=True, ready=False, problem=problem)
     weighted: set[tuple[str, int]] = set()
     drained: set[tuple[str, int]] = set()
     held: set[tuple[str, int]] = set()
@@ -190,15 +233,17 @@ def count_members(request: CountMembers, context: WatcherContext) -> MemberCount
             group = held if name in owner.held else weighted if member.weight > 0 else drained
             group.add((endpoint.host.lower(), endpoint.port))  # members with equal endpoints count once
     live = weighted or drained
-    return MemberCount(len(live | held), len(held - live), exists=True, ready=ready)
+    return MemberCount(len(live | held), len(held - live), exists=True, ready=ready, problem=problem)
 
 
-def list_services(context: WatcherContext) -> Iterator[ServiceList]:
-    """Yield all services, sorted by name, in parts. The last part is empty."""
-    table = context.publisher.table
-    state, stale, ready = context.zookeeper_state, context.stale_seconds, context.publisher.health.ready
+def list_services(context: WatcherContext, after: int = 0) -> Iterator[ServiceList]:
+    """Yield services in parts, sorted by name: all, or those that have changed. The last part is empty."""
+    table, history = context.publisher.table, context.history
+    last = history.last
+    changed = history.changed_after(after) if after else set(table.services)
+    state, stale, ready = context.zookeeper_state(), context.stale_seconds(), context.publisher.health.ready
     bad = Counter(path.rpartition("/")[0] for source in context.zookeeper_sources for path in source.sync.bad)
-    keys = sorted(table.services, key=lambda key: key[::-1])
+    keys = sorted(changed & table.services.keys(), key=lambda key: key[::-1])
     for start in range(0, len(keys), _SERVICES_PER_PART):
         part = [
             table.services[key] for key in keys[start : start + _SERVICES_PER_PART] if key in table.services
@@ -207,7 +252,19 @@ def list_services(context: WatcherContext) -> Iterator[ServiceList]:
             yield ServiceList(
                 tuple(_service_line(service, bad, context) for service in part), state, stale, ready
             )
-    yield ServiceList((), state, stale, ready)
+    gone = filter(None, map(history.name_of, changed - table.services.keys()))
+    unread = {path: reason for one in context.zookeeper_sources for path, reason in one.sync.unread.items()}
+    first = nsmallest(_MAX_UNREAD, unread.items())
+    yield ServiceList(
+        (),
+        state,
+        stale,
+        ready,
+        gone=tuple(sorted(short_name(name, context.config.zone) for name in gone)),
+        last=last,
+        unread=tuple(UnreadZnode(path, reason) for path, reason in first),
+        unread_count=len(unread),
+    )
 
 
 def _service_line(service: Service, bad: Mapping[str, int], context: WatcherContext) -> ServiceLine:
@@ -231,6 +288,7 @@ def _service_line(service: Service, bad: Mapping[str, int], context: WatcherCont
         bad=sum(bad.get(origin, 0) for origin in service.sets),
         drained=drained,
         changed=context.history.changed_at(service.key),
+        environment=service.first.name.scope,
     )
 
 

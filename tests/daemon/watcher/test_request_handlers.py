@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from tests.daemon.ipc.feed_helpers import (
     contents,
+    health_of,
     member,
     put,
     running_publisher,
@@ -17,22 +19,30 @@ from tests.daemon.ipc.feed_helpers import (
     until,
     watcher_context,
 )
-from zkdns.config import load_config
-from zkdns.daemon.ipc.control_messages import (
-    AcceptLosses,
-    Contents,
-    CountMembers,
-    Dump,
-    Dumped,
-    FlushCaches,
+from zkdns.admin.api_types import (
     Flushed,
-    ListNames,
     MemberCount,
+    MemberRow,
     Names,
+    ServiceList,
+    TableChanges,
+    TableHead,
+    TableLine,
+)
+from zkdns.config import Config, load_config
+from zkdns.daemon.ipc.feed import BARRIERS, FRAMES, Barrier, Publisher
+from zkdns.daemon.ipc.request_messages import (
+    AcceptLosses,
+    CountMembers,
+    FlushCaches,
+    Lines,
+    ListMembers,
+    ListNames,
+    ListServices,
+    ReadTable,
     Refused,
 )
-from zkdns.daemon.ipc.feed import BARRIERS, FRAMES, Barrier, Publisher
-from zkdns.daemon.watcher.control_handlers import accept_losses, respond, respond_when_applied
+from zkdns.daemon.watcher.request_handlers import accept_losses, respond, respond_when_applied
 from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import HostResolved, MembersHeld, SetDropped, SetPut
 from zkdns.table import Table
@@ -159,11 +169,47 @@ def test_names_are_listed_by_prefix_and_at_most_1000(short_path: Path) -> None:
 def test_dump_is_refused_until_the_table_has_been_read() -> None:
     config = load_config(flags={}, environment={}, file=None)
     refused = Refused("not_found", "the table has not been read yet; try again when it has")
-    assert respond(Dump(), watcher_context(config, Publisher())) == refused
+    for request in (ReadTable(), ListMembers()):
+        assert respond(request, watcher_context(config, Publisher())) == refused
+
+
+def decoded(part: object) -> list[TableLine]:
+    assert isinstance(part, Lines)
+    return msgspec.json.Decoder(TableLine).decode_lines(part.data)
+
+
+def test_all_members_are_listed_in_parts(short_path: Path) -> None:
+    """Held members too, with the resolved addresses of their hosts."""
+    config = load_config(flags={}, environment={}, file=None)
+
+    async def scenario() -> None:
+        async with running_publisher(str(short_path / "feed")) as publisher:
+            publisher.publish([put("large", *map(member, range(1500))), put("web", member(1, "db.example"))])
+            publisher.publish([MembersHeld("/discovery/staging/web", (member(1).name,), since=7.0)])
+            publisher.publish([HostResolved("db.example", ("192.0.2.1",))])
+            publisher.set_health(health_of(ready=True, stale=False))
+            parts = respond(ListMembers(), watcher_context(config, publisher))
+            assert isinstance(parts, Iterator)
+            *full_parts, last = parts
+            assert (last, len(full_parts)) == (Lines(b""), 2)
+            rows = [
+                row
+                for part in full_parts
+                if isinstance(part, Lines)
+                for row in msgspec.json.Decoder(MemberRow).decode_lines(part.data)
+            ]
+            assert [row.service for row in rows] == ["large.staging.discovery"] * 1500 + [
+                "web.staging.discovery"
+            ]
+            assert (rows[-1].addresses, rows[-1].held_since) == (("192.0.2.1",), 7.0)
+
+    asyncio.run(scenario())
 
 
 def test_a_dump_has_the_table_at_the_time_of_the_request(short_path: Path) -> None:
-    config = load_config(flags={"ttl": "9"}, environment={}, file=None)
+    secret = {"ZKDNS_ACCESS_COOKIE_SECRET": "0123456789abcdef0123456789abcdef"}
+    config = load_config(flags={"ttl": "9"}, environment=secret, file=None)
+    for_responses = Config(listen=(), namespaces=config.namespaces, ttl=9)
 
     async def scenario() -> None:
         async with running_publisher(str(short_path / "feed")) as publisher:
@@ -171,21 +217,22 @@ def test_a_dump_has_the_table_at_the_time_of_the_request(short_path: Path) -> No
             publisher.publish([MembersHeld("/discovery/staging/web", (member(1).name,))])
             publisher.publish([put("small"), put("last", member(1, "db.example"))])
             publisher.publish([HostResolved("db.example", ("192.0.2.1",))])
-            publisher.set_health(ready=True, stale=True)
+            publisher.set_health(health_of(ready=True, stale=True))
             publisher.publish([put("web", member(2))])  # not yet sent to the subscribers
-            parts = respond(Dump(), watcher_context(config, publisher))
+            parts = respond(ReadTable(), watcher_context(config, publisher))
             assert isinstance(parts, Iterator)
             serial, expected = contents(publisher.table)
-            head = next(parts)
-            assert head == Dumped(config, serial, is_stale=True)
+            (head,) = decoded(next(parts))
+            assert head == TableHead(for_responses, serial, is_stale=True)
             publisher.publish([SetDropped("/discovery/staging/last"), put("web")])
             table = Table(departed_seconds=0)
             *full_parts, last = parts
             for part in full_parts:
-                assert isinstance(part, Contents)
-                for change in part.changes:
+                (line,) = decoded(part)
+                assert isinstance(line, TableChanges)
+                for change in line.changes:
                     table.apply(change)
-            assert (last, len(full_parts)) == (Contents(()), 2)
+            assert (last, len(full_parts)) == (Lines(b""), 2)
             assert contents(table)[1] == expected
 
     asyncio.run(scenario())
@@ -221,7 +268,7 @@ def test_a_response_is_sent_after_the_workers_have_applied_the_changes(short_pat
 
     async def scenario() -> None:
         async with running_publisher(feed) as publisher, running_worker(feed) as worker:
-            publisher.set_health(ready=True, stale=False)
+            publisher.set_health(health_of(ready=True, stale=False))
             await until(lambda: worker.health.ready)
             context = watcher_context(config, publisher)
             for count in range(1, 100):
@@ -262,5 +309,36 @@ def test_a_response_waits_for_a_slow_worker_but_not_for_one_that_exits_or_hangs(
             assert await asyncio.wait_for(flushing, 10.0) == Flushed(2, 2)
             writer.close()
             await until(lambda: publisher.subscriber_count == 1)
+
+    asyncio.run(scenario())
+
+
+def test_services_are_listed_completely_or_as_the_changes_since_a_list() -> None:
+    async def scenario() -> None:
+        publisher = Publisher()
+        context = watcher_context(load_config(flags={}, environment={}, file=None), publisher)
+        publisher.publish([put("web", member(1)), put("api", member(1))])
+
+        def listed(after: int) -> tuple[list[str], ServiceList]:
+            response = respond(ListServices(after), context)
+            assert isinstance(response, Iterator)
+            *parts, end = response
+            assert isinstance(end, ServiceList)
+            assert not end.services
+            lines = [line for part in parts if isinstance(part, ServiceList) for line in part.services]
+            assert {line.environment for line in lines} <= {"staging"}
+            return [line.name for line in lines], end
+
+        names, first = listed(0)
+        assert names == ["api.staging", "web.staging"]
+        publisher.set_health(health_of(ready=True, stale=False))
+        for change in (put("web", member(2)), put("new", member(1))):
+            publisher.publish([change])
+        publisher.publish([SetDropped("/discovery/staging/api")])
+        names, second = listed(1)
+        assert (names, second.gone) == (["new.staging", "web.staging"], ("api.staging",))
+        assert second.last > first.last
+        assert listed(second.last) == ([], ServiceList((), None, None, ready=True, last=second.last))
+        assert listed(0)[0] == ["new.staging", "web.staging"]
 
     asyncio.run(scenario())

@@ -1,6 +1,6 @@
-"""The requests and responses of the control socket (`control.py`).
+"""The types of the responses of the HTTP API, except those of `status.py` and of the last hour.
 
-Each request type is followed by the types of its response. `Refused` may answer any request.
+The watcher makes most of them, and the supervisor encodes them as JSON.
 """
 
 from __future__ import annotations
@@ -51,13 +51,6 @@ order.
 """
 
 
-class Explain(msgspec.Struct, frozen=True, tag="explain"):
-    """Explain a name: its kind, its current responses, and the reasons. Response: `Explanation`."""
-
-    name: str
-    """A DNS name, with or without its zone, or the path of a service's or a member's znode."""
-
-
 class TypeAnswer(msgspec.Struct, frozen=True):
     """The response to a query for one type."""
 
@@ -103,7 +96,7 @@ class ExplainedMember(msgspec.Struct, frozen=True, kw_only=True):
     """None: the Stat was not requested, or ZooKeeper did not return it in time."""
 
 
-class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explained"):
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """The kind of a name, its current responses, and the reasons."""
 
     asked: str
@@ -132,6 +125,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, tag="explained"):
     max_answers: int | None = None
     state: str | None = None
     """State of ZooKeeper: `reading`, `live`, `away` or `readonly`. None: ZooKeeper is not in use."""
+    problem: str = ""
+    """Why services are missing or may be out of date. Empty: no problem of ZooKeeper is known."""
     ready: bool
     stale: bool
     """True if the source is disconnected, so that all of this is its last known state."""
@@ -162,17 +157,6 @@ HistoryKind: TypeAlias = Literal[
 ]
 
 
-class ReadHistory(msgspec.Struct, frozen=True, tag="history"):
-    """Read past changes of services and members. Response: `HistoryPage`."""
-
-    service: str | None = None
-    """Name of a service, with or without the zone, or path of its znode. None: all services."""
-    after: int = 0
-    """Only entries with a greater number. Numbers are Unix times in microseconds. 0: no limit."""
-    limit: int = 1000
-    """Maximum number of entries: the first ones after `after`, or the newest ones if that is 0."""
-
-
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One change of a service or a member."""
 
@@ -190,7 +174,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     """Path of the member's or the service's znode, or its place in a static file."""
 
 
-class HistoryPage(msgspec.Struct, frozen=True, tag="history"):
+class HistoryPage(msgspec.Struct, frozen=True):
     """Entries, oldest first."""
 
     entries: tuple[HistoryEntry, ...]
@@ -203,10 +187,6 @@ class HistoryPage(msgspec.Struct, frozen=True, tag="history"):
 
 
 # -- zkdns services, wait, and shell completion --------------------------------------------------------------
-
-
-class ListServices(msgspec.Struct, frozen=True, tag="services"):
-    """List all services. Responses: `ServiceList` several times."""
 
 
 class ServiceLine(msgspec.Struct, frozen=True):
@@ -224,26 +204,51 @@ class ServiceLine(msgspec.Struct, frozen=True):
     """Members among `alive` whose weight is 0."""
     changed: float | None
     """Unix time of its last change since the start; None: there was none."""
+    environment: str = ""
+    """The part of the name between the service and the zone, such as `staging`; empty if there is none."""
 
 
-class ServiceList(msgspec.Struct, frozen=True, tag="services"):
-    """A part of the list of services, sorted by name. An empty part ends the list."""
+class UnreadZnode(msgspec.Struct, frozen=True):
+    """A znode that could not be listed or read, so that services or members may be missing."""
+
+    path: str
+    reason: str
+
+
+class ServiceListing(msgspec.Struct, frozen=True):
+    """Services with their numbers of members, and the znodes that could not be read."""
+
+    services: tuple[ServiceLine, ...]
+    """Sorted by name."""
+    gone: tuple[str, ...] = ()
+    """Names of services that have changed and do not exist. Empty if all services are listed."""
+    last: int = 0
+    """The value of `after` that lists the changes since this list."""
+    unread: tuple[UnreadZnode, ...] = ()
+    """Path and reason of the first znodes that could not be listed or read."""
+    unread_count: int = 0
+    """The number of all of them."""
+
+
+class ServiceList(msgspec.Struct, frozen=True):
+    """A part of the list of services, as the watcher sends it, sorted by name. An empty part ends it."""
 
     services: tuple[ServiceLine, ...]
     state: str | None
     """State of ZooKeeper, as in `Explanation`."""
     stale_seconds: float | None
     ready: bool
+    gone: tuple[str, ...] = ()
+    """In the last part: names of services that have changed after `ListServices.after` and do not exist."""
+    last: int = 0
+    """The value of `after` that lists the changes since this list. 0: nothing has changed since the start."""
+    unread: tuple[UnreadZnode, ...] = ()
+    """In the last part: the first znodes that could not be read, sorted by path."""
+    unread_count: int = 0
+    """In the last part: the number of all of them."""
 
 
-class CountMembers(msgspec.Struct, frozen=True, tag="count"):
-    """Count the members in the current responses for a service. Response: `MemberCount`."""
-
-    service: str
-    """Its name, with or without the zone, or path of its znode."""
-
-
-class MemberCount(msgspec.Struct, frozen=True, tag="count"):
+class MemberCount(msgspec.Struct, frozen=True):
     """Number of members in the responses for a service's name."""
 
     answered: int
@@ -251,18 +256,11 @@ class MemberCount(msgspec.Struct, frozen=True, tag="count"):
     held: int
     exists: bool
     ready: bool
+    problem: str = ""
+    """As in `Explanation`."""
 
 
-class ListNames(msgspec.Struct, frozen=True, tag="list-names"):
-    """List names of services, for shell completion. Response: `Names`."""
-
-    beginning: str
-    """Prefix of the names; case is ignored."""
-    only_held: bool
-    """Only services with held members."""
-
-
-class Names(msgspec.Struct, frozen=True, tag="names"):
+class Names(msgspec.Struct, frozen=True):
     """DNS names of services, sorted. Only the first ones if there are very many."""
 
     names: tuple[str, ...]
@@ -271,33 +269,57 @@ class Names(msgspec.Struct, frozen=True, tag="names"):
 # -- zkdns dump ----------------------------------------------------------------------------------------------
 
 
-class Dump(msgspec.Struct, frozen=True, tag="dump"):
-    """Send a copy of the table. Responses: `Dumped`, then `Contents` several times."""
+class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One member with all its fields, whether or not responses contain it."""
+
+    service: str
+    """The DNS name of its service, without the final dot."""
+    member: str
+    """Name of its znode; for a static file, a name that is derived from its position."""
+    origin: str
+    """Path of its service's znode, or `static:NAME`."""
+    endpoint: str | None
+    """Service endpoint as `host:port`."""
+    additional: dict[str, str]
+    """Additional endpoints by name."""
+    status: str
+    shard: int | None
+    weight: float
+    metadata: dict[str, str]
+    addresses: tuple[str, ...]
+    """IP addresses of its host; empty if its host name has not been resolved."""
+    held_since: float | None
+    """Unix time at which it left, if it is held. None: it is not."""
 
 
-class Dumped(msgspec.Struct, frozen=True, tag="dumped"):
-    """Start of a copy of the table, as of this moment, with the configuration that responses depend on."""
+class TargetGroup(msgspec.Struct, frozen=True):
+    """A target for Prometheus with its labels."""
+
+    targets: tuple[str, ...]
+    """`host:port`."""
+    labels: dict[str, str]
+
+
+class TableHead(msgspec.Struct, frozen=True, tag="head"):
+    """First line of a copy of the table, with the settings that responses depend on."""
 
     config: Config
+    """Other settings have their defaults."""
     serial: int
     is_stale: bool
     """True if the source of the table is disconnected, so that the table is its last known state."""
 
 
-class Contents(msgspec.Struct, frozen=True, tag="contents"):
-    """A part of the changes that build the table. An empty part ends the copy."""
+class TableChanges(msgspec.Struct, frozen=True, tag="changes"):
+    """A further line of the copy: a part of the changes that build the table."""
 
     changes: tuple[Change, ...]
 
 
+TableLine: TypeAlias = TableHead | TableChanges
+
+
 # -- zkdns accept, flush, reload -----------------------------------------------------------------------------
-
-
-class AcceptLosses(msgspec.Struct, frozen=True, tag="accept"):
-    """Drop held members. Response: `LossesAccepted`."""
-
-    service: str | None
-    """Name of a service, with or without the zone, or path of its znode. None: all services."""
 
 
 class ReleasedMember(msgspec.Struct, frozen=True):
@@ -309,20 +331,13 @@ class ReleasedMember(msgspec.Struct, frozen=True):
     held_seconds: float
 
 
-class LossesAccepted(msgspec.Struct, frozen=True, tag="accepted"):
+class LossesAccepted(msgspec.Struct, frozen=True):
     """These members are no longer held."""
 
     members: tuple[ReleasedMember, ...]
 
 
-class FlushCaches(msgspec.Struct, frozen=True, tag="flush"):
-    """Flush the forward caches. Response: `Flushed`."""
-
-    name: str | None
-    """Only entries of this name and of names below it. None: all entries."""
-
-
-class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
+class Flushed(msgspec.Struct, frozen=True):
     """The flush was sent to the workers."""
 
     flushed_workers: int
@@ -331,14 +346,7 @@ class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
     """Configured number of workers. A worker that is being replaced has an empty cache."""
 
 
-class Reload(msgspec.Struct, frozen=True, tag="reload"):
-    """Read the configuration again and apply it. Response of the supervisor: `Reloaded` or `NotReloaded`."""
-
-    all: bool
-    """Replace also processes that use no changed setting."""
-
-
-class Reloaded(msgspec.Struct, frozen=True, tag="reloaded"):
+class Reloaded(msgspec.Struct, frozen=True):
     """The new configuration is in force."""
 
     changed: tuple[str, ...]
@@ -348,43 +356,13 @@ class Reloaded(msgspec.Struct, frozen=True, tag="reloaded"):
     seconds: float
 
 
-class NotReloaded(msgspec.Struct, frozen=True, tag="not reloaded"):
-    """The old configuration stays in force."""
-
-    errors: tuple[str, ...]
+# -- errors --------------------------------------------------------------------------------------------------
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The request was not carried out."""
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The response to a request that failed."""
 
-    reason: Literal["invalid", "not_found"]
-    """`invalid`: the request is wrong; `not_found`: there is nothing that it applies to."""
-    message: str
+    error: str
     """The reason in a sentence."""
-
-
-Request: TypeAlias = (
-    Explain
-    | ReadHistory
-    | ListServices
-    | CountMembers
-    | ListNames
-    | Dump
-    | AcceptLosses
-    | FlushCaches
-    | Reload
-)
-Response: TypeAlias = (
-    Explanation
-    | HistoryPage
-    | ServiceList
-    | MemberCount
-    | Names
-    | Dumped
-    | Contents
-    | LossesAccepted
-    | Flushed
-    | Reloaded
-    | NotReloaded
-    | Refused
-)
+    errors: tuple[str, ...] = ()
+    """The errors of a configuration that was not loaded."""

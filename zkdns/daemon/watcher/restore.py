@@ -1,0 +1,87 @@
+"""Finds the table that a watcher starts with: that of the previous watcher, of a worker, or of a snapshot.
+
+So the workers can be answered from it while ZooKeeper is read, and a member that was held stays held. The
+first of these that has a table is used:
+
+1. The feed of the previous watcher, after a reload.
+2. A worker, if the previous watcher has died: the table has all changes that it had sent.
+3. The snapshot, if the server has just been started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from zkdns.daemon.ipc.child import Task, find_copies
+from zkdns.daemon.ipc.feed import SourceHealth, TableCopy, read_copy
+from zkdns.daemon.watcher.snapshot_store import SnapshotStore
+from zkdns.namespace import Namespace
+from zkdns.serverset.changes import Change, HostResolved, SetPut, divide_by_source
+from zkdns.table import Table
+
+log = structlog.get_logger("zkdns.watcher")
+
+_TAKEOVER_SECONDS = 5.0  # a copy of 100,000 members takes one second
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """The table of another process or of a snapshot, without the sets of the static file."""
+
+    changes: dict[str, list[Change]]
+    """The changes of each namespace, by its template."""
+    sources: dict[str, SourceHealth]
+    """The state of each of these namespaces."""
+    hosts: tuple[HostResolved, ...] = ()
+    """Addresses of the members' host names."""
+
+
+async def restore(task: Task, store: SnapshotStore | None, table: Table) -> Restored:
+    """The table to start with; empty if there is none.
+
+    Args:
+        task: the task of this process.
+        store: reads the snapshot. None: there is none.
+        table: gets the serial of the restored table, so that serials keep rising.
+    """
+    namespaces = task.config.namespaces
+    copy: TableCopy | None = None
+    if task.predecessor_feed is not None:
+        copy = await _take_over([task.predecessor_feed])
+        if copy is None:
+            log.warning("table_takeover_failed")
+    elif task.is_leader:
+        copy = await _take_over(find_copies(task.feed))
+        if copy is not None:
+            log.info("table_taken_over", services=sum(isinstance(change, SetPut) for change in copy.changes))
+        elif store is not None:
+            copy = store.restore()
+    if copy is None:
+        return Restored({}, {})
+    table.serial = copy.serial
+    return _select(copy, namespaces)
+
+
+async def _take_over(paths: Sequence[str]) -> TableCopy | None:
+    """Copy the table of the first of these processes that has one. None: none has, or responds in time."""
+    for path in paths:
+        with contextlib.suppress(OSError, TimeoutError, msgspec.DecodeError):
+            async with asyncio.timeout(_TAKEOVER_SECONDS):
+                copy = await read_copy(path)
+            if copy is not None and any(health.ready for health in copy.sources.values()):
+                return copy
+    return None
+
+
+def _select(copy: TableCopy, namespaces: Sequence[Namespace]) -> Restored:
+    """The parts of a copy that belong to the namespaces, and that had been read completely."""
+    templates = {namespace.template for namespace in namespaces}
+    sources = {
+        source: health for source, health in copy.sources.items() if source in templates and health.ready
+    }
+    by_source, hosts = divide_by_source(copy.changes, namespaces)
+    return Restored({source: by_source.get(source, []) for source in sources}, sources, tuple(hosts))
