@@ -1,5 +1,25 @@
-"""Entry point of `python -m zkdns`: the `zkdns` command."""
+"""Entry point of the command `zkdns` and of `python -m zkdns`."""
 
-from zkdns.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command. If a package is missing, name the extra that installs it and exit with status 1."""
+    try:
+        from zkdns.cli import main as run  # noqa: PLC0415 - it imports packages that may be missing
+
+        run()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in {"", "zkdns", *sys.stdlib_module_names}:
+            raise
+        sys.exit(
+            f"zkdns: the command zkdns needs the Python package {package}, which is not installed: "
+            "pip install 'zkdns[server]'"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -14,10 +14,11 @@ import sys
 import tempfile
 import termios
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
@@ -27,15 +28,17 @@ _MAX_SECONDS = 60  # after which a program of a test ends in any case
 
 # Prints each signal that it receives, with the monotonic time, which is the same in all processes.
 PROGRAM = f"""\
-import signal, sys, time
+import os, signal, sys, time
 signal.alarm({_MAX_SECONDS})
+def say(word):  # print() writes in parts, between which zkdns may write to the same terminal
+    os.write(1, b"%s %f\\n" % (word.encode(), time.monotonic()))
 def report(number, frame):
-    print(signal.Signals(number).name, time.monotonic(), flush=True)
+    say(signal.Signals(number).name)
     if number in (signal.SIGTERM, signal.SIGINT):
         sys.exit(7)
 for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"):
     signal.signal(getattr(signal, "SIG" + name), report)
-print("ready", time.monotonic(), flush=True)
+say("ready")
 while True:
     signal.pause()
 """
@@ -69,24 +72,11 @@ class Command:
 
     def __enter__(self) -> Self:
         with self._out_file.open("wb") as out, self._err_file.open("wb") as err:
-            self._process = subprocess.Popen(
-                guarded(self._command),
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=err,
-                env=self._environment,
-                start_new_session=True,
-            )
+            self._process = start_guarded(self._command, stdout=out, stderr=err, env=self._environment)
         return self
 
     def __exit__(self, *_: object) -> None:
-        process = self.process
-        # The process group is the command and its guard. While the guard runs, its number is not reused.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        kill_guarded(self.process)
         started, ended = self.events("program_started"), self.events("program_exited")
         if started and not ended:
             with contextlib.suppress(ProcessLookupError):
@@ -174,6 +164,30 @@ def complete(typed: str, environment: dict[str, str]) -> subprocess.CompletedPro
         text=True,
         timeout=30,
     )
+
+
+@contextlib.contextmanager
+def piped(
+    *arguments: str, environment: Mapping[str, str], errors: int | IO[bytes] = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run `zkdns` with a pipe as standard output; yield the process, and the reading end of the pipe.
+
+    The caller closes this end. `errors` is standard error.
+    """
+    reader, writer = os.pipe()
+    try:
+        process = start_guarded(
+            [sys.executable, "-m", "zkdns", *arguments],
+            stdout=writer,
+            stderr=errors,
+            env={**os.environ, **environment},
+        )
+    finally:
+        os.close(writer)
+    try:
+        yield process, reader
+    finally:
+        kill_guarded(process)
 
 
 class Terminal:

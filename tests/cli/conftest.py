@@ -1,12 +1,10 @@
 """Fixtures for the tests of commands."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
 
@@ -15,7 +13,7 @@ def demo() -> Iterator[ZkdnsServer]:
     """A server of the built-in example."""
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
-        eventually(lambda: Path(server.control).exists())
+        server.wait_api()
         yield server
 
 

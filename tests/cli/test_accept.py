@@ -13,8 +13,7 @@ from tests.cli import Ended, completions, run
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.address import parse_host_port
-from zkdns.cli.top_rates import read_stats
+from zkdns.admin.client import ApiClient, ServerAddress
 
 pytestmark = pytest.mark.processes
 
@@ -50,12 +49,12 @@ def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[
 
 def held_by(server: ZkdnsServer) -> int:
     """Return the number of held members."""
-    table = read_stats(parse_host_port(server.admin.removeprefix("http://"))).table
+    table = ApiClient(ServerAddress(path=server.api)).stats().table
     return table.held if table is not None else 0
 
 
 def accept(server: ZkdnsServer, *arguments: str) -> Ended:
-    return run("accept", *arguments, environment={"ZKDNS_CONTROL": server.control})
+    return run("accept", *arguments, environment={"ZKDNS_ADMIN_SOCKET": server.api})
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_a_service_without_held_members_is_an_error(holding: tuple[ZkdnsServer, 
 
 def test_services_with_held_members_are_completed(holding: tuple[ZkdnsServer, list[str]]) -> None:
     server, _ = holding
-    environment = {"ZKDNS_CONTROL": server.control}
+    environment = {"ZKDNS_ADMIN_SOCKET": server.api}
     held = ["plain,db.staging.discovery", "plain,web.staging.discovery"]
     # There are no completions if the server is too slow, for example while other tests run.
     eventually(lambda: completions("zkdns accept ", environment) == held)
@@ -116,16 +115,16 @@ def test_services_with_held_members_are_completed(holding: tuple[ZkdnsServer, li
 def test_a_server_without_zookeeper_has_no_held_members() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
-        eventually(lambda: Path(server.control).exists())
+        server.wait_api()
         assert accept(server, "web.staging")[::2] == (1, "zkdns: no members of web.staging are held\n")
         assert server.terminate() == 0
-        assert not Path(server.control).exists()
+        assert not Path(server.api).exists()
 
 
 def test_a_server_responds_again_after_its_watcher_was_killed() -> None:
     with ZkdnsServer("--demo") as server:
         pid = server.wait_ready().pid_of("watcher")
-        eventually(lambda: Path(server.control).exists())
+        server.wait_api()
         os.kill(pid, 9)
         eventually(lambda: server.pid_of("watcher") != pid)
         eventually(lambda: accept(server, "--all").status == 1, 20.0)
@@ -139,12 +138,12 @@ def test_either_a_service_or_all_is_required(arguments: tuple[str, ...]) -> None
 
 
 def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
-    control = str(short_path / "control")
-    ended = run("accept", "--all", "--control", control)
+    control = str(short_path / "api")
+    ended = run("accept", "--all", "--server", control)
     assert (ended.status, ended.output) == (3, "")
-    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
-    ended = run("accept", "--all", "--control", "none")
+    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another")
+    ended = run("accept", "--all", environment={"ZKDNS_ADMIN": "none"})
     assert (ended.status, ended.errors) == (
         3,
-        "zkdns: no control socket is configured; specify the server's with --control FILE\n",
+        "zkdns: no address of a server is configured; name the server with --server URL\n",
     )

@@ -43,15 +43,13 @@ _MAX_MODULES = 500
 @pytest.fixture
 def environment(demo: ZkdnsServer, tmp_path: Path) -> dict[str, str]:
     """The variables of a user with `zkdns` on the PATH and a running server, without other configuration."""
-    host, port = demo.addresses[0]
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("ZKDNS_")},
         "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "TERM": "xterm",
-        "ZKDNS_CONTROL": demo.control,
-        "ZKDNS_SERVER": f"{host}:{port}",
+        "ZKDNS_ADMIN_SOCKET": demo.api,
         "ZKDNS_UPSTREAM": "none",
     }
 
@@ -99,10 +97,10 @@ def test_files_are_completed_by_the_shell(option: str, environment: dict[str, st
 
 
 def test_without_a_server_there_are_no_completions(environment: dict[str, str], tmp_path: Path) -> None:
-    for control in (str(tmp_path / "control"), "none"):
-        assert completions("zkdns lookup we", {**environment, "ZKDNS_CONTROL": control}) == []
+    for path in (str(tmp_path / "api"), "none"):
+        assert completions("zkdns lookup we", {**environment, "ZKDNS_ADMIN_SOCKET": path}) == []
     assert completions("zkdns lookup we", {**environment, "ZKDNS_TTL": "soon"}) == []
-    assert completions(f"zkdns accept --control {tmp_path}/none we", environment) == []
+    assert completions(f"zkdns accept --server {tmp_path}/none we", environment) == []
 
 
 # -- duration -----------------------------------------------------------------------------------------------
@@ -140,7 +138,7 @@ def test_a_server_that_does_not_respond_does_not_block_completion(
         listener.bind(silent)
         listener.listen()
         started_at = time.monotonic()
-        assert completions("zkdns lookup w", {**environment, "ZKDNS_CONTROL": silent}) == []
+        assert completions("zkdns lookup w", {**environment, "ZKDNS_ADMIN_SOCKET": silent}) == []
         assert time.monotonic() - started_at < 10
 
 

@@ -40,7 +40,7 @@ def findings(machine: Machine, *arguments: str, **variables: str) -> dict[str, t
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """A machine whose resolv.conf names an address without a resolver."""
+    """A machine with an address in resolv.conf that has no resolver."""
     return Machine(tmp_path / "machine", "127.0.0.253")
 
 
@@ -52,21 +52,33 @@ def test_a_healthy_server_and_its_zookeeper(
     with ZkdnsServer(environment=variables) as server:
         server.wait_ready()
         eventually((tmp_path / "snapshot").exists)
-        arguments = ("--listen", f"127.0.0.1:{server.port}", "--control", server.control)
+        arguments = ("--listen", f"127.0.0.1:{server.port}", "--admin-socket", server.api)
         admin = server.admin.removeprefix("http://")
         found = findings(machine, *arguments, "--admin", admin, **variables)
         subjects = [f"127.0.0.1:{server.port} over {transport}" for transport in ("UDP", "TCP")]
     assert found["configuration"] == ("ok", "has no errors")
     zookeeper = environment["ZKDNS_ZOOKEEPER"]
     assert found[f"ZooKeeper {zookeeper}"] == ("ok", f"grants a session; {zk_root} has 1 znode")
+    assert found["services"] == ("ok", f"{zk_root}/{{environment}}/{{service}} has 1; members: 1")
     for about in subjects:
         assert found[about] == ("ok", "responds")
     for path in ("healthz", "readyz"):
         assert found[f"http://{admin}/{path}"] == ("ok", "200")
-    assert found[f"control {server.control}"] == ("ok", "responds")
+    assert found[f"socket {server.api}"] == ("ok", "responds")
     assert found["snapshot"][0] == "ok"
     assert found["end to end"][0] == "wrong"
     assert found["end to end"][1].startswith("web.staging.discovery: programs on this machine do not find it")
+
+
+def test_a_service_with_other_children_only_is_a_warning(
+    environment: dict[str, str], zk: Any, zk_root: str, machine: Machine
+) -> None:
+    zk.create(f"{zk_root}/staging/web/i-1_0000000003", b'{"host":"10.0.0.1","port":80}', makepath=True)
+    found = findings(machine, "--listen", "127.0.0.1:0", **environment)
+    assert found["services"] == (
+        "warning",
+        f"{zk_root}/staging/web has no members, but 1 other child: i-1_0000000003 (nerve)",
+    )
 
 
 def test_an_unreachable_zookeeper_server_is_a_warning_if_others_work(
@@ -98,20 +110,20 @@ def test_root_finds_the_snapshot_of_the_unit(
     assert (level, sentence.endswith(" old")) == ("ok", True), sentence
 
 
-def test_control_sockets_without_a_responding_server(short_path: Path, machine: Machine) -> None:
+def test_sockets_without_a_responding_server(short_path: Path, machine: Machine) -> None:
     """The socket of a killed server, that of a hanging one, and a missing one."""
     dead, strange, none = (str(short_path / name) for name in ("dead", "strange", "none"))
-    arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--control")
+    arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--admin-socket")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(dead)
     for path in (dead, none):
         found = findings(machine, *arguments, path)
-        assert found[f"control {path}"] == ("warning", f"no server listens at {path}")
+        assert found[f"socket {path}"] == ("warning", f"no server listens at {path}")
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(strange)
         silent.listen()
-        level, sentence = findings(machine, *arguments, strange)[f"control {strange}"]
-    assert (level, "does not answer within" in sentence) == ("warning", True)
+        level, sentence = findings(machine, *arguments, strange)[f"socket {strange}"]
+    assert (level, "does not respond within" in sentence) == ("warning", True)
 
 
 def test_the_static_file_is_checked_too(tmp_path: Path, machine: Machine) -> None:
@@ -124,7 +136,7 @@ def test_the_static_file_is_checked_too(tmp_path: Path, machine: Machine) -> Non
 
 def test_a_terminal_shows_a_coloured_line_for_each_finding(tmp_path: Path) -> None:
     with Terminal(
-        "doctor", "--demo", "--listen", "127.0.0.1:1", "--control", str(tmp_path / "no")
+        "doctor", "--demo", "--listen", "127.0.0.1:1", "--admin-socket", str(tmp_path / "no")
     ) as terminal:
         assert terminal.wait() == 1
         written, lines = terminal.written, terminal.screen.splitlines()

@@ -1,6 +1,5 @@
 """`zkdns dump --zone` from running servers and from sources, and without either."""
 
-import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +8,12 @@ from typing import Any
 import dns.zone
 import pytest
 
-from tests.cli import Command, Ended, run
-from tests.cli.test_flush import responding
-from tests.daemon.ipc.feed_helpers import until
+from tests.cli import Ended, run
 from tests.serverset.sync_helpers import join
+from tests.support.fake_api import responding
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.daemon.ipc.control_messages import LossesAccepted, Refused, Response
 
 pytestmark = pytest.mark.processes
 
@@ -32,7 +29,7 @@ STATIC = '[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n'
 
 
 def dump(server: ZkdnsServer, *arguments: str) -> Ended:
-    return run("dump", *arguments, environment={"ZKDNS_CONTROL": server.control})
+    return run("dump", *arguments, environment={"ZKDNS_ADMIN_SOCKET": server.api})
 
 
 def records(text: str) -> set[str]:
@@ -84,9 +81,9 @@ def test_a_name_is_required_if_there_are_several_zones(tmp_path: Path) -> None:
 
 def test_a_table_that_is_not_read_yet_is_an_error() -> None:
     with ZkdnsServer("--zookeeper", "127.0.0.1:1") as server:
-        eventually(lambda: Path(server.control).exists())
-        ended = dump(server, "--zone")
-        assert ended == (1, "", "zkdns: the table has not been read yet; try again when it has\n")
+        unread = (1, "", "zkdns: the table has not been read yet; try again when it has\n")
+        eventually(lambda: dump(server, "--zone") == unread)
+        assert dump(server, "--json") == unread
 
 
 def test_zookeeper_is_read_without_a_server(environment: dict[str, str], zk: Any, zk_root: str) -> None:
@@ -126,29 +123,30 @@ def test_the_zone_file_of_a_snapshot_has_a_comment_about_its_age(
 
 
 def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
-    control = str(short_path / "control")
-    ended = run("dump", "--zone", "--control", control)
+    control = str(short_path / "api")
+    ended = run("dump", "--zone", "--server", control)
     assert (ended.status, ended.output) == (3, "")
-    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
-    ended = run("dump", "--zone", "--control", "none")
+    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another")
+    ended = run("dump", "--zone", environment={"ZKDNS_ADMIN": "none"})
     assert ended == (
         3,
         "",
-        "zkdns: no control socket is configured; specify the server's with --control FILE\n",
+        "zkdns: no address of a server is configured; name the server with --server URL\n",
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ((), "--zone: is missing; write --zone for a zone file"),
+        ((), "write --zone for a zone file, or --json for all members"),
+        (("--zone", "--json"), "write --zone for a zone file, or --json for all members"),
         (
             ("--zone", "--snapshot", "file"),
             "--snapshot: is only used with a source; add one of --zookeeper, --static, --demo, --offline",
         ),
         (
-            ("--zone", "--demo", "--control", "file"),
-            "--control: cannot be combined with the source --demo; remove one of them",
+            ("--zone", "--demo", "--server", "file"),
+            "--server: cannot be combined with the source --demo; remove one of them",
         ),
     ],
 )
@@ -157,23 +155,22 @@ def test_usage_errors(arguments: tuple[str, ...], error: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("response", "error"),
+    ("status", "body", "expected", "error"),
     [
-        (LossesAccepted(()), "the server at {} is of another version of zkdns"),
-        (Refused("not_found", "there is no table"), "there is no table"),
+        (200, b'{"type":"other"}\n', 3, "the server at {} is of another version of zkdns"),
+        (200, b'{"type":"head"', 3, "the server at {} sent no complete HTTP response; is it a zkdns server?"),
+        (404, {"error": "there is no table"}, 1, "there is no table"),
+        (503, {"error": "try later"}, 3, "try later"),
+        (500, b"oops", 3, "oops"),
     ],
 )
-def test_unexpected_responses_are_errors(short_path: Path, response: Response, error: str) -> None:
-    control = str(short_path / "control")
-
-    async def scenario() -> Ended:
-        async with responding(control, response):
-            with Command("dump", "--zone", "--control", control) as command:
-                await until(lambda: command.process.poll() is not None)
-                return Ended(command.wait(), command.output, command.errors)
-
-    ended = asyncio.run(scenario())
-    assert ended == (1 if isinstance(response, Refused) else 3, "", f"zkdns: {error.format(control)}\n")
+def test_unexpected_responses_are_errors(
+    short_path: Path, status: int, body: object, expected: int, error: str
+) -> None:
+    path = str(short_path / "api")
+    with responding(path, "table", body, status):
+        ended = run("dump", "--zone", "--server", path)
+    assert ended == (expected, "", f"zkdns: {error.format(path)}\n")
 
 
 def test_a_closed_pipe_ends_it_without_an_error(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ HELD = "members_held"
 
 
 def explain(server: ZkdnsServer, *arguments: str) -> Ended:
-    return run("explain", *arguments, environment={"ZKDNS_CONTROL": server.control})
+    return run("explain", *arguments, environment={"ZKDNS_ADMIN_SOCKET": server.api})
 
 
 def explained(server: ZkdnsServer, name: str) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_the_name_of_a_member_explains_that_member(judged: ZkdnsServer) -> None:
 def test_verdicts_have_colours_in_a_terminal() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
-        with Terminal("explain", "web.staging", environment={"ZKDNS_CONTROL": server.control}) as terminal:
+        with Terminal("explain", "web.staging", environment={"ZKDNS_ADMIN_SOCKET": server.api}) as terminal:
             assert terminal.wait() == 0
             assert terminal.written.count("\x1b[32manswered") == 3
         assert "\x1b" not in explain(server, "web.staging").output
@@ -202,6 +202,33 @@ def test_without_zookeeper_only_the_state_of_znodes_is_missing(
         assert "zookeeper: away, unreachable for " in ended.output
 
 
+def test_other_children_are_explained_with_their_format(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    path = f"{zk_root}/staging/web"
+    for name in ("Member_", "Member_", "Member_", "Member_"):
+        zk.create(f"{path}/{name}", data("10.0.0.1"), sequence=True, makepath=True)
+    zk.create(f"{zk_root}/staging/api/member_1", data("10.0.0.2"), makepath=True)
+    zk.create(f"{zk_root}/staging/api/leader\u202e", b"\xff")
+    namespace = f"{zk_root}/{{environment}}/{{service}}"
+    with ZkdnsServer("--zookeeper", zookeeper.address, "--namespace", namespace) as server:
+        server.wait_ready()
+        wanted = (
+            f"4 children of {path} without the prefix member_ are passed over: "
+            "Member_0000000000, Member_0000000001, Member_0000000002 and 1 more "
+            "(format: server set with member_prefix = 'Member_')"
+        )
+        eventually(lambda: wanted in explain(server, "web.staging").output.splitlines())
+        assert wanted in explained(server, path)["notes"]
+        assert (
+            f"1 child of {zk_root}/staging/api without the prefix member_ is passed over: leader\\u202e"
+            in explain(server, "m1.api.staging").output.splitlines()
+        )
+        zk.delete(path, recursive=True)
+        zk.create(path)
+        eventually(lambda: "passed over" not in explain(server, "web.staging").output)
+
+
 def test_an_unknown_name_is_explained_with_similar_names(judged: ZkdnsServer) -> None:
     ended = explain(judged, "web.stagin")
     assert (ended.status, ended.errors) == (1, "")
@@ -233,16 +260,17 @@ def test_usage_errors_and_missing_servers_have_exit_statuses(tmp_path: Any) -> N
         invalid = explain(server, "a..b")
         assert (invalid.status, invalid.output) == (2, "")
         assert invalid.errors == "zkdns: 'a..b' is not a domain name: it has an empty label\n"
-    ended = run("explain", "web", "--control", str(tmp_path / "control"))
+    ended = run("explain", "web", "--server", str(tmp_path / "api"))
     assert (ended.status, ended.output) == (3, "")
 
 
-def test_the_private_socket_responds_without_a_configured_one(short_path: Any) -> None:
-    environment = {"ZKDNS_CONTROL": "none", "TMPDIR": str(short_path)}
+def test_the_sockets_between_processes_are_private(short_path: Any) -> None:
+    """Commands do not use the watcher's socket for requests, which exists without a configured one too."""
+    environment = {"ZKDNS_ADMIN_SOCKET": "none", "TMPDIR": str(short_path)}
     with ZkdnsServer("--demo", environment=environment) as server:
         server.wait_ready()
-        (control,) = eventually(lambda: list(short_path.glob("*/*.control")))
-        assert control.stat().st_mode & 0o777 == 0o600
-        assert run("explain", "web.staging", "--control", str(control)).status == 0
+        (requests,) = eventually(lambda: list(short_path.glob("*/*.requests")))
+        assert requests.stat().st_mode & 0o777 == 0o600
+        assert run("explain", "web.staging", "--server", server.admin).status == 0
         assert server.terminate() == 0
-        assert list(short_path.glob("*/*.control")) == []
+        assert list(short_path.glob("*/*.requests")) == []

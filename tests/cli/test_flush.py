@@ -1,31 +1,26 @@
 """`zkdns flush` with running servers, and without one."""
 
-import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli import Command, Ended, run
-from tests.daemon.ipc.feed_helpers import until
+from tests.cli import Ended, run
+from tests.support.fake_api import responding
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import eventually
-from zkdns.daemon.ipc.control import ControlServer
-from zkdns.daemon.ipc.control_messages import Flushed, LossesAccepted, Response
+from zkdns.admin.api_types import Flushed
 
 pytestmark = pytest.mark.processes
 
 
 def flush(server: ZkdnsServer, *arguments: str) -> Ended:
-    return run("flush", *arguments, environment={"ZKDNS_CONTROL": server.control})
+    return run("flush", *arguments, environment={"ZKDNS_ADMIN_SOCKET": server.api})
 
 
 def test_all_workers_flush_their_caches() -> None:
     with ZkdnsServer("--demo", "--workers", "2", "--upstream", "192.0.2.1") as server:
         server.wait_ready()
-        eventually(lambda: Path(server.control).exists())
+        server.wait_api()
         assert flush(server) == (0, "flushed all names in 2 workers\n", "")
         assert flush(server, "www.example.com") == (
             0,
@@ -47,31 +42,21 @@ def test_all_workers_flush_their_caches() -> None:
 def test_a_server_without_upstreams_has_no_cache() -> None:
     with ZkdnsServer("--demo", "--upstream", "none") as server:
         server.wait_ready()
-        eventually(lambda: Path(server.control).exists())
+        server.wait_api()
         assert flush(server) == (1, "", "zkdns: this server forwards nothing, so nothing is cached\n")
 
 
 def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
-    control = str(short_path / "control")
-    ended = run("flush", "--control", control)
+    control = str(short_path / "api")
+    ended = run("flush", "--server", control)
     assert (ended.status, ended.output) == (3, "")
-    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
-    ended = run("flush", "--control", "none")
+    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another")
+    ended = run("flush", environment={"ZKDNS_ADMIN": "none"})
     assert ended == (
         3,
         "",
-        "zkdns: no control socket is configured; specify the server's with --control FILE\n",
+        "zkdns: no address of a server is configured; name the server with --server URL\n",
     )
-
-
-@contextlib.asynccontextmanager
-async def responding(path: str, response: Response) -> AsyncIterator[None]:
-    server = ControlServer(path, lambda _: response)
-    await server.start()
-    try:
-        yield
-    finally:
-        server.close()
 
 
 @pytest.mark.parametrize(
@@ -79,18 +64,11 @@ async def responding(path: str, response: Response) -> AsyncIterator[None]:
     [
         (Flushed(1, 1), (0, "flushed all names in 1 worker\n", "")),
         (Flushed(1, 2), (1, "", "zkdns: flushed only 1 of 2 workers; try again\n")),
-        (LossesAccepted(()), (3, "", "zkdns: the server at {} is of another version of zkdns\n")),
+        ([], (3, "", "zkdns: the server at {} is of another version of zkdns\n")),
     ],
 )
-def test_responses_and_exit_statuses(
-    short_path: Path, response: Response, ended: tuple[int, str, str]
-) -> None:
-    control = str(short_path / "control")
-
-    async def scenario() -> Ended:
-        async with responding(control, response):
-            with Command("flush", "--control", control) as command:
-                await until(lambda: command.process.poll() is not None)
-                return Ended(command.wait(), command.output, command.errors)
-
-    assert asyncio.run(scenario()) == (ended[0], ended[1], ended[2].format(control))
+def test_responses_and_exit_statuses(short_path: Path, response: object, ended: tuple[int, str, str]) -> None:
+    path = str(short_path / "api")
+    with responding(path, "flush", response):
+        found = run("flush", "--server", path)
+    assert found == (ended[0], ended[1], ended[2].format(path))

@@ -18,11 +18,11 @@ pytestmark = pytest.mark.processes
 
 
 def history(server: ZkdnsServer, *arguments: str) -> Ended:
-    return run("history", *arguments, environment={"ZKDNS_CONTROL": server.control})
+    return run("history", *arguments, environment={"ZKDNS_ADMIN_SOCKET": server.api})
 
 
 def following(server: ZkdnsServer, *arguments: str) -> Command:
-    return Command("history", "--follow", *arguments, environment={"ZKDNS_CONTROL": server.control})
+    return Command("history", "--follow", *arguments, environment={"ZKDNS_ADMIN_SOCKET": server.api})
 
 
 class Web:
@@ -115,7 +115,7 @@ def test_follow_continues_with_a_restarted_watcher(server: ZkdnsServer, web: Web
         eventually(lambda: server.pid_of("watcher") != pid)
         eventually(lambda: history(server).errors == "zkdns: the server has no changes in its history\n")
         # The members that the new watcher finds at its start are not changes.
-        assert run("wait", "web.staging", "--min", "2", "--control", server.control).status == 0
+        assert run("wait", "web.staging", "--min", "2", "--server", server.api).status == 0
         web.join(3)
         eventually(lambda: command.output.count("joined") == 2)
         assert command.errors.count("; trying again") <= 1
@@ -138,7 +138,7 @@ def test_the_newest_1000_changes_of_a_service_are_kept(server: ZkdnsServer, web:
 
 
 def test_changes_have_colours_in_a_terminal(server: ZkdnsServer, web: Web) -> None:
-    with Terminal("history", "--follow", environment={"ZKDNS_CONTROL": server.control}) as terminal:
+    with Terminal("history", "--follow", environment={"ZKDNS_ADMIN_SOCKET": server.api}) as terminal:
         web.join(2)
         eventually(lambda: "\x1b[32mjoined" in terminal.written)
         assert "10.0.0.2:80" in terminal.screen

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import socket
 import subprocess
 import sys
@@ -13,11 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
+from tests.admin.helpers import STATUS, FakeBackend, serving, serving_at
 from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
 from tests.support.web import closed_udp_port
+from zkdns.address import HostPort
+from zkdns.cli import main
 
 pytestmark = pytest.mark.processes
 
@@ -69,7 +73,7 @@ def as_json(*arguments: str) -> dict[str, Any]:
 
 
 def test_the_response_is_printed_as_text(demo: ZkdnsServer) -> None:
-    ended = lookup("api.v2.staging.discovery", "SRV", "--server", server_of(demo))
+    ended = lookup("api.v2.staging.discovery", "SRV", "--dns", server_of(demo))
     assert (ended.returncode, ended.stderr) == (0, "")
     first, *lines = ended.stdout.splitlines()
     assert re.fullmatch(
@@ -87,7 +91,7 @@ def test_the_response_is_printed_as_text(demo: ZkdnsServer) -> None:
 
 
 def test_json_is_one_object_with_the_whole_response(demo: ZkdnsServer) -> None:
-    found = as_json("--server", server_of(demo), "m0.web.staging.discovery", "a")
+    found = as_json("--dns", server_of(demo), "m0.web.staging.discovery", "a")
     assert found.pop("milliseconds") > 0
     assert found == {
         "name": "m0.web.staging.discovery.",
@@ -119,27 +123,27 @@ def test_json_is_one_object_with_the_whole_response(demo: ZkdnsServer) -> None:
 def test_the_exit_status_depends_on_the_records(
     demo: ZkdnsServer, name: str, qtype: str, status: int, rcode: str
 ) -> None:
-    ended = lookup(name, qtype, "--server", server_of(demo))
+    ended = lookup(name, qtype, "--dns", server_of(demo))
     assert (ended.returncode, ended.stderr) == (status, "")
     assert f": {rcode}, " in ended.stdout.splitlines()[0]
     assert (", no record, " in ended.stdout) == (status == 1)
 
 
 def test_the_soa_and_extended_errors_of_a_negative_response_are_printed(demo: ZkdnsServer) -> None:
-    output = lookup("nothing.staging.discovery", "--server", server_of(demo)).stdout
+    output = lookup("nothing.staging.discovery", "--dns", server_of(demo)).stdout
     assert "\nauthority:\ndiscovery.  2  SOA  " in output
-    assert "server error 20: not authoritative\n" in lookup("x.org", "--server", server_of(demo)).stdout
+    assert "server error 20: not authoritative\n" in lookup("x.org", "--dns", server_of(demo)).stdout
 
 
 def test_a_truncated_response_is_fetched_over_tcp(many: ZkdnsServer) -> None:
-    found = as_json("--server", server_of(many), f"{'a' * 60}.staging.discovery", "SRV")
+    found = as_json("--dns", server_of(many), f"{'a' * 60}.staging.discovery", "SRV")
     assert len(found["answers"]) == _MANY
     assert "tc" not in found["flags"]
 
 
 def test_an_ipv6_server(demo: ZkdnsServer) -> None:
     (_, port) = demo.addresses[1]
-    ended = lookup("web.staging.discovery", "--server", f"[::1]:{port}")
+    ended = lookup("web.staging.discovery", "--dns", f"[::1]:{port}")
     assert ended.returncode == 0
     assert f"from [::1]:{port} in" in ended.stdout
 
@@ -150,7 +154,7 @@ def test_an_ipv6_server(demo: ZkdnsServer) -> None:
 @pytest.mark.parametrize("columns", ["20", "80"])
 def test_in_a_pipe_nothing_is_coloured_wrapped_cut_or_padded(many: ZkdnsServer, columns: str) -> None:
     name = f"{'a' * 60}.staging.discovery"
-    ended = lookup(name, "SRV", "--server", server_of(many), COLUMNS=columns, TERM="xterm-256color")
+    ended = lookup(name, "SRV", "--dns", server_of(many), COLUMNS=columns, TERM="xterm-256color")
     assert "\x1b" not in ended.stdout
     lines = ended.stdout.splitlines()
     assert len(lines) == 1 + _MANY
@@ -158,36 +162,76 @@ def test_in_a_pipe_nothing_is_coloured_wrapped_cut_or_padded(many: ZkdnsServer, 
     assert all(line.endswith(".example.com.") for line in lines[1:])
 
 
-def test_a_closed_pipe_causes_no_traceback(demo: ZkdnsServer) -> None:
-    command = shlex.join(
-        [sys.executable, "-m", "zkdns", "lookup", "web.staging.discovery", "--server", server_of(demo)]
-    )
-    ended = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
-    assert "Traceback" not in ended.stderr
-
-
 # -- the server ---------------------------------------------------------------------------------------------
 
 
-def test_without_server_the_configured_one_is_queried(demo: ZkdnsServer, tmp_path: Path) -> None:
+def test_the_server_that_the_api_reports_is_queried(demo: ZkdnsServer, tmp_path: Path) -> None:
     config = tmp_path / "zkdns.toml"
-    config.write_text(f'listen = ["{server_of(demo)}"]\n')
-    assert lookup("web.staging.discovery", "--config", str(config)).returncode == 0
-    assert lookup("web.staging.discovery", ZKDNS_CONFIG=str(config)).returncode == 0
-    assert lookup("web.staging.discovery", ZKDNS_LISTEN=f"0.0.0.0:{demo.port}").returncode == 0
-    assert lookup("web.staging.discovery", ZKDNS_SERVER=server_of(demo)).returncode == 0
+    config.write_text(f'[admin]\nsocket = "{demo.api}"\n')
+    for arguments, variables in (
+        (("--server", demo.api), {}),
+        (("--server", demo.admin), {}),
+        (("--config", str(config)), {}),
+        ((), {"ZKDNS_CONFIG": str(config)}),
+        ((), {"ZKDNS_ADMIN_SOCKET": demo.api}),
+        ((), {"ZKDNS_SERVER": f"unix:{demo.api}", "ZKDNS_ADMIN_SOCKET": "/nowhere"}),
+    ):
+        ended = lookup("web.staging.discovery", *arguments, **variables)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert f"from {server_of(demo)} in" in ended.stdout
 
 
-def test_an_ipv6_wildcard_is_queried_at_loopback(demo: ZkdnsServer) -> None:
-    (_, port) = demo.addresses[1]
-    assert f"from [::1]:{port} in" in lookup("web.staging.discovery", ZKDNS_LISTEN=f"[::]:{port}").stdout
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "[::]"])
+def test_a_wildcard_is_queried_at_loopback(wildcard: str) -> None:
+    with ZkdnsServer("--demo", "--listen", f"{wildcard}:0") as server:
+        server.wait_ready()
+        loopback = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}[wildcard]
+        found = lookup("web.staging.discovery", "--server", server.api).stdout
+        assert f"from {loopback}:{server.port} in" in found
+
+
+@pytest.mark.parametrize(
+    ("listening", "found"),
+    [
+        (["0.0.0.0:1053"], "127.0.0.2:1053"),
+        (["127.0.0.1:53", "192.0.2.1:53"], "192.0.2.1:53"),
+        (["127.0.0.1:53", "[::1]:53"], None),
+    ],
+)
+def test_a_remote_server_is_queried_at_an_address_of_its_network(
+    listening: list[str], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = msgspec.structs.replace(STATUS, listening=tuple(listening))
+    monkeypatch.setattr("zkdns.cli.lookup._is_loopback", lambda host: host in {"127.0.0.1", "::1"})
+    with serving(FakeBackend(current=status), HostPort("127.0.0.2", 0)) as at:
+        result = CliRunner().invoke(main, ["lookup", "x", "--timeout", "0.01", "--server", f"http://{at}"])
+    assert result.exit_code == 3
+    if found is None:
+        assert "listens only at addresses of its own machine: 127.0.0.1:53, [::1]:53" in result.output
+    else:
+        assert found in result.output
+
+
+@pytest.mark.parametrize(
+    ("listening", "error"),
+    [((), "listens only at addresses of its own machine: none"), (("x y",), "reports an invalid address: ")],
+)
+def test_a_server_without_a_usable_address_is_an_error(
+    listening: tuple[str, ...], error: str, short_path: Path
+) -> None:
+    status = msgspec.structs.replace(STATUS, listening=listening)
+    with serving_at(short_path / "api", FakeBackend(current=status)):
+        ended = lookup("web", "--server", str(short_path / "api"))
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert error in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp_path: Path) -> None:
     """The server keeps the previous services, and they are still to be looked up."""
     broken = tmp_path / "services.toml"
     broken.write_text("[services")
-    ended = lookup("web.staging.discovery", ZKDNS_LISTEN=server_of(demo), ZKDNS_STATIC=str(broken))
+    ended = lookup("web.staging.discovery", ZKDNS_ADMIN_SOCKET=demo.api, ZKDNS_STATIC=str(broken))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -206,8 +250,9 @@ def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tm
         (["web", "TYPE²"], "'TYPE²' is not a record type"),
         (["web", "TYPE-1"], "'TYPE-1' is not a record type"),
         (["web", "__class__"], "is not a record type"),
-        (["web", "--server", "127.0.0.1:99999"], "has the port '99999'"),
-        (["web", "--server", "a b"], "has no usable host"),
+        (["web", "--dns", "127.0.0.1:99999"], "has the port '99999'"),
+        (["web", "--dns", "a b"], "has no usable host"),
+        (["web", "--server", "127.0.0.1:53"], "'127.0.0.1:53' is neither a URL nor a path; write http://"),
         (["web", "--timeout", "0"], "0"),
         (["web", "--timeout", "nan"], "nan is not a number of seconds"),
         (["web", "--timeout", "inf"], "inf"),
@@ -215,7 +260,7 @@ def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tm
     ],
 )
 def test_usage_errors(arguments: list[str], error: str) -> None:
-    ended = lookup("--server", "127.0.0.1:1", *arguments)
+    ended = lookup(*arguments, ZKDNS_ADMIN_SOCKET="/nowhere/api")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert error in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -227,10 +272,10 @@ def test_errors_of_the_configuration_are_printed() -> None:
     assert [line.split(":")[1] for line in ended.stderr.splitlines()] == [" ZKDNS_LISTEN", " ZKDNS_TTL"]
 
 
-def test_a_configured_port_0_is_an_error() -> None:
-    ended = lookup("web", ZKDNS_LISTEN="127.0.0.1:0")
-    assert ended.returncode == 2
-    assert "127.0.0.1:0 does not contain the server's port; write --server" in ended.stderr
+def test_without_a_server_the_exit_status_is_3() -> None:
+    ended = lookup("web", ZKDNS_ADMIN_SOCKET="/nowhere/api")
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("zkdns: no server listens at /nowhere/api; start one")
 
 
 # -- no response --------------------------------------------------------------------------------------------
@@ -290,7 +335,7 @@ def truncated(query: bytes) -> bytes:
 )
 def test_malformed_responses(udp: Reply, tcp: Reply | None, error: str) -> None:
     with odd_server(udp, tcp or (lambda query: query)) as server:
-        ended = lookup("web.staging.discovery", "--server", server)
+        ended = lookup("web.staging.discovery", "--dns", server)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert ended.stderr.startswith(f"zkdns: {server} {error}")
     assert len(ended.stderr.splitlines()) == 1
@@ -300,7 +345,7 @@ def test_a_silent_server_is_an_error_after_the_timeout() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         server = f"127.0.0.1:{silent.getsockname()[1]}"
-        ended = lookup("web", "--server", server, "--timeout", "0.2")
+        ended = lookup("web", "--dns", server, "--timeout", "0.2")
     assert ended.returncode == 3
     assert ended.stderr == f"zkdns: {server} did not respond within 0.2 s; does zkdns run there?\n"
 
@@ -309,12 +354,12 @@ def test_a_silent_server_is_an_error_after_the_timeout() -> None:
 def test_a_closed_port_is_an_error_at_once(host: str) -> None:
     with closed_udp_port(host.strip("[]")) as port:
         server = f"{host}:{port}"
-        ended = lookup("web", "--server", server, "--timeout", "20")
+        ended = lookup("web", "--dns", server, "--timeout", "20")
     assert ended.returncode == 3
     assert ended.stderr == f"zkdns: {server} cannot be reached: Connection refused; does zkdns run there?\n"
 
 
 def test_an_unknown_host_name_of_a_server_is_an_error() -> None:
-    ended = lookup("web", "--server", "nowhere.invalid:53")
+    ended = lookup("web", "--dns", "nowhere.invalid:53")
     assert ended.returncode == 3
     assert ended.stderr.startswith("zkdns: nowhere.invalid:53 cannot be reached: ")

@@ -67,6 +67,16 @@ def test_it_writes_all_options_to_the_znode(environment: dict[str, str], zk: Any
         )
 
 
+def test_the_znode_has_the_prefix_of_the_namespace(
+    environment: dict[str, str], members: Callable[[], list[str]]
+) -> None:
+    with Command("register", *SERVED, "--member-prefix", "node-", environment=environment) as command:
+        command.wait_logged("member_registered")
+        assert members() == ["node-0000000000"]
+        with Command("watch", *SERVED[:3], "--member-prefix", "node-", environment=environment) as watch:
+            eventually(lambda: watch.output.endswith("+ 10.0.0.1:8080 node-0000000000\n"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unregisters_the_member_and_exits_with_0(
     environment: dict[str, str], members: Callable[[], list[str]], number: signal.Signals

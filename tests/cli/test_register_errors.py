@@ -59,13 +59,13 @@ def test_a_usage_error_names_its_option(arguments: tuple[str, ...], error: str) 
     assert line.startswith(f"zkdns: {error}")
 
 
-def test_a_znode_larger_than_1_mb_is_a_usage_error(
+def test_a_member_larger_than_64_kib_is_a_usage_error(
     environment: dict[str, str], zk: Any, zk_root: str
 ) -> None:
-    metadata = [word for key in range(11) for word in ("--metadata", f"{key}={'x' * 100_000}")]
+    metadata = [word for key in range(7) for word in ("--metadata", f"{key}={'x' * 10_000}")]
     ended = run("register", *SERVED, *metadata, environment=environment)
     assert ended.status == 2
-    assert "less than 1 MB" in ended.errors
+    assert "readers accept at most 65536" in ended.errors
     assert zk.exists(zk_root) is None
 
 

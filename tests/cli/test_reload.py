@@ -7,20 +7,19 @@ import pytest
 
 from tests.cli import Ended, run
 from tests.scenarios.reloadable import WEB, ReloadableServer
-from tests.support.waiting import eventually
+from tests.support.server import ZkdnsServer
 
 pytestmark = pytest.mark.processes
 
 
 def reload(server: ReloadableServer, *arguments: str) -> Ended:
-    return run("reload", *arguments, environment={"ZKDNS_CONTROL": server.control})
+    return run("reload", *arguments, environment={"ZKDNS_ADMIN_SOCKET": server.api})
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ReloadableServer]:
     with ReloadableServer(tmp_path, ttl=5) as running:
         running.wait_ready()
-        eventually(lambda: Path(f"{running.control}.reload").exists())
         yield running
 
 
@@ -41,8 +40,8 @@ def test_all_replaces_all_processes(server: ReloadableServer) -> None:
     assert ended.output.endswith("s: nothing changed, 2 processes replaced\n")
     server.wait_for_processes()
     assert not (server.processes("worker") | server.processes("watcher")) & before
-    # The new processes serve the control socket.
-    assert run("dump", "--zone", environment={"ZKDNS_CONTROL": server.control}).status == 0
+    # The new processes respond to requests.
+    assert run("dump", "--zone", environment={"ZKDNS_ADMIN_SOCKET": server.api}).status == 0
 
 
 def test_all_errors_are_printed_with_exit_status_2(server: ReloadableServer) -> None:
@@ -56,8 +55,26 @@ def test_all_errors_are_printed_with_exit_status_2(server: ReloadableServer) -> 
 
 
 def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
-    control = str(short_path / "control")
-    ended = run("reload", "--control", control)
+    control = str(short_path / "api")
+    ended = run("reload", "--server", control)
     assert (ended.status, ended.output) == (3, "")
-    assert ended.errors.startswith(f"zkdns: no server listens at {control}.reload")
-    assert run("reload", "--control", "none").status == 3
+    assert ended.errors.startswith(f"zkdns: no server listens at {control};")
+    assert run("reload", environment={"ZKDNS_ADMIN": "none"}).status == 3
+
+
+def test_over_tcp_the_token_is_needed(tmp_path: Path) -> None:
+    token, wrong = tmp_path / "token", tmp_path / "wrong"
+    for file in (token, wrong):
+        file.touch(0o600)
+        file.write_text(f"a-token-in-the-file-{file.name}")
+    with ZkdnsServer("--demo", "--admin-token", str(token)) as server:
+        server.wait_ready()
+        for arguments in ((), ("--token-file", str(wrong))):
+            ended = run("reload", "--server", server.admin, *arguments)
+            assert (ended.status, ended.output) == (2, "")
+            assert ended.errors.startswith("zkdns: the server's token is missing or wrong; name the file")
+        ended = run("reload", "--server", server.admin, environment={"ZKDNS_TOKEN_FILE": str(token)})
+        assert ended == (0, "nothing has changed\n", "")
+        unreadable = run("reload", "--server", server.admin, "--token-file", str(tmp_path))
+        assert unreadable.status == 2
+        assert unreadable.errors.startswith(f"zkdns: --token-file: '{tmp_path}' is not a regular file")

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.admin.helpers import ask
-from tests.support.process_guard import guarded
+from tests.support.process_guard import running_guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import parse_host_port
@@ -29,7 +29,7 @@ from zkdns.host.doctor.processes import listeners
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetPut
 from zkdns.serverset.member import Endpoint, Member
-from zkdns.snapshot import Header, write_snapshot
+from zkdns.snapshot import Header, NamespaceState, write_snapshot
 
 pytestmark = pytest.mark.processes
 
@@ -141,12 +141,14 @@ def test_all_usage_errors_are_printed_with_status_2() -> None:
 
 # -- offline snapshots --------------------------------------------------------------------------------------
 
-NAMESPACES = ("/discovery/{environment}/{service} in the zone discovery",)
+NAMESPACE = "/discovery/{environment}/{service} in the zone discovery"
 
 
 def snapshot(path: Path, **others: Any) -> Path:
     """Write a snapshot of two services, a week old by default."""
-    header = Header(**{"written": time.time() - 7 * 86_400, "serial": 7, "namespaces": NAMESPACES, **others})
+    written = others.pop("written", time.time() - 7 * 86_400)
+    states = (NamespaceState(NAMESPACE, written),)
+    header = Header(**{"written": written, "serial": 7, "namespaces": states, **others})
     web, api = (
         SetPut(f"/discovery/staging/{service}", ServiceName(service, "staging"), (member,))
         for service, member in (
@@ -244,19 +246,13 @@ def serving_without_output(
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Start a server with these standard streams, wait for its first response, and return its port."""
     serve = [sys.executable, "-m", "zkdns", "serve", "--demo", "--listen", "127.0.0.1:0", "--admin", "none"]
-    command = guarded(["sh", "-c", f'exec "$@" {redirection}', "sh", *serve])
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, start_new_session=True, stdout=output, stderr=output
-    ) as process:
-        try:
-            port = eventually(lambda: port_of(process.pid), 20.0)  # its log cannot be read
-            eventually(lambda: answers(port), 20.0)
-            yield process, port
-            process.terminate()
-            assert process.wait(_SECONDS) == 0
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *serve]
+    with running_guarded(command, stdout=output, stderr=output) as process:
+        port = eventually(lambda: port_of(process.pid), 20.0)  # its log cannot be read
+        eventually(lambda: answers(port), 20.0)
+        yield process, port
+        process.terminate()
+        assert process.wait(_SECONDS) == 0
 
 
 def port_of(session: int) -> int | None:

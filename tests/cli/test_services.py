@@ -43,7 +43,51 @@ def test_each_service_is_a_line(environment: dict[str, str], filled: str) -> Non
 def test_each_service_is_a_json_object(environment: dict[str, str], filled: str) -> None:
     ended = run("services", "--environment", "staging", "--json", environment=environment)
     [row] = map(json.loads, ended.output.splitlines())
-    assert row == {"environment": "staging", "service": "web", "members": 2, "path": f"{filled}/staging/web"}
+    assert row == {
+        "environment": "staging",
+        "service": "web",
+        "members": 2,
+        "path": f"{filled}/staging/web",
+        "passed_over": 0,
+        "examples": [],
+        "format": None,
+    }
+
+
+def test_services_with_other_children_only_are_reported_with_the_format(
+    environment: dict[str, str], zk: Any, zk_root: str
+) -> None:
+    for name in ("i-1_0000000001", "i-2_0000000002"):
+        zk.create(f"{zk_root}/prod/api/{name}", b'{"host":"10.0.0.1","port":80,"name":"i"}', makepath=True)
+    zk.create(f"{zk_root}/prod/db/member_0000000001", makepath=True)
+    zk.create(f"{zk_root}/prod/db/leader")
+    zk.create(f"{zk_root}/prod/idle")
+    ended = run("services", environment=environment)
+    assert ended.output == "prod\tapi\t0\nprod\tdb\t1\nprod\tidle\t0\n"
+    assert ended.errors == (
+        f"zkdns: {zk_root}/prod/api has no members, but 2 other children: "
+        "i-1_0000000001, i-2_0000000002 (nerve)\n"
+    )
+    assert ended.status == 0
+    rows = map(json.loads, run("services", "--json", environment=environment).output.splitlines())
+    assert [(row["passed_over"], row["format"]) for row in rows] == [(2, "nerve"), (1, None), (0, None)]
+
+
+def test_at_most_ten_services_with_other_children_are_reported(
+    environment: dict[str, str], zk: Any, zk_root: str
+) -> None:
+    for number in range(12):
+        zk.create(f"{zk_root}/prod/s{number:02}/node", makepath=True)
+    lines = run("services", environment=environment).errors.splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "zkdns: 2 more services have no members, but other children"
+
+
+def test_members_are_counted_by_the_prefix(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+    for name in ("node-0000000001", "node-x", "member_0000000002"):
+        zk.create(f"{zk_root}/prod/web/{name}", makepath=True)
+    ended = run("services", "--member-prefix", "node-", environment=environment)
+    assert (ended.output, ended.errors) == ("prod\tweb\t2\n", "")
 
 
 def test_a_terminal_shows_a_table(zookeeper: ZooKeeperServer, filled: str) -> None:

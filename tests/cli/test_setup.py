@@ -15,6 +15,7 @@ from tests.cli import Ended, Terminal, run
 from tests.host.trees import everything, make_tree
 from tests.support.network import bind_mount_prefix
 from tests.support.waiting import eventually
+from zkdns.cli.streams import NOT_WRITTEN
 
 pytestmark = pytest.mark.processes
 
@@ -78,6 +79,49 @@ def test_in_a_terminal_it_asks_for_confirmation(root: Path) -> None:
     assert everything(root) != before
 
 
+@pytest.mark.parametrize("is_undo", [False, True], ids=["apply", "undo"])
+def test_a_file_that_changes_during_the_question_stays_unchanged(root: Path, is_undo: bool) -> None:
+    if is_undo:
+        setup(root, "--apply", "--yes")
+    flag, question = (
+        ("--undo", "Restore these files? [y/N]") if is_undo else ("--apply", "Write these changes? [y/N]")
+    )
+    with Terminal("setup", "--root", str(root), flag, "--upstream", "auto") as terminal:
+        eventually(lambda: question in terminal.screen)
+        (root / "etc" / "resolv.conf").write_text("nameserver 10.0.0.99\n")
+        changed = everything(root)
+        terminal.type(b"y\n")
+        assert terminal.wait() == 1
+        assert "/etc/resolv.conf: another program has changed it" in terminal.screen
+    assert everything(root) == changed
+
+
+def test_a_mount_point_is_written_in_place(root: Path) -> None:
+    """As /etc/resolv.conf in containers: it cannot be replaced."""
+    place = root / "etc" / "resolv.conf"
+    source = root.parent / "of-the-container"
+    source.write_text(OLD)
+    mounted = ["unshare", "-m", "sh", "-c", f'mount --bind {source} {place} && exec "$@"', "sh"]
+    probe = subprocess.run([*mounted, "true"], check=False, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no mount can be made: {probe.stderr.strip()}")
+    inode = source.stat().st_ino
+    ended = _run_in(mounted, root)
+    assert ended.returncode == 0, ended.stderr
+    assert "nameserver 127.0.0.1\n" in source.read_text()
+    assert source.stat().st_ino == inode
+    assert place.read_text() == OLD
+
+
+def test_without_output_nothing_is_written(root: Path) -> None:
+    before = everything(root)
+    command = [sys.executable, "-m", "zkdns", "setup", "--root", str(root), "--apply", "--yes"]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, timeout=30)
+    assert ended.returncode == NOT_WRITTEN
+    assert everything(root) == before
+
+
 def test_json_holds_the_whole_plan(root: Path) -> None:
     report: dict[str, Any] = json.loads(setup(root, "--json").output)
     assert report["manager"] == "resolv.conf"
@@ -87,6 +131,19 @@ def test_json_holds_the_whole_plan(root: Path) -> None:
     assert setup(root, "--json", "--apply").status == 2
     applied = json.loads(setup(root, "--json", "--apply", "--yes").output)
     assert "written" in applied["messages"][0]
+
+
+def test_odd_characters_of_a_file_are_kept_and_shown_escaped(root: Path) -> None:
+    place = root / "etc" / "resolv.conf"
+    odd = b"# a\xe2\x80\xa8nameserver 10.6.6.6\x0b\x0c\x1b[2J \xff\r\nnameserver 10.0.0.53\n"
+    place.write_bytes(odd)
+    ended = setup(root, "--apply", "--yes")
+    assert ended.status == 0, ended.errors
+    assert f"{odd.decode(errors='surrogateescape')}".encode(errors="surrogateescape") in place.read_bytes()
+    assert all(line.isprintable() for line in ended.output.split("\n"))
+    assert not any(line.startswith("nameserver 10.6.6.6") for line in ended.output.split("\n"))
+    assert setup(root, "--undo", "--yes").status == 0
+    assert place.read_bytes() == odd
 
 
 def test_with_an_obstacle_nothing_is_written(root: Path) -> None:

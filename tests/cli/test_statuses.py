@@ -15,7 +15,11 @@ CASES = {
     0: ["lookup web.staging.discovery", "check --demo", "completion bash", "dump --zone"],
     1: ["lookup staging.discovery", "accept --all", "flush", "serve --listen 203.0.113.1:0 --admin none"],
     2: ["check --ttl soon", "lookup a..b", "accept", "dump", "completion tcsh", "lokup", "lookup"],
-    3: ["lookup x --server 127.0.0.1:1", "accept --all --control {nowhere}", "flush --control none"],
+    3: [
+        "lookup x --dns 127.0.0.1:1",
+        "accept --all --server {nowhere}",
+        "explain x --server http://127.0.0.1:1",
+    ],
 }
 
 
@@ -23,9 +27,8 @@ CASES = {
     ("status", "typed"), [(status, typed) for status in CASES for typed in CASES[status]]
 )
 def test_commands_exit_with_their_status(status: int, typed: str, demo: ZkdnsServer, tmp_path: Path) -> None:
-    host, port = demo.addresses[0]
-    variables = {"ZKDNS_CONTROL": demo.control, "ZKDNS_SERVER": f"{host}:{port}"}
-    ended = run(*typed.format(nowhere=tmp_path / "control").split(), environment=variables)
+    variables = {"ZKDNS_ADMIN_SOCKET": demo.api}
+    ended = run(*typed.format(nowhere=tmp_path / "api").split(), environment=variables)
     assert ended.status == status, ended.errors
     assert bool(ended.errors) == bool(status) or typed.startswith("lookup staging")
 
@@ -47,4 +50,5 @@ def test_register_exits_with_the_status_of_the_program(
 
 
 def test_every_status_has_a_case() -> None:
-    assert [*CASES, 126, 127, 130] == list(STATUSES)  # 130 is in test_wait.py
+    # 4 and 141 are in test_output_failures.py, 130 in test_wait.py.
+    assert [*CASES, 4, 126, 127, 130, 141] == list(STATUSES)

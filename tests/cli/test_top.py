@@ -28,17 +28,13 @@ def server() -> Iterator[ZkdnsServer]:
         yield running.wait_ready()
 
 
-def admin_of(server: ZkdnsServer) -> str:
-    return server.admin.removeprefix("http://")
-
-
 def objects(command: Command) -> list[dict[str, Any]]:
     whole, _, _ = command.output.rpartition("\n")
     return [json.loads(line) for line in whole.splitlines()]
 
 
 def test_json_prints_an_object_each_second_without_losing_queries(server: ZkdnsServer) -> None:
-    with Command("top", "--admin", admin_of(server), "--json") as command:
+    with Command("top", "--server", server.admin, "--json") as command:
         eventually(lambda: objects(command))
         for _ in range(30):
             server.query(WEB, "SRV")
@@ -63,9 +59,9 @@ def test_json_prints_an_object_each_second_without_losing_queries(server: ZkdnsS
 def test_without_a_terminal_it_prints_one_plain_table(
     server: ZkdnsServer, arguments: tuple[str, ...]
 ) -> None:
-    ended = run("top", "--admin", admin_of(server), *arguments)
+    ended = run("top", "--server", server.admin, *arguments)
     assert (ended.status, ended.errors) == (0, "")
-    assert re.match(rf"zkdns [\d.]+ at {admin_of(server)}, up .*\n[\d,.]+ queries/s \(", ended.output)
+    assert re.match(rf"zkdns [\d.]+ at {server.admin}, up .*\n[\d,.]+ queries/s \(", ended.output)
     assert "\np50 " in ended.output
     assert "; hits: response cache " in ended.output
     assert "6 services, members: 13 alive\n" in ended.output
@@ -74,7 +70,7 @@ def test_without_a_terminal_it_prints_one_plain_table(
 
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
 def test_a_terminal_shows_it_live_until_a_key_and_is_restored(server: ZkdnsServer, key: bytes) -> None:
-    with Terminal("top", "--admin", admin_of(server)) as terminal:
+    with Terminal("top", "--server", server.admin) as terminal:
         before = termios.tcgetattr(terminal.master)
         eventually(
             lambda: re.search(r"0 queries/s \(tcp 0, udp 0\)|0 queries/s \(udp 0, tcp 0\)", terminal.screen)
@@ -90,7 +86,7 @@ def test_a_terminal_shows_it_live_until_a_key_and_is_restored(server: ZkdnsServe
 
 
 def test_sigterm_restores_the_terminal_too(server: ZkdnsServer) -> None:
-    with Terminal("top", "--admin", admin_of(server)) as terminal:
+    with Terminal("top", "--server", server.admin) as terminal:
         eventually(lambda: "queries/s" in terminal.screen)
         terminal.process.terminate()
         assert terminal.wait() == 0
@@ -103,8 +99,10 @@ def test_a_lost_server_is_shown_with_the_time_and_retried() -> None:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
-        with Terminal("top", "--admin", address) as terminal:
-            lost = rf"no server answers at {address}: Connection refused; trying again, since \d\d:\d\d:\d\d"
+        with Terminal("top", "--server", f"http://{address}") as terminal:
+            lost = (
+                rf"no server listens at http://{address}; start one, .*; trying again, since \d\d:\d\d:\d\d"
+            )
             eventually(lambda: re.search(lost, terminal.screen))
             with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN": address}):
                 eventually(lambda: "6 services" in terminal.screen)
@@ -117,15 +115,20 @@ def test_a_lost_server_is_shown_with_the_time_and_retried() -> None:
 def test_once_without_a_server_is_an_error_with_status_3() -> None:
     with refusing() as address:
         for arguments in ((), ("--json",)):
-            ended = run("top", "--once", "--admin", address, *arguments)
-            assert ended == Ended(3, "", f"zkdns: no server answers at {address}: Connection refused\n")
+            ended = run("top", "--once", "--server", f"http://{address}", *arguments)
+            assert (ended.status, ended.output) == (3, "")
+            assert ended.errors.startswith(f"zkdns: no server listens at http://{address}; start one")
 
 
-def test_the_default_address_is_the_configured_one(server: ZkdnsServer) -> None:
-    environment = {"ZKDNS_ADMIN": admin_of(server)}
-    assert run("top", "--once", environment=environment).output.startswith("zkdns ")
-    missing = "zkdns: no admin address is configured; specify the server's with --admin ADDRESS:PORT\n"
-    assert run("top", environment={"ZKDNS_ADMIN": "none"}) == Ended(1, "", missing)
-    invalid = run("top", "--admin", "localhost")
+def test_the_default_is_the_configured_socket_or_address(server: ZkdnsServer) -> None:
+    environment = {"ZKDNS_ADMIN_SOCKET": server.api}
+    assert run("top", "--once", environment=environment).output.startswith(f"zkdns 0.1.0 at {server.api}, ")
+    environment = {"ZKDNS_ADMIN": server.admin.removeprefix("http://")}
+    assert run("top", "--once", environment=environment).output.startswith(f"zkdns 0.1.0 at {server.admin}, ")
+    missing = "zkdns: no address of a server is configured; name the server with --server URL\n"
+    assert run("top", environment={"ZKDNS_ADMIN": "none"}) == Ended(3, "", missing)
+    invalid = run("top", "--server", "localhost")
     assert invalid.status == 2
-    assert invalid.errors.startswith("zkdns: --admin: ")
+    assert invalid.errors.startswith(
+        "zkdns: --server: 'localhost' is neither a URL nor a path; write http://"
+    )

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
-import threading
-from collections.abc import Iterator
-
-import msgspec
 import pytest
 
-from zkdns.address import HostPort
 from zkdns.admin.status import StatsReading, TableStatus, WorkerReading, ZooKeeperStatus
-from zkdns.cli.top_rates import NoStatsError, is_comparable, rates_between, read_stats
+from zkdns.cli.top_rates import is_comparable, rates_between
 from zkdns.telemetry.stats import LATENCY_BUCKETS, ForwardStats, LatencyStats, ResponseStats, UpstreamStats
 
 
@@ -123,59 +116,3 @@ def test_readings_of_two_runs_of_a_server_are_not_comparable() -> None:
     assert is_comparable(reading(1.0), reading(2.0))
     assert not is_comparable(reading(1.0), reading(2.0, started=1.5))
     assert not is_comparable(reading(2.0), reading(2.0))
-
-
-# -- reading ------------------------------------------------------------------------------------------------
-
-STATS = msgspec.json.encode(reading(1.0, worker(1, 2))).decode()
-NOT_ZKDNS = "the server at {} is not a zkdns admin address"
-OTHER_VERSION = "the zkdns server at {} is of another version than this command"
-
-
-@contextlib.contextmanager
-def responding(status: int, text: str, server: str = "zkdns") -> Iterator[HostPort]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def version_string(self) -> str:
-            return server
-
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        try:
-            yield HostPort("127.0.0.1", listener.server_port)
-        finally:
-            listener.shutdown()
-            thread.join()
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "server", "error"),
-    [
-        (404, STATS, "nginx", NOT_ZKDNS),
-        (200, STATS, "nginx", NOT_ZKDNS),
-        (200, "", "", NOT_ZKDNS),
-        (404, "{}", "zkdns", "the zkdns server at {} is too old for this command: it has no /api/stats"),
-        (200, "{}", "zkdns", OTHER_VERSION),
-        (200, "{]", "zkdns", OTHER_VERSION),
-        (200, "", "zkdns", OTHER_VERSION),
-        (421, '{"error": "no name"}', "zkdns", "the server at {} does not return its stats: no name"),
-        (503, "too many\n", "zkdns", "the server at {} does not return its stats: too many"),
-    ],
-)
-def test_unusable_responses_are_errors(status: int, text: str, server: str, error: str) -> None:
-    with responding(status, text, server) as address, pytest.raises(NoStatsError) as caught:
-        read_stats(address)
-    assert str(caught.value) == error.format(address)
-
-
-def test_stats_are_read() -> None:
-    with responding(200, STATS) as address:
-        assert read_stats(address) == reading(1.0, worker(1, 2))

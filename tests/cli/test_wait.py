@@ -38,7 +38,7 @@ class StaticServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"ZKDNS_CONTROL": self.server.control}
+        return {"ZKDNS_ADMIN_SOCKET": self.server.api}
 
 
 @contextlib.contextmanager
@@ -107,8 +107,8 @@ def test_an_unknown_service_has_no_members(unchanged: StaticServer) -> None:
 
 def test_before_the_table_is_read_no_condition_is_true() -> None:
     with ZkdnsServer("--zookeeper", "127.0.0.1:1") as server:
-        environment = {"ZKDNS_CONTROL": server.control}
-        eventually(lambda: Path(server.control).exists())
+        environment = {"ZKDNS_ADMIN_SOCKET": server.api}
+        server.wait_api()
         ended = run("wait", "web.staging", "--gone", "--timeout", "300ms", environment=environment)
     state = "the server has not read its table yet after 300ms; expected none"
     assert ended == (1, "", f"zkdns: web.staging: {state}\n")
@@ -134,9 +134,9 @@ def test_it_waits_for_a_server_that_starts_later(tmp_path: Path) -> None:
 
 
 def test_without_a_server_the_exit_status_is_3_after_the_time_out(short_path: Path) -> None:
-    control = str(short_path / "control")
+    control = str(short_path / "api")
     started_at = time.monotonic()
-    ended = run("wait", "web.staging", "--control", control, "--timeout", "500ms")
+    ended = run("wait", "web.staging", "--server", control, "--timeout", "500ms")
     assert time.monotonic() - started_at >= 0.5
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}")

@@ -1,6 +1,5 @@
 """`zkdns watch` with a real ZooKeeper: lines, JSON objects, the live table, and `--exec`."""
 
-import contextlib
 import json
 import os
 import re
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from typing import Any
 import pytest
 from kazoo.security import make_acl
 
-from tests.cli import PROGRAM, Command, Terminal, run
-from tests.support.process_guard import guarded
+from tests.cli import PROGRAM, Command, Terminal, piped, run
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from zkdns.cli.streams import READER_GONE
 
 pytestmark = pytest.mark.processes
 
@@ -181,65 +179,19 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-@pytest.fixture
-def unread(environment: dict[str, str]) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Starts a watch with a pipe as standard output, and closes the pipe after the first line."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        reader, writer = os.pipe()
-        process = subprocess.Popen(
-            guarded([sys.executable, "-m", "zkdns", *WATCHED]),
-            stdin=subprocess.PIPE,
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-        started.append(process)
-        os.close(writer)
-        assert os.read(reader, 1000)
-        os.close(reader)
-        return process
-
-    yield start
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):  # the guard has already ended
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdin is not None
-        assert process.stderr is not None
-        process.stdin.close()
-        process.stderr.close()
-
-
 def test_a_closed_pipe_ends_it_without_an_error(
-    unread: Callable[[], subprocess.Popen[bytes]], members: Members
+    environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:
     members.add("10.0.0.1")
-    process = unread()
-    assert process.wait(15.0) == 0
-    os.killpg(process.pid, signal.SIGKILL)  # the guard has standard error open too
-    assert process.stderr is not None
-    assert process.stderr.read() == b""
-
-
-def test_an_output_that_cannot_be_written_is_an_error(environment: dict[str, str], members: Members) -> None:
-    members.add("10.0.0.1")
-    for command in (WATCHED, (*WATCHED, "--json"), ("services",)):
-        line = f"exec {shlex.join([sys.executable, '-m', 'zkdns', *command])} > /dev/full"
-        ended = subprocess.run(
-            ["sh", "-c", line],
-            check=False,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-        assert (ended.returncode, ended.stderr) == (
-            1,
-            "zkdns: cannot write to standard output: No space left on device\n",
-        )
+    file = tmp_path / "errors"
+    with (
+        file.open("wb") as errors,
+        piped(*WATCHED, environment=environment, errors=errors) as (process, reader),
+    ):
+        assert os.read(reader, 1000)
+        os.close(reader)
+        assert process.wait(15.0) == READER_GONE
+    assert file.read_bytes() == b""
 
 
 def test_with_closed_standard_output_the_command_still_runs(

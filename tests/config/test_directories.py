@@ -24,7 +24,7 @@ def test_directories_of_the_service_are_the_defaults_of_paths(
 ) -> None:
     config = load_config(flags={}, environment=environment, file=None)
     assert config.snapshot.path == str(tmp_path / "STATE/table")
-    assert config.control == str(tmp_path / "RUNTIME/control")
+    assert config.admin.socket == str(tmp_path / "RUNTIME/api")
     assert config.zookeeper.credentials is None
     assert config.ttl == 5
 

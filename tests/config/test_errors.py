@@ -62,7 +62,11 @@ WRONG_TEXTS = [
     ("upstream", "dns.quad9.net", "'dns.quad9.net' is not an address to forward to"),
     ("upstream", "invalid", "'invalid' is not an address to forward to"),
     ("upstream", "1.1.1.1:0", "a port is 1 to 65535"),
-    ("upstream", "https://1.1.1.1", "starts with https://; write ADDRESS[:PORT], or tls://"),
+    (
+        "upstream",
+        "https://1.1.1.1",
+        "starts with https://; write ADDRESS[:PORT], tcp://ADDRESS[:PORT] for TCP, or tls://",
+    ),
     ("upstream", "127.0.0.1", "127.0.0.1:53 is an address of this server; write another one"),
     ("cache_entries", "0", "write an integer from 1 to 1000000"),
     ("admin", "localhost:80", "not an address to listen on"),

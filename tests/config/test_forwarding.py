@@ -12,7 +12,8 @@ NO_UPSTREAM = (
     "is not an address to forward to; write an IP address, such as 9.9.9.9, [2620:fe::fe]:53, "
     "tls://9.9.9.9#dns.quad9.net"
 )
-FORMS = "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME"
+KEYS = "upstreams, trust_ad, rebind_protection, rebind_exempt, zone"
+FORMS = "ADDRESS[:PORT], tcp://ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME"
 OWN = "is an address of this server; write another one, or none to refuse names"
 CASE = "names the same domain as another table; names are case-insensitive (RFC 4343)"
 IN_ZONE = "is in the zone discovery, and names there are never forwarded; remove this table"
@@ -41,10 +42,21 @@ WRONG = [
     ('listen = "::1"\n[forward]\nupstreams = "[0::1]:53"', f"forward.upstreams: [::1]:53 {OWN}"),
     ('listen = "0.0.0.0"\n[forward]\nupstreams = "127.0.0.53"', f"forward.upstreams: 127.0.0.53:53 {OWN}"),
     ('[cache]\nstale = "1d"', "cache.stale: is '1d'; write an integer from 0 to 259200"),
-    ("forward = 5", "forward: is 5; write a section, [forward] with upstreams, trust_ad, zone"),
+    (
+        "forward = 5",
+        f"forward: is 5; write a section, [forward] with {KEYS}",
+    ),
     (
         '[forward."corp.example"]\nupstreams = "10.0.0.53"',
-        "forward: unknown key 'corp.example'; accepted: upstreams, trust_ad, zone",
+        f"forward: unknown key 'corp.example'; accepted: {KEYS}",
+    ),
+    (
+        '[forward]\nrebind_exempt = "."',
+        "forward.rebind_exempt: '.' is the root; write a domain, such as corp.example",
+    ),
+    (
+        '[forward]\nrebind_protection = "yes"',
+        "forward.rebind_protection: is 'yes'; write true or false, without quotes",
     ),
     ("[forward]\nzone = 5", "forward.zone: is 5; write a table"),
     ("[forward.zone]\nlab = 5", "forward.zone.lab: is 5; write a table"),

@@ -39,6 +39,7 @@ listen = ["127.0.0.1", "[::1]:5353", "0.0.0.0:0"]
 workers = 4
 zone = "Service.Example."
 namespace = "/{environment}/{service}"
+member_prefix = "node-"
 ttl = 0
 negative_ttl = 1
 order = "random"
@@ -49,7 +50,6 @@ dns_sd = true
 reverse = true
 identity = "ns1"
 show_version = true
-control = "control"
 
 [zookeeper]
 hosts = "zk1, zk2:2182,[::1]/twitter"
@@ -64,6 +64,8 @@ verify_hostname = false
 [forward]
 upstreams = ["9.9.9.9", "[2620:fe::fe]:5353", "tls://9.9.9.9#dns.quad9.net"]
 trust_ad = true
+rebind_protection = true
+rebind_exempt = ["Plex.Direct", "zen.spamhaus.org."]
 
 [forward.zone."Corp.example."]
 upstreams = ["10.0.0.53", "10.0.0.54:5353"]
@@ -77,6 +79,7 @@ max_ttl = 600
 stale = 0
 
 [admin]
+socket = "api"
 listen = "127.0.0.1:0"
 names = ["DNS1.example.com"]
 token = "token"
@@ -114,29 +117,30 @@ def test_the_defaults_without_any_settings() -> None:
         zookeeper=ZooKeeperSettings(hosts="127.0.0.1:2181"),
         listen=(HostPort("127.0.0.1", 53),),
         namespaces=(parse_namespace("/discovery/{environment}/{service}", (b"discovery",)),),
-        admin=AdminSettings(listen=HostPort("127.0.0.1", 9153)),
-        control="/run/zkdns/control" if os.geteuid() == 0 else None,
+        admin=AdminSettings(
+            listen=HostPort("127.0.0.1", 9153), socket="/run/zkdns/api" if os.geteuid() == 0 else None
+        ),
     )
 
 
 @pytest.mark.parametrize(
-    ("user", "variables", "control"),
+    ("user", "variables", "path"),
     [
-        (0, {}, "/run/zkdns/control"),
-        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "/run/zkdns/control"),
-        (0, {"RUNTIME_DIRECTORY": "/run/dns:/run/other"}, "/run/dns/control"),
-        (1000, {"RUNTIME_DIRECTORY": "/run/dns", "XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/dns/control"),
-        (1000, {"XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/user/1000/zkdns/control"),
+        (0, {}, "/run/zkdns/api"),
+        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "/run/zkdns/api"),
+        (0, {"RUNTIME_DIRECTORY": "/run/dns:/run/other"}, "/run/dns/api"),
+        (1000, {"RUNTIME_DIRECTORY": "/run/dns", "XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/dns/api"),
+        (1000, {"XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/user/1000/zkdns/api"),
         (1000, {}, None),
-        (0, {"ZKDNS_CONTROL": "/run/own"}, "/run/own"),
-        (0, {"ZKDNS_CONTROL": "none"}, None),
+        (0, {"ZKDNS_ADMIN_SOCKET": "/run/own"}, "/run/own"),
+        (0, {"ZKDNS_ADMIN_SOCKET": "none"}, None),
     ],
 )
-def test_the_default_control_socket_is_in_the_runtime_directory(
-    monkeypatch: pytest.MonkeyPatch, user: int, variables: dict[str, str], control: str | None
+def test_the_default_socket_of_the_api_is_in_the_runtime_directory(
+    monkeypatch: pytest.MonkeyPatch, user: int, variables: dict[str, str], path: str | None
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    assert load(environment=variables).control == control
+    assert load(environment=variables).admin.socket == path
 
 
 def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
@@ -156,7 +160,7 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
         offline=False,
         listen=(HostPort("127.0.0.1", 53), HostPort("::1", 5353), HostPort("0.0.0.0", 0)),
         workers=4,
-        namespaces=(parse_namespace("/{environment}/{service}", (b"service", b"example")),),
+        namespaces=(parse_namespace("/{environment}/{service}", (b"service", b"example"), "node-"),),
         ttl=0,
         negative_ttl=1,
         order="random",
@@ -174,6 +178,8 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
                 UpstreamAddress("9.9.9.9", 853, "dns.quad9.net"),
             ),
             trust_ad=True,
+            rebind_protection=True,
+            rebind_exempt=("plex.direct", "zen.spamhaus.org"),
             zones={
                 "corp.example": ForwardZoneSettings(
                     (UpstreamAddress("10.0.0.53", 53), UpstreamAddress("10.0.0.54", 5353))
@@ -189,11 +195,13 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
             cookie_secret=bytes.fromhex("00112233445566778899aabbccddeeff"),
         ),
         admin=AdminSettings(
-            listen=HostPort("127.0.0.1", 0), names=("dns1.example.com",), token=str(tmp_path / "token")
+            listen=HostPort("127.0.0.1", 0),
+            socket=str(tmp_path / "api"),
+            names=("dns1.example.com",),
+            token=str(tmp_path / "token"),
         ),
         snapshot=SnapshotSettings(path="/var/lib/zkdns/table", max_age=3600),
         guard=GuardSettings(share=0.25, seconds=0),
-        control=str(tmp_path / "control"),
         log=LogSettings(level="debug", format="json", queries=0.25),
         service={
             "web.staging.service.example": ServiceOverride(ttl=60, order="fixed", max_answers=1),
@@ -219,15 +227,16 @@ def leaves(struct: type[msgspec.Struct], prefix: str = "") -> list[str]:
 
 
 def test_every_field_has_a_row_and_every_row_has_a_field() -> None:
-    """Each setting has its own field, except namespace and zone, which share one."""
+    """Each setting has its own field, except namespace, zone and member_prefix, which share one."""
     fields = [row.field for row in SETTINGS]
-    fields.remove("namespaces")
+    assert fields.count("namespaces") == 3
+    fields = list(dict.fromkeys(fields))
     assert sorted(fields) == sorted(leaves(Config))
 
 
 def test_the_defaults_of_sections_are_those_of_their_classes() -> None:
     config = load(demo=True)
-    made = Config(listen=config.listen, namespaces=config.namespaces, demo=True, control=config.control)
+    made = Config(listen=config.listen, namespaces=config.namespaces, demo=True)
     assert msgspec.structs.replace(config, admin=AdminSettings()) == made
 
 
@@ -259,9 +268,10 @@ def test_names_of_flags_and_variables() -> None:
         "reverse",
         "show_version",
         "forward.trust_ad",
+        "forward.rebind_protection",
         "access.cookies",
     ]
-    many = ["listen", "statuses", "forward.upstreams", "access.allow", "admin.names"]
+    many = ["listen", "statuses", "forward.upstreams", "forward.rebind_exempt", "access.allow", "admin.names"]
     assert [row.key for row in SETTINGS if row.many] == many
 
 
@@ -301,8 +311,8 @@ VALID_TEXTS: list[tuple[str, str, object]] = [
     ("admin", "none", None),
     ("admin", "::1", HostPort("::1", 9153)),
     ("admin", "0.0.0.0:8080", HostPort("0.0.0.0", 8080)),
-    ("control", "none", None),
-    ("control", "/run/zkdns/control", "/run/zkdns/control"),
+    ("admin_socket", "none", None),
+    ("admin_socket", "/run/zkdns/api", "/run/zkdns/api"),
     ("log_format", "json", "json"),
     ("log_level", "warning", "warning"),
     ("log_queries", "0", 0.0),

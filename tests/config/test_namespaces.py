@@ -9,7 +9,6 @@ from zkdns.config import (
     ServiceOverride,
 )
 from zkdns.namespace import parse_namespace
-from zkdns.snapshot import namespaces_of
 
 TWICE = "names the same service as another table; names are case-insensitive (RFC 4343)"
 
@@ -44,7 +43,8 @@ def test_several_namespaces_each_with_its_zone() -> None:
     assert load(TWO, zone="sd.example").zones == ((b"sd", b"example"), (b"aurora",))
     assert load(TWO, zone="aurora").zones == ((b"aurora",),)
     assert load(TWO, namespace="/{service}").namespaces == (parse_namespace("/{service}"),)
-    assert namespaces_of(load(TWO)) != namespaces_of(load(TWO, zone="other"))
+    other = load(TWO, zone="other").namespaces
+    assert set(map(str, load(TWO).namespaces)) != set(map(str, other))
 
 
 def test_a_service_table_may_name_the_zone() -> None:
@@ -114,7 +114,7 @@ def test_two_namespaces_must_not_match_the_same_znode(others: list[str], *, is_v
         ),
         (
             '[[namespace]]\npath = "/{a}"\nzon = "a"',
-            "namespace[0]: unknown key 'zon'; accepted: path, zone",
+            "namespace[0]: unknown key 'zon'; accepted: path, zone, member_prefix",
         ),
         (
             '[[namespace]]\npath = "/{a}"\n[[namespace]]\npath = "/b/{a}"\nzone = "."\n[service."a.b.c.d"]',
@@ -137,3 +137,39 @@ def test_a_wrong_namespace_is_an_error_with_its_index(toml: str, expected: str) 
 def test_a_wrong_namespace_causes_no_errors_about_service_names() -> None:
     (error,) = errors_of("[service.web]", namespace="/discovery")
     assert error.startswith("--namespace: ")
+
+
+def test_the_member_prefix_is_that_of_the_table_or_of_the_top_level() -> None:
+    assert load().namespace.member_prefix == "member_"
+    assert load('member_prefix = "node-"').namespace.member_prefix == "node-"
+    assert load(environment={"ZKDNS_MEMBER_PREFIX": "n"}).namespace.member_prefix == "n"
+    assert load(TWO, member_prefix="node-").namespace.member_prefix == "node-"
+    config = load(TWO + 'member_prefix = "i_"', member_prefix="node-")
+    assert [namespace.member_prefix for namespace in config.namespaces] == ["node-", "i_"]
+    assert decoded_copy(config) == config
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ('""', "is empty; write the beginning of members' names"),
+        ('"a/b"', "is 'a/b'; write the beginning of members' names, such as 'member_', without slashes"),
+        ('"a\\u0007"', "is 'a\\x07'; ZooKeeper rejects the character '\\x07' in names"),
+        ('"vector_"', "is 'vector_', which also matches 'vector_': those znodes weight members"),
+        ('"vec"', "is 'vec', which also matches 'vector_': those znodes weight members"),
+        ('"vector_1"', "is 'vector_1', which also matches 'vector_': those znodes weight members"),
+        ("5", "is 5; write the beginning of members' names in quotes"),
+    ],
+)
+def test_a_wrong_member_prefix_is_an_error(toml: str, expected: str) -> None:
+    assert errors_of(f"member_prefix = {toml}") == (f"{FILE}: member_prefix: {expected}",)
+    table = f"[[namespace]]\npath = '/{{a}}'\nmember_prefix = {toml}"
+    assert errors_of(table) == (f"{FILE}: namespace[0].member_prefix: {expected}",)
+
+
+def test_snapshots_of_the_default_prefix_stay_usable() -> None:
+    """A snapshot has the namespace as text."""
+    default = str(load().namespace)
+    assert default == "/discovery/{environment}/{service} in the zone discovery"
+    assert str(load(member_prefix="member_").namespace) == default
+    assert str(load(member_prefix="node-").namespace) != default

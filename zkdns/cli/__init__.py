@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
 import zkdns
+from zkdns.cli.streams import run_checked
+from zkdns.escape import printable
 
 # In the order of the help. Commands are not imported here: loading the libraries of all commands would take
 # longer than starting the server.
@@ -37,8 +40,32 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
+@contextlib.contextmanager
+def _printable_errors() -> Iterator[None]:
+    """Escape the messages of click's own errors, which repeat parts of the command line."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]  # click has no other place for it
+        raise
+
+
 class _Commands(click.Group):
     """The commands by name. A command is imported when it is used."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:  # noqa: ANN401 - click's arguments
+        """Run a command, and exit with its status or with that of an error of its output."""
+        run_checked(lambda: super(_Commands, self).main(*args, **extra))
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401 - as above
+        """Parse the options before the command."""
+        with _printable_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
+        """Parse the command's options, and run it."""
+        with _printable_errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import click
-import msgspec
 
-from zkdns.cli.control_client import control_option, request_or_exit
+from zkdns.admin.api_types import LossesAccepted, ReleasedMember
+from zkdns.cli.api_options import make_client, request_or_exit, server_option, token_option
 from zkdns.cli.name_completion import complete_held
 from zkdns.cli.options import config_option, fail_usage
-from zkdns.daemon.ipc.control_messages import AcceptLosses, LossesAccepted, ReleasedMember
+from zkdns.cli.streams import write_fields, write_json
 
 
 @click.command()
 @click.argument("service", required=False, shell_complete=complete_held)
 @click.option("--all", "is_all", is_flag=True, help="Drop the held members of all services.")
-@control_option
+@server_option
+@token_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each member, one per line.")
 def accept(
-    service: str | None, is_all: bool, control: str | None, config_file: str | None, as_json: bool
+    service: str | None,
+    is_all: bool,
+    server: str | None,
+    token_file: str | None,
+    config_file: str | None,
+    as_json: bool,
 ) -> None:
     """Accept a loss: stop answering with SERVICE's held members.
 
@@ -29,9 +35,15 @@ def accept(
     """
     if is_all == (service is not None):
         fail_usage(["write one SERVICE, or --all for all services"])
-    for member in request_or_exit(AcceptLosses(service), LossesAccepted, control, config_file).members:
-        click.echo(msgspec.json.encode(member) if as_json else _line(member))
+    client = make_client(server, config_file, token_file)
+    every = "1" if is_all else None
+    accepted = request_or_exit(client.post, "accept", LossesAccepted, service=service, all=every)
+    members = accepted.members
+    if as_json:
+        write_json(*members)
+    else:
+        write_fields(map(_fields, members))
 
 
-def _line(member: ReleasedMember) -> str:
-    return "\t".join((member.service, member.znode.rpartition("/")[2], member.endpoint or "-"))
+def _fields(member: ReleasedMember) -> tuple[str, ...]:
+    return member.service, member.znode.rpartition("/")[2], member.endpoint or "-"

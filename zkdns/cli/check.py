@@ -16,6 +16,7 @@ from zkdns.cli.options import (
     load_or_exit,
     setting_options,
 )
+from zkdns.cli.streams import write_json, write_lines
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.names import to_text
@@ -47,13 +48,13 @@ def check(config_file: str | None, as_json: bool, **flags: object) -> None:
     errors.
     """
     if not as_json:
-        click.echo(_summary(load_or_exit(flags, config_file)))
+        write_lines(_summary(load_or_exit(flags, config_file)))
         return
     try:
         report = _report(load(flags, config_file))
     except ConfigError as error:
         report = Report(valid=False, errors=error.errors)
-    click.echo(msgspec.json.encode(report))
+    write_json(report)
     sys.exit(DONE if report.valid else EX_USAGE)
 
 

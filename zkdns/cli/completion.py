@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
+from zkdns.cli.streams import write_out
+
 _VARIABLE = "_ZKDNS_COMPLETE"  # set by the scripts; click derives the name from the program's
 
 
@@ -34,4 +36,4 @@ def completion(context: click.Context, shell: str) -> None:
     errors.
     """
     program = context.find_root().command
-    click.echo(_SHELLS[shell](program, {}, "zkdns", _VARIABLE).source(), nl=False)
+    write_out(_SHELLS[shell](program, {}, "zkdns", _VARIABLE).source())

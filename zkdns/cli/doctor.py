@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping
 
 import click
-import msgspec
-from rich.console import Console
-from rich.text import Text
 
 from zkdns.cli.options import FAILED, SettingsCommand, check_static, config_option, setting_options
+from zkdns.cli.output import StyledLines
+from zkdns.cli.streams import write_json
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
 from zkdns.host.doctor.checks import Finding, ok, wrong
@@ -33,21 +32,19 @@ def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
     Run it with the settings of the server, on its machine. As root it finds more. It changes nothing. The
     exit status is 1 if something does not work, 2 for usage errors.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    lines = StyledLines()
     is_wrong = False
     for finding in _findings(flags, config_file):
         is_wrong |= finding.level == "wrong"
         if as_json:
-            click.echo(msgspec.json.encode(finding))
+            write_json(finding)
         else:
             cure = f"; {finding.cure}" if finding.cure else ""
-            console.print(
-                Text.assemble(
-                    (f"{finding.level:<9}", _STYLES[finding.level]),
-                    (f"{finding.about}: ", "bold"),
-                    finding.found,
-                    (cure, "cyan"),
-                )
+            lines.write(
+                (f"{finding.level:<9}", _STYLES[finding.level]),
+                (f"{finding.about}: ", "bold"),
+                finding.found,
+                (cure, "cyan"),
             )
     sys.exit(FAILED if is_wrong else 0)
 

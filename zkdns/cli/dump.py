@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import NoReturn
 
 import click
 
-from zkdns.cli.control_client import control_option, control_path, fail_refused
+from zkdns.admin.client import ApiClient
+from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.options import (
-    NO_ANSWER,
     config_option,
     fail,
     fail_usage,
     load_or_exit,
     options_of,
-    write_out,
 )
 from zkdns.cli.output import ProgressBar
+from zkdns.cli.streams import write_json, write_out
 from zkdns.cli.table_copy import TableCopy, copy_from_server, copy_from_sources
 from zkdns.config import SETTINGS, Config
-from zkdns.daemon.ipc.control import ControlError
-from zkdns.daemon.ipc.control_messages import Refused
+from zkdns.daemon.member_rows import member_rows
 from zkdns.dns.zone import Zone
 from zkdns.dns.zonefile import service_records, zone_header
 from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.escape import printable_json
 from zkdns.names import Labels, lower, parse_name, to_text
 from zkdns.serverset.auth import ACCESS_KEYS
-from zkdns.telemetry.log_setup import configure_logging, silence
+from zkdns.telemetry.log_setup import configure_logging
 
 _SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper.hosts", "static", "demo", "offline"})
 _SOURCE_OPTIONS = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot.path"})
@@ -42,43 +41,45 @@ _SOURCE_OPTIONS = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "na
     metavar="[NAME]",
     help="Write a zone file (RFC 1035) of the zone NAME. NAME may be omitted if there is only one zone.",
 )
-@control_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each member, one per line.")
+@server_option
 @config_option
 @options_of((*_SOURCES, *_SOURCE_OPTIONS))
-def dump(zone: str | None, control: str | None, config_file: str | None, **flags: object) -> None:
-    """Write a zone file of a running server's table.
+def dump(
+    zone: str | None, as_json: bool, server: str | None, config_file: str | None, **flags: object
+) -> None:
+    """Write a zone file of a server's table, or its members as JSON.
 
     With a source (--zookeeper, --static, --demo or --offline), read the table from it instead of from a
     server. The exit status is 1 if the table has not been read yet or the source cannot be read, 2 for usage
     errors, 3 if the server does not respond.
     """
-    if zone is None:
-        fail_usage(["--zone: is missing; write --zone for a zone file"])
+    if as_json == (zone is not None):
+        fail_usage(["write --zone for a zone file, or --json for all members"])
     sources = [row for row in _SOURCES if flags[row.name] not in (None, False)]
     given = sources or [row for row in _SOURCE_OPTIONS if flags[row.name] is not None]
     if sources:
-        if control is not None:
-            fail_usage([f"--control: cannot be combined with the source {given[0].flag}; remove one of them"])
+        if server is not None:
+            fail_usage([f"--server: cannot be combined with the source {given[0].flag}; remove one of them"])
         copy = _read_sources(load_or_exit(flags, config_file))
     elif given:
         accepted = ", ".join(row.flag for row in _SOURCES)
         fail_usage([f"{given[0].flag}: is only used with a source; add one of {accepted}"])
     else:
-        copy = _read_server(control_path(control, config_file))
-    try:
-        _write(copy, _apex(zone, copy.config))
-    except BrokenPipeError:
-        silence(sys.stdout)
+        client = make_client(server, config_file)
+        if as_json:
+            request_or_exit(_write_members, client)
+            return
+        copy = request_or_exit(copy_from_server, client)
+    if zone is None:
+        write_json(*member_rows(copy.table))
+    else:
+        _write_zone(copy, _apex(zone, copy.config))
 
 
-def _read_server(path: str) -> TableCopy:
-    try:
-        copy = asyncio.run(copy_from_server(path))
-    except ControlError as error:
-        fail(error, NO_ANSWER)
-    if isinstance(copy, Refused):
-        fail_refused(copy)
-    return copy
+def _write_members(client: ApiClient) -> None:
+    for line in client.lines("members"):
+        write_out(f"{printable_json(line.decode())}\n")
 
 
 def _read_sources(config: Config) -> TableCopy:
@@ -108,7 +109,7 @@ def _fail_zone(error: str, config: Config) -> NoReturn:
     fail_usage([f"{error}; write --zone {' or --zone '.join(map(to_text, config.zones))}"])
 
 
-def _write(copy: TableCopy, apex: Labels) -> None:
+def _write_zone(copy: TableCopy, apex: Labels) -> None:
     zone = Zone(copy.table, copy.config)
     if copy.is_stale:
         write_out("; the source of these records is unreachable: this is the last table that was read\n")

@@ -6,17 +6,14 @@ import sys
 from collections.abc import Iterator
 
 import click
-import msgspec
-from rich.console import Console
-from rich.text import Text
 
-from zkdns.cli.control_client import control_option, request_or_exit
+from zkdns.admin.api_types import ExplainedMember, Explanation
+from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.name_completion import complete_names
-from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
-from zkdns.cli.output import printable, write_columns
-from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanation
+from zkdns.cli.options import NOT_FOUND, config_option
+from zkdns.cli.output import StyledLines, write_columns
+from zkdns.cli.streams import write_json, write_lines
 from zkdns.durations import format_duration
-from zkdns.telemetry.log_setup import silence
 
 _STYLES = {
     "answered": "green",
@@ -39,10 +36,10 @@ _COLUMNS = (
 
 @click.command()
 @click.argument("name", shell_complete=complete_names)
-@control_option
+@server_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def explain(name: str, control: str | None, config_file: str | None, as_json: bool) -> None:
+def explain(name: str, server: str | None, config_file: str | None, as_json: bool) -> None:
     """Show how a running server answers NAME, and why.
 
     Also shows the verdict on each member: whether the server answers with it, and the reason. NAME is a name
@@ -50,29 +47,20 @@ def explain(name: str, control: str | None, config_file: str | None, as_json: bo
     service or member. The exit status is 0 if there are records or the name is forwarded, 1 if there are no
     records, 2 for usage errors, 3 if the server does not respond.
     """
-    explained = request_or_exit(Explain(name), Explanation, control, config_file)
-    try:
-        if as_json:
-            write_out(msgspec.json.encode(explained).decode() + "\n")
-        else:
-            _show(explained)
-    except BrokenPipeError:
-        silence(sys.stdout)
+    explained = request_or_exit(make_client(server, config_file).explain, name)
+    if as_json:
+        write_json(explained)
+    else:
+        _show(explained)
     sys.exit(0 if explained.is_answered else NOT_FOUND)
 
 
 def _show(explained: Explanation) -> None:
-    headline = printable(f"{explained.name}: {explained.rule}")
-    if is_terminal(sys.stdout):
-        Console(highlight=False).print(
-            Text(headline, style="bold green" if explained.is_answered else "bold red")
-        )
-    else:
-        write_out(headline + "\n")
-    for line in _lines(explained):
-        write_out(printable(line) + "\n")
+    style = "bold green" if explained.is_answered else "bold red"
+    StyledLines().write(f"{explained.name}: {explained.rule}", style=style)
+    write_lines(*_lines(explained))
     if explained.members:
-        write_out("\n")
+        write_lines("")
         write_columns(_COLUMNS, [_row(row, explained) for row in explained.members], _STYLES)
 
 
@@ -93,6 +81,8 @@ def _lines(explained: Explanation) -> Iterator[str]:
         yield f"last change: {format_duration(explained.now - explained.changed)} ago"
     if explained.state is not None:
         yield f"zookeeper: {', '.join(_zookeeper_state(explained))}"
+        if explained.problem:
+            yield f"problem: {explained.problem}"
     elif not explained.ready:
         yield "the table has not been read yet"
     elif explained.stale:
@@ -109,7 +99,8 @@ def _policy(explained: Explanation) -> str:
 def _zookeeper_state(explained: Explanation) -> Iterator[str]:
     yield str(explained.state)
     if explained.stale_seconds is not None:
-        yield f"unreachable for {format_duration(explained.stale_seconds)}"
+        word = "without a quorum" if explained.state == "readonly" else "unreachable"
+        yield f"{word} for {format_duration(explained.stale_seconds)}"
     if explained.heard_seconds is not None:
         yield f"last response {format_duration(explained.heard_seconds)} ago"
     if explained.audited_seconds is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 import msgspec
 
-from zkdns.cli.control_client import control_option, request_or_exit
+from zkdns.admin.api_types import Flushed
+from zkdns.cli.api_options import make_client, request_or_exit, server_option, token_option
 from zkdns.cli.options import FAILED, config_option, fail
-from zkdns.daemon.ipc.control_messages import FlushCaches, Flushed
+from zkdns.cli.streams import write_json, write_lines
 from zkdns.errors import ZkdnsError
 
 
@@ -24,23 +25,27 @@ class Report(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.argument("name", required=False)
-@control_option
+@server_option
+@token_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def flush(name: str | None, control: str | None, config_file: str | None, as_json: bool) -> None:
+def flush(
+    name: str | None, server: str | None, token_file: str | None, config_file: str | None, as_json: bool
+) -> None:
     """Remove responses from a running server's forward cache.
 
     Removes the responses for NAME and all names below it, or without NAME all responses. Names in the
     server's own zones are never in this cache. The exit status is 1 if the server forwards no queries or not
     all workers could be reached, 2 for usage errors, 3 if the server does not respond.
     """
-    flushed = request_or_exit(FlushCaches(name), Flushed, control, config_file)
+    client = make_client(server, config_file, token_file)
+    flushed = request_or_exit(client.post, "flush", Flushed, name=name)
     if as_json:
-        click.echo(msgspec.json.encode(Report(name, flushed.flushed_workers, flushed.workers)))
+        write_json(Report(name, flushed.flushed_workers, flushed.workers))
     done = flushed.flushed_workers
     if done < flushed.workers:
         fail(ZkdnsError(f"flushed only {done} of {flushed.workers} workers; try again"), FAILED)
     if as_json:
         return
     removed = f"{name} and all names below it" if name is not None else "all names"
-    click.echo(f"flushed {removed} in {done} worker{'s' if done > 1 else ''}")
+    write_lines(f"flushed {removed} in {done} worker{'s' if done > 1 else ''}")

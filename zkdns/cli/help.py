@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 import click
 from click.shell_completion import CompletionItem
 
-from zkdns.cli.options import is_terminal
+from zkdns.cli.streams import is_terminal, write_out
 
 _SUFFIX = ".md"
 _MAX_WIDTH = 100  # columns; longer lines are hard to read
@@ -63,11 +63,11 @@ def help(context: click.Context, topic: str | None) -> None:  # noqa: A001 - the
     """
     found = pages()
     if topic is None:
-        click.echo(_listed(found))
+        write_out(_listed(found) + "\n")
     elif topic.lower() in found:
         _show(found[topic.lower()].read_text(encoding="utf-8"))
     elif topic in _commands(context):
-        click.echo(_help_of(context, topic))
+        write_out(_help_of(context, topic) + "\n")
     else:
         near = get_close_matches(topic.lower(), [*found, *_commands(context)], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else " 'zkdns help' lists the topics."

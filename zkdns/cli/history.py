@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import NoReturn
 
 import click
-import msgspec
-from rich.console import Console
-from rich.text import Text
 
-from zkdns.cli.control_client import (
-    control_option,
-    control_path,
-    fail_refused,
-    other_version,
-    request_or_exit,
-)
+from zkdns.admin.api_types import HistoryEntry
+from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
+from zkdns.cli.api_options import fail_refused, make_client, request_or_exit, server_option
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
     INTERRUPTED,
-    NO_ANSWER,
     NOT_FOUND,
     config_option,
     fail,
-    is_terminal,
-    write_out,
 )
-from zkdns.cli.output import printable
+from zkdns.cli.output import StyledLines
 from zkdns.cli.serverset_options import duration_option
-from zkdns.daemon.ipc.control import ControlError, send_request
-from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryPage, ReadHistory, Refused
+from zkdns.cli.streams import (
+    ReaderGoneError,
+    is_terminal,
+    watch_reader,
+    write_error,
+    write_fields,
+    write_json,
+)
 from zkdns.errors import ZkdnsError
-from zkdns.telemetry.log_setup import silence
 
 _PAGE_SIZE = 1000  # changes per request
 _MAX_CHANGES = 100_000
@@ -67,7 +64,7 @@ _STYLES = {
     help="Only the newest N changes. Default: 1000, or with --since all.",
 )
 @click.option("--follow", "-f", is_flag=True, help="Wait for further changes and print them, until Ctrl-C.")
-@control_option
+@server_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each change, one per line.")
 def history(
@@ -75,7 +72,7 @@ def history(
     since: float | None,
     last: int | None,
     follow: bool,
-    control: str | None,
+    server: str | None,
     config_file: str | None,
     as_json: bool,
 ) -> None:
@@ -86,12 +83,13 @@ def history(
     for each: time, change, service, member and endpoint, separated by tabs. The exit status is 1 if there are
     no changes, 2 for usage errors, 3 if the server does not respond, 130 if Ctrl-C ends it without --follow.
     """
+    client = make_client(server, config_file)
     after = int((time.time() - since) * 1_000_000) if since is not None else 0
     entries: deque[HistoryEntry] = deque(maxlen=last or _MAX_CHANGES)
     try:
         while True:
             size = _PAGE_SIZE if after else last or _PAGE_SIZE
-            page = request_or_exit(ReadHistory(service, after, size), HistoryPage, control, config_file)
+            page = request_or_exit(client.history, service, after, size)
             entries += page.entries
             is_last_page = not after or len(page.entries) < size
             after = page.last or after
@@ -100,9 +98,7 @@ def history(
         _write(entries, as_json=as_json)
         if follow:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            asyncio.run(_follow(service, after, control_path(control, config_file), as_json=as_json))
-    except BrokenPipeError:
-        silence(sys.stdout)
+            _follow(client, service, after, as_json=as_json)
     except KeyboardInterrupt:
         sys.exit(DONE if follow else INTERRUPTED)
     if not entries:
@@ -111,44 +107,46 @@ def history(
         fail(ZkdnsError(f"the server has no changes{of_service}{in_time} in its history"), NOT_FOUND)
 
 
-async def _follow(service: str | None, after: int, path: str, *, as_json: bool) -> None:
-    """Write new changes. While the server does not respond, for example during a restart, try again."""
+def _follow(client: ApiClient, service: str | None, after: int, *, as_json: bool) -> NoReturn:
+    """Write new changes. While the server does not respond, for example during a restart, try again.
+
+    Raises:
+        ReaderGoneError: the reader of standard output has closed it.
+    """
+    gone = threading.Event()
+    watch_reader(gone.set)
     is_responding = True
-    while True:
+    while not gone.is_set():
         try:
-            response = await send_request(path, ReadHistory(service, after, _PAGE_SIZE))
-        except ControlError as error:
+            page = client.history(service, after, _PAGE_SIZE)
+        except (UnreachableError, RefusedError) as error:
+            if isinstance(error, RefusedError) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                fail_refused(error)
             if is_responding:
-                click.echo(f"zkdns: {error}; trying again", err=True)
+                write_error(f"{error}; trying again")
             is_responding = False
-            await asyncio.sleep(_POLL_SECONDS)
+            gone.wait(_POLL_SECONDS)
             continue
         is_responding = True
-        if isinstance(response, Refused):
-            fail_refused(response)
-        if not isinstance(response, HistoryPage):
-            fail(other_version(path), NO_ANSWER)
-        _write(response.entries, as_json=as_json)
-        after = max(after, response.last)
-        if len(response.entries) < _PAGE_SIZE:
-            await asyncio.sleep(_POLL_SECONDS)
+        _write(page.entries, as_json=as_json)
+        after = max(after, page.last)
+        if len(page.entries) < _PAGE_SIZE:
+            gone.wait(_POLL_SECONDS)
+    raise ReaderGoneError
 
 
 def _write(entries: Iterable[HistoryEntry], *, as_json: bool) -> None:
     if as_json:
-        write_out("".join(f"{msgspec.json.encode(entry).decode()}\n" for entry in entries))
+        write_json(*entries)
     elif is_terminal(sys.stdout):
-        console = Console(highlight=False)
+        lines = StyledLines()
         for entry in entries:
             moment, kind, *rest = _fields(entry)
-            console.print(
-                Text.assemble((moment, "dim"), "  ", (f"{kind:13}", _STYLES[kind]), "  ", "  ".join(rest)),
-                soft_wrap=True,
-            )
+            lines.write((moment, "dim"), "  ", (f"{kind:13}", _STYLES.get(kind, "")), "  ", "  ".join(rest))
     else:
-        write_out("".join("\t".join(_fields(entry)) + "\n" for entry in entries))
+        write_fields(map(_fields, entries))
 
 
 def _fields(entry: HistoryEntry) -> tuple[str, ...]:
     moment = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return moment, entry.kind, *map(printable, (entry.service, entry.member or "-", entry.endpoint or "-"))
+    return moment, entry.kind, entry.service, entry.member or "-", entry.endpoint or "-"

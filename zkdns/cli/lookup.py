@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 import secrets
@@ -11,10 +12,10 @@ import time
 import click
 import dnslib
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
-from zkdns.address import HostPort, connectable, parse_host_port
+from zkdns.address import DNS_PORT, HostPort, connectable, parse_host_port, parse_listen
+from zkdns.admin.client import ApiClient
+from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
@@ -23,11 +24,13 @@ from zkdns.cli.options import (
     NOT_FOUND,
     complete_words,
     config_option,
-    load_or_exit,
+    fail,
 )
+from zkdns.cli.output import StyledLines
+from zkdns.cli.streams import write_error, write_json, write_lines
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.edns import Ede, OptionCode
-from zkdns.errors import BadValueError
+from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import parse_name, to_text
 from zkdns.transport.dns_client import NoResponseError, exchange
 
@@ -69,12 +72,11 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 @click.command()
 @click.argument("name", shell_complete=complete_names)
 @click.argument("qtype", metavar="[TYPE]", default="A", shell_complete=complete_words(*_USUAL_TYPES))
+@server_option
 @click.option(
-    "--server",
+    "--dns",
     metavar="ADDR[:PORT]",
-    envvar="ZKDNS_SERVER",
-    show_envvar=True,
-    help="The server to query. Default: the configured one.",
+    help="The DNS address to query. Default: the first one of the server.",
 )
 @click.option(
     "--timeout",
@@ -88,7 +90,13 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def lookup(
-    name: str, qtype: str, server: str | None, timeout: float, as_json: bool, config_file: str | None
+    name: str,
+    qtype: str,
+    server: str | None,
+    dns: str | None,
+    timeout: float,
+    as_json: bool,
+    config_file: str | None,
 ) -> None:
     """Query the running server for NAME, and print its response.
 
@@ -96,33 +104,53 @@ def lookup(
     errors, 3 if the server does not respond.
     """
     try:
-        address = _server(server, config_file)
+        given = parse_host_port(dns, default_port=DNS_PORT) if dns else None
         query = build_query(
             parse_name(name), _parse_type(qtype.upper()), ident=secrets.randbits(16), edns=True
         )
     except BadValueError as error:
-        click.echo(f"zkdns: {error}", err=True)
+        write_error(str(error))
         sys.exit(EX_USAGE)
+    address = given or _dns_address(make_client(server, config_file))
     try:
         result = _exchange(query, address, timeout)
     except BadResponseError as error:
         hint = "; does zkdns run there?" if isinstance(error, NoResponseError) else ""
-        click.echo(f"zkdns: {address} {error}{hint}", err=True)
+        write_error(f"{address} {error}{hint}")
         sys.exit(NO_ANSWER)
     if as_json:
-        click.echo(msgspec.json.encode(result))
+        write_json(result)
     else:
         _print(result)
     sys.exit(DONE if result.answers else NOT_FOUND)
 
 
-def _server(text: str | None, config_file: str | None) -> HostPort:
-    if text:
-        return parse_host_port(text, default_port=53)
-    address = load_or_exit({}, config_file, with_static=False).listen[0]
-    if not address.port:
-        raise BadValueError(f"{address} does not contain the server's port; write --server ADDR:PORT")
-    return connectable(address)
+def _dns_address(client: ApiClient) -> HostPort:
+    """Return the first DNS address of the server that this machine can use. If there is none, exit."""
+    reported, api = request_or_exit(client.status).listening, client.server.at
+    try:
+        listening = [parse_listen(one, default_port=DNS_PORT) for one in reported]
+    except BadValueError as error:
+        return fail(
+            ZkdnsError(f"the server at {client.server} reports an invalid address: {error}"), NO_ANSWER
+        )
+    if listening and (api is None or _is_loopback(api.host)):
+        return connectable(listening[0])
+    for address in listening:
+        if api is not None and connectable(address) != address:  # a wildcard: also the API's address
+            return HostPort(api.host, address.port)
+        if not _is_loopback(address.host):
+            return address
+    own = ", ".join(map(str, listening)) or "none"
+    sentence = f"the server at {client.server} listens only at addresses of its own machine: {own}"
+    return fail(ZkdnsError(f"{sentence}; name another one with --dns ADDR:PORT"), NO_ANSWER)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _parse_type(qtype: str) -> int:
@@ -180,13 +208,13 @@ def _type_name(number: int) -> str:
 
 
 def _print(result: LookupResult) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    lines = StyledLines()
     count = len(result.answers)
     records = "no record" if not count else "1 record" if count == 1 else f"{count} records"
     source = f"from {result.server} in {result.milliseconds:.1f} ms"
-    console.print(Text(f"{result.name} {result.type}: {result.rcode}, {records}, {source}", style="bold"))
+    lines.write(f"{result.name} {result.type}: {result.rcode}, {records}, {source}", style="bold")
     for error in result.errors:
-        console.print(Text(f"server error {error}", style="yellow"))
+        lines.write(f"server error {error}", style="yellow")
     for title, section in (
         ("", result.answers),
         ("additional", result.additional),
@@ -195,11 +223,12 @@ def _print(result: LookupResult) -> None:
         if not section:
             continue
         if title:
-            console.print(Text(f"\n{title}:", style="dim"))
+            write_lines("")
+            lines.write(f"{title}:", style="dim")
         widest = [max(map(len, column)) for column in zip(*map(_cells, section), strict=True)]
         for record in section:
             cells = map(str.ljust, _cells(record), widest)
-            console.print(Text("  ".join(cells).rstrip()))
+            lines.write("  ".join(cells).rstrip())
 
 
 def _cells(record: Record) -> tuple[str, str, str, str]:

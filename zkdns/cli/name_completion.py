@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import click
 from click.shell_completion import CompletionItem
 
+from zkdns.admin.client import ApiClient, ServerAddress, configured_server, parse_server
 from zkdns.config import load_config
-from zkdns.daemon.ipc.control import send_request
-from zkdns.daemon.ipc.control_messages import ListNames, Names
 from zkdns.errors import ZkdnsError
 
 _TIMEOUT = 0.2  # seconds; the user has pressed a key and waits
@@ -20,32 +18,38 @@ def complete_names(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Return the services of the server that begin with the typed text."""
-    return _complete(context, ListNames(incomplete, only_held=False))
+    return _complete(context, incomplete, only_held=False)
 
 
 def complete_held(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Return those services that have held members."""
-    return _complete(context, ListNames(incomplete, only_held=True))
+    return _complete(context, incomplete, only_held=True)
 
 
-def _complete(context: click.Context, request: ListNames) -> list[CompletionItem]:
-    """Send the request to the configured server. Errors are ignored: a completion cannot show them."""
+def _complete(context: click.Context, incomplete: str, *, only_held: bool) -> list[CompletionItem]:
+    """Send the request to the server. Errors are ignored: a completion cannot show them."""
     try:
-        control = load_config(
-            flags={"control": context.params.get("control")},
-            environment=os.environ,
-            file=context.params.get("config_file"),
-        ).control
-        if control is None:
-            return []
-        response = asyncio.run(_send(control, request))
-    except (ZkdnsError, TimeoutError):
+        client = ApiClient(_server_address(context))
+        names = client.names(incomplete, only_held=only_held, seconds=_TIMEOUT).names
+    except ZkdnsError:
         return []
-    return [CompletionItem(name) for name in response.names] if isinstance(response, Names) else []
+    # The scripts of the shells read a completion per line.
+    return [CompletionItem(name) for name in names if name.isprintable()]
 
 
-async def _send(path: str, request: ListNames) -> object:
-    async with asyncio.timeout(_TIMEOUT):
-        return await send_request(path, request)
+def _server_address(context: click.Context) -> ServerAddress:
+    """Return the server that the command line, the environment or the configuration names.
+
+    Raises:
+        ZkdnsError: none of them names one.
+    """
+    if named := context.params.get("server") or os.environ.get("ZKDNS_SERVER"):
+        return parse_server(named)
+    configured = configured_server(
+        load_config(flags={}, environment=os.environ, file=context.params.get("config_file"))
+    )
+    if configured is None:
+        raise ZkdnsError("no address of a server is configured")
+    return configured

@@ -1,4 +1,4 @@
-"""Shared by all commands: options of settings, exit statuses, error messages, and output."""
+"""Shared by all commands: options of settings, exit statuses, and error messages."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from zkdns.address import HostPort
+from zkdns.cli.streams import NOT_WRITTEN, READER_GONE, write_error
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
 from zkdns.config.setting import flag_of
-from zkdns.errors import ConfigError, ZkdnsError
+from zkdns.errors import BadValueError, ConfigError, ZkdnsError
 from zkdns.names import to_text
 from zkdns.namespace import Namespace
 from zkdns.serverset.auth import load_access
 from zkdns.serverset.static_file import load_demo, load_static
 from zkdns.snapshot import SnapshotError, expected_by, read_header
-from zkdns.telemetry.log_setup import silence
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,18 +45,22 @@ STATUSES = {
     FAILED: "failure, or no data for the request",
     EX_USAGE: "invalid arguments, variables or configuration; nothing was done",
     NO_ANSWER: "the server does not respond",
+    NOT_WRITTEN: "standard output cannot be written, for example because the disk is full",
     126: "the program to run is not executable",  # 126 and 127 as in shells
     127: "the program to run does not exist",
     INTERRUPTED: "ended by Ctrl-C before it was done",
+    READER_GONE: "the reader of standard output has closed it, as `head` does after its last line",
 }
 """The meaning of each exit status.
 
-The help of each command lists its own statuses, in a sentence that begins with `The exit status is`.
+The help of each command lists its own statuses, except `COMMON_STATUSES`, in a sentence that begins with
+`The exit status is`.
 """
+COMMON_STATUSES = (DONE, NOT_WRITTEN, READER_GONE)
+"""The statuses of all commands. The help of a command does not repeat them."""
 
-_DUMB_TERMINALS = frozenset({"dumb", "unknown"})  # the same names as in rich
 _TOP_LEVEL = "Top level"  # of the configuration file
-_WITHOUT_DEFAULT = frozenset({"zookeeper.hosts", "control"})  # depends on other settings or the user
+_WITHOUT_DEFAULT = frozenset({"zookeeper.hosts", "admin.socket"})  # depends on other settings or the user
 
 
 class SettingOption(click.Option):
@@ -130,6 +134,8 @@ def default_text(setting: Setting) -> str:
         return to_text(defaults.zone)
     if setting.key == "namespace":
         return defaults.namespace.template
+    if setting.key == "member_prefix":
+        return defaults.namespace.member_prefix
     return _value_text(attrgetter(setting.field)(defaults))
 
 
@@ -253,7 +259,7 @@ def load(
         flags: values by `Setting.name`, as click parses them.
         config_file: the value of `--config`.
         with_static: check the static file too, and with `offline` the snapshot.
-        with_access: check the files for access to ZooKeeper too: credentials and certificates.
+        with_access: check the files for access to ZooKeeper and the certificate of the admin address too.
         listen: the default of the setting `listen`.
 
     Raises:
@@ -268,6 +274,8 @@ def load(
             check_static=check_static if with_static else None,
             check_access=load_access if with_access else None,
         )
+        if with_access and config.admin.certificate is not None:
+            check_certificate(config.admin.certificate, config.admin.key)
         if config.demo:
             load_demo(config.namespaces)
         if config.offline and config.snapshot.path and with_static:
@@ -286,37 +294,28 @@ def check_static(path: str, namespaces: Sequence[Namespace]) -> None:
     load_static(Path(path), namespaces)
 
 
+def check_certificate(certificate: str, key: str | None) -> None:
+    """Load a certificate to check it.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    from zkdns.admin.tls import Tls  # noqa: PLC0415 - most configurations have none
+
+    try:
+        Tls(certificate, key)
+    except BadValueError as error:
+        raise ConfigError([f"{certificate}: {error}"]) from None
+
+
 def fail_usage(errors: Iterable[str]) -> NoReturn:
     """Print errors to standard error, one per line, and exit with `EX_USAGE`."""
     for error in errors:
-        click.echo(f"zkdns: {error}", err=True)
+        write_error(error)
     sys.exit(EX_USAGE)
 
 
 def fail(error: ZkdnsError, status: int = FAILED) -> NoReturn:
     """Print an error to standard error and exit."""
-    click.echo(f"zkdns: {error}", err=True)
+    write_error(str(error))
     sys.exit(status)
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal with cursor movement and colours.
-
-    None is a standard stream that was closed when the program started.
-    """
-    return stream is not None and stream.isatty() and os.environ.get("TERM") not in _DUMB_TERMINALS
-
-
-def write_out(text: str) -> None:
-    """Write to standard output. On an error such as a full disk, print it and exit.
-
-    Raises:
-        BrokenPipeError: the reader has closed the pipe.
-    """
-    try:
-        click.echo(text, nl=False)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        silence(sys.stdout)  # flushing the rest of the buffer at exit would fail again
-        fail(ZkdnsError(f"cannot write to standard output: {error.strerror}"))

@@ -1,19 +1,58 @@
-"""Tables and progress bars: styled on a terminal, plain text otherwise."""
+"""Styled output: tables, coloured lines, live displays and progress bars. rich draws them.
+
+All texts of rich in the commands are made with `styled`, which escapes them.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from zkdns.cli.options import is_terminal, write_out
+from zkdns.cli.streams import is_terminal, write_out
+from zkdns.escape import printable
 
 _BAR_DELAY = 1.0  # seconds before a progress bar appears
+
+Part: TypeAlias = str | tuple[str, str]
+"""A text, or a text with its style."""
+
+
+def styled(text: str, style: str = "", *, is_shortened: bool = False) -> Text:
+    """Return a text for rich with a style, without markup, and escaped.
+
+    Args:
+        text: the text.
+        style: a style of rich.
+        is_shortened: in a narrow column, shorten the text instead of wrapping it.
+    """
+    if is_shortened:
+        return Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style=style)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console for standard output or standard error that colours nothing by itself."""
+    return Console(highlight=False, stderr=stderr)
+
+
+class StyledLines:
+    """Lines on standard output, with styles in a terminal. Long lines are not wrapped."""
+
+    def __init__(self) -> None:
+        self._console = make_console()
+
+    def write(self, *parts: Part, style: str = "") -> None:
+        """Write a line of these parts, each escaped. `style` is that of parts without one."""
+        pairs = [part if isinstance(part, tuple) else (part, style) for part in parts]
+        line = Text.assemble(*(styled(*pair) for pair in pairs))
+        self._console.print(line, soft_wrap=True)
 
 
 def write_columns(
@@ -32,18 +71,13 @@ def write_columns(
     if is_terminal(sys.stdout):
         table = Table(*head, box=None, pad_edge=False, header_style="bold")
         for row in cells:
-            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
-        Console(highlight=False).print(table)
+            table.add_row(*(styled(cell, (styles or {}).get(cell, "")) for cell in row))
+        make_console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     for row in (head, *cells):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         write_out(line.rstrip() + "\n")
-
-
-def printable(text: str) -> str:
-    """Escape control characters: a member's data may contain sequences that a terminal would execute."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class ProgressBar:
@@ -55,7 +89,7 @@ class ProgressBar:
 
     def __init__(self, description: str) -> None:
         self.progress = Progress(
-            console=Console(stderr=True), transient=True, disable=not is_terminal(sys.stderr)
+            console=make_console(stderr=True), transient=True, disable=not is_terminal(sys.stderr)
         )
         self._task = self.progress.add_task(description, visible=False)
         self._started_at = time.monotonic()

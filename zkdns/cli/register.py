@@ -111,6 +111,7 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
         zookeeper=str(config.zookeeper.hosts),
         access=parsed.access,
         namespace=config.namespace.template,
+        member_prefix=config.namespace.member_prefix,
         session_timeout=values.get("session_timeout", 5.0),
         host=None if values.get("host", _AUTO) == _AUTO else values["host"],
         port=values["port"],

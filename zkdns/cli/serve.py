@@ -6,20 +6,25 @@ import asyncio
 import os
 import sys
 from functools import partial
+from importlib.util import find_spec
 
 import click
 
 from zkdns.address import HostPort, connectable
 from zkdns.cli.options import SettingsCommand, config_option, fail, load, load_or_exit, setting_options
+from zkdns.cli.streams import OutputError, write_lines
 from zkdns.config import Config
 from zkdns.daemon.supervisor.supervisor import Supervisor
 from zkdns.errors import ListenError
 from zkdns.names import to_text
-from zkdns.telemetry.log_setup import configure_logging, silence
+from zkdns.telemetry.log_setup import configure_logging
 from zkdns.telemetry.sd_notify import Notifier
 from zkdns.transport.activation import addresses_of, take_inherited_sockets
 
 _STDERR = 2
+
+# Packages that are imported only after the start, or by child processes.
+_LATER_IMPORTS = ("aiohttp", "cachetools", "dnslib", "prometheus_client")
 
 # Name, type and description of the queries that --demo suggests.
 _EXAMPLES = (
@@ -44,6 +49,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     status is 1 if an address cannot be bound, 2 for usage errors.
     """
     _open_standard_streams()
+    _check_packages()
     notifier = Notifier.from_environment(os.environ)
     try:
         passed = take_inherited_sockets(os.environ)
@@ -59,13 +65,24 @@ def serve(config_file: str | None, **flags: object) -> None:
             return
         try:
             _show_examples(config, connectable(addresses[0]))
-        except OSError:  # standard output is closed; the server runs without it
-            silence(sys.stdout)
+        except OutputError:  # the server runs without standard output
+            sys.stdout = None  # as Python does if it was closed at the start
 
     try:
         asyncio.run(Supervisor(config, ready, read, passed=passed, notifier=notifier).run())
     except ListenError as error:
         fail(error)
+
+
+def _check_packages() -> None:
+    """Check that packages are installed which would be missed only later.
+
+    Raises:
+        ModuleNotFoundError: as an import would; `zkdns.__main__` handles it.
+    """
+    for name in _LATER_IMPORTS:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _open_standard_streams() -> None:
@@ -79,8 +96,8 @@ def _open_standard_streams() -> None:
 
 
 def _show_examples(config: Config, address: HostPort) -> None:
-    click.echo("\nTry, in another terminal:\n")
+    write_lines("", "Try, in another terminal:", "")
     for name, qtype, description in _EXAMPLES:
         command = f"dig @{address.host} -p {address.port} {name}.{to_text(config.zone)} {qtype}"
-        click.echo(f"  {command:<72} # {description}")
-    click.echo("\nPress Ctrl-C to stop the server.\n")
+        write_lines(f"  {command:<72} # {description}")
+    write_lines("", "Press Ctrl-C to stop the server.", "")

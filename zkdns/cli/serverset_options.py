@@ -68,7 +68,7 @@ ENVIRONMENT = Setting(
 _CONFIGURED = tuple(
     row
     for row in SETTINGS
-    if row.key in {"zookeeper.hosts", *ACCESS_KEYS, "namespace", "log.level", "log.format"}
+    if row.key in {"zookeeper.hosts", *ACCESS_KEYS, "namespace", "member_prefix", "log.level", "log.format"}
 )
 
 

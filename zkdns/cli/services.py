@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
-import msgspec
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from zkdns.cli.options import FAILED, fail, is_terminal, write_out
-from zkdns.cli.output import ProgressBar
+from zkdns.cli.options import FAILED, fail
+from zkdns.cli.output import ProgressBar, make_console, styled
 from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
+from zkdns.cli.streams import is_terminal, write_error, write_fields, write_json
 from zkdns.errors import ZkdnsError
-from zkdns.serverset.listing import Listing, list_services
+from zkdns.serverset.listing import Listing, ServiceCount, list_services
+from zkdns.serverset.reachability import NO_QUORUM
+
+_MAX_WARNINGS = 10
 
 
 @click.command()
@@ -44,15 +46,16 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     except ZkdnsError as error:
         fail(error)
     if as_json:
-        write_out("".join(f"{msgspec.json.encode(row).decode()}\n" for row in listing.services))
+        write_json(*listing.services)
     elif is_terminal(sys.stdout):
         _show(listing)
     else:
-        write_out(
-            "".join(f"{row.environment}\t{row.service}\t{_count(row.members)}\n" for row in listing.services)
-        )
+        write_fields((row.environment, row.service, _count(row.members)) for row in listing.services)
+    if listing.is_read_only:
+        write_error(f"the ZooKeeper server may be out of date: {NO_QUORUM}")
+    _warn_of_others([row for row in listing.services if row.is_foreign])
     for path in listing.denied:
-        click.echo(f"zkdns: cannot list {path}: its ACL denies this client access", err=True)
+        write_error(f"cannot list {path}: its ACL denies this client access")
     if not listing.services and listing.denied:
         sys.exit(FAILED)
     if not listing.services and not listing.empty:
@@ -61,8 +64,16 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
             problem = f"there is no environment {environment!r} below {root}"
         else:
             problem = f"there are no services below {root}" if listing.exists else f"there is no znode {root}"
-        click.echo(f"zkdns: {problem} in ZooKeeper at {config.zookeeper.hosts}", err=True)
+        write_error(f"{problem} in ZooKeeper at {config.zookeeper.hosts}")
         sys.exit(FAILED)
+
+
+def _warn_of_others(foreign: Sequence[ServiceCount]) -> None:
+    """Print a warning for the first services that have children, but no members."""
+    for row in foreign[:_MAX_WARNINGS]:
+        write_error(f"{row.path} has no members, but {row.others}")
+    if (more := len(foreign) - _MAX_WARNINGS) > 0:
+        write_error(f"{more} more services have no members, but other children")
 
 
 def _show(listing: Listing) -> None:
@@ -73,10 +84,10 @@ def _show(listing: Listing) -> None:
         environment = "" if row.environment == previous else row.environment
         previous = row.environment
         style = "yellow" if not row.members else ""
-        table.add_row(Text(environment), Text(row.service), Text(_count(row.members), style=style))
+        table.add_row(styled(environment), styled(row.service), styled(_count(row.members), style))
     for path in listing.empty:
-        table.add_row(Text(path.rpartition("/")[2]), Text("no services", style="dim"), "")
-    Console(highlight=False).print(table)
+        table.add_row(styled(path.rpartition("/")[2]), styled("no services", "dim"), "")
+    make_console().print(table)
 
 
 def _count(members: int | None) -> str:

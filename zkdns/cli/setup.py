@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import click
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
 from zkdns.cli.options import (
     FAILED,
     config_option,
     fail,
     fail_usage,
-    is_terminal,
     load_or_exit,
     options_of,
 )
+from zkdns.cli.output import StyledLines
+from zkdns.cli.streams import is_terminal, write_json
 from zkdns.config import SETTINGS, Config
 from zkdns.config.load import FILE_VARIABLE
 from zkdns.errors import BadValueError
@@ -44,7 +44,9 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _UP_TO_DATE = "the files are already up to date"
 _NOT_WRITTEN = "nothing has been written yet: run zkdns setup --apply"
 _RETRY_SECONDS = 5.0  # resolvers need time to read their files
-_CONFIGURED = tuple(row for row in SETTINGS if row.key in {"listen", "zone", "forward.upstreams", "control"})
+_CONFIGURED = tuple(
+    row for row in SETTINGS if row.key in {"listen", "zone", "forward.upstreams", "admin.socket"}
+)
 
 
 class _FileDiff(msgspec.Struct, frozen=True):
@@ -164,8 +166,10 @@ def _apply(tree: FileTree, journal: ChangeJournal, plan: SetupPlan, output: _Out
     if not apply(tree, journal, plan.changes, plan.commands):
         output.message(_UP_TO_DATE)
         return 0
+    # First, because a failure to print must not keep programs from reading the new files.
+    failures = run_commands(plan.commands) if tree.is_this_machine else []
     output.message(f"written; zkdns setup --undo restores the previous files, which are in {JOURNAL_FILE}")
-    return _run(plan.commands, output) if tree.is_this_machine else 0
+    return _report_failures(failures, output)
 
 
 def _undo(tree: FileTree, journal: ChangeJournal, output: _Output) -> int:
@@ -177,13 +181,13 @@ def _undo(tree: FileTree, journal: ChangeJournal, output: _Output) -> int:
     output.show_changes(Change(path, tree.state(path), before.state(path)) for path in paths)
     output.confirm("Restore these files?")
     undo(tree, journal)
+    failures = run_commands(journal.commands) if tree.is_this_machine else []  # first, as above
     output.message("restored the previous files")
-    return _run(journal.commands, output) if tree.is_this_machine else 0
+    return _report_failures(failures, output)
 
 
-def _run(commands: Sequence[tuple[str, ...]], output: _Output) -> int:
-    """Make programs read their files again; return the exit status."""
-    failures = run_commands(commands)
+def _report_failures(failures: Sequence[str], output: _Output) -> int:
+    """Report the programs that could not read their files again; return the exit status."""
     for failure in failures:
         output.message(failure, "yellow")
     return FAILED if failures else 0
@@ -191,7 +195,9 @@ def _run(commands: Sequence[tuple[str, ...]], output: _Output) -> int:
 
 def _check_result(request: SetupRequest, config: Config, output: _Output) -> int:
     """Resolve a name as programs on this machine do; return the exit status."""
-    result = check_end_to_end(request.listening, request.zones[0], config.control, seconds=_RETRY_SECONDS)
+    result = check_end_to_end(
+        request.listening, request.zones[0], config.admin.socket, seconds=_RETRY_SECONDS
+    )
     output.message(result.message, {True: "green", False: "red", None: "yellow"}[result.is_ok])
     return FAILED if result.is_ok is False else 0
 
@@ -206,7 +212,7 @@ class _Output:
         self._as_json = as_json
         self._is_agreed = is_agreed
         self._report = _Report()
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._lines = StyledLines()
 
     @property
     def has_changes(self) -> bool:
@@ -236,7 +242,7 @@ class _Output:
         changed = [change for change in changes if change.before != change.after]
         self._report.changes = tuple(_FileDiff(change.path, "".join(_diff(change))) for change in changed)
         for file in self._report.changes:
-            for line in file.diff.splitlines():
+            for line in file.diff.removesuffix("\n").split("\n"):
                 self._print(line, _STYLES.get(line[:1], ""))
 
     def confirm(self, question: str) -> None:
@@ -256,11 +262,11 @@ class _Output:
     def finish(self) -> None:
         """Print the JSON object, if that is wanted."""
         if self._as_json:
-            click.echo(msgspec.json.encode(self._report))
+            write_json(self._report)
 
     def _print(self, line: str, style: str = "") -> None:
         if not self._as_json:
-            self._console.print(Text(line, style=style))
+            self._lines.write(line, style=style)
 
 
 def _diff(change: Change) -> Iterator[str]:
@@ -275,4 +281,5 @@ def _lines(state: FileState) -> list[str]:
     """The lines of a file for a diff; a link is one line."""
     if isinstance(state, Link):
         return [f"a link to {state.target}\n"]
-    return state.content.decode(errors="replace").splitlines(keepends=True) if isinstance(state, File) else []
+    text = state.content.decode(errors="backslashreplace") if isinstance(state, File) else ""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)  # no other character ends a line

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from zkdns.cli.control_client import other_version
+from zkdns.admin.api_types import TableHead, TableLine
+from zkdns.admin.client import ApiClient
 from zkdns.config import Config, SnapshotSettings
 from zkdns.daemon.ipc.child import Task
-from zkdns.daemon.ipc.control import ControlError, private_control_path, stream_responses
-from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped, Refused
+from zkdns.daemon.ipc.request_messages import Lines, ReadTable
+from zkdns.daemon.ipc.requests import (
+    RequestFailedError,
+    RequestRefusedError,
+    requests_path,
+    stream_responses,
+)
 from zkdns.errors import ZkdnsError
 from zkdns.table import Table
 
@@ -33,28 +40,29 @@ class TableCopy(msgspec.Struct, frozen=True):
     """Whether its source is unreachable, so that it is the last table that was read."""
 
 
-async def copy_from_server(path: str) -> TableCopy | Refused:
-    """Read the table of the server with this control socket.
+def copy_from_server(client: ApiClient) -> TableCopy:
+    """Read the table of a server.
 
     Raises:
-        ControlError: there is no server, it does not respond, or this user has no permission.
+        UnreachableError, RefusedError: it cannot be read.
     """
-    async with contextlib.aclosing(stream_responses(path, Dump())) as messages:
-        head = await anext(messages)
-        if isinstance(head, Refused):
-            return head
-        if not isinstance(head, Dumped):
-            raise other_version(path)
-        table = Table(departed_seconds=0)
-        async for part in messages:
-            if not isinstance(part, Contents):
-                raise ControlError(f"the server at {path} failed to send its table; its log has the reason")
-            if not part.changes:
-                break
-            for change in part.changes:
+    return _build(client.table())
+
+
+def _build(lines: Iterable[TableLine]) -> TableCopy:
+    """Build a table from the lines of a copy, of which the first one is the head."""
+    table = Table(departed_seconds=0)
+    head: TableHead | None = None
+    for line in lines:
+        if isinstance(line, TableHead):
+            head = line
+        else:
+            for change in line.changes:
                 table.apply(change)
-        table.serial = head.serial
-        return TableCopy(table, head.config, head.is_stale)
+    if head is None:
+        raise ZkdnsError("the server sent no table")
+    table.serial = head.serial
+    return TableCopy(table, head.config, head.is_stale)
 
 
 async def copy_from_sources(
@@ -78,15 +86,15 @@ async def copy_from_sources(
         feed = str(Path(directory, "feed"))
         # A watcher that only reads must not write the snapshot.
         snapshot = config.snapshot if config.offline else SnapshotSettings()
-        config = msgspec.structs.replace(config, control=None, snapshot=snapshot)
+        config = msgspec.structs.replace(config, snapshot=snapshot)
         watcher = asyncio.create_task(
             run_watcher(Task("watcher", config, feed), lambda _: None, asyncio.Queue())
         )
         try:
-            control = private_control_path(feed)
+            path = requests_path(feed)
             async with asyncio.timeout(read_seconds):
-                copy = await _next_copy(control, watcher)
-            return await _with_addresses(copy, control, watcher, resolve_seconds)
+                copy = await _next_copy(path, watcher)
+            return await _with_addresses(copy, path, watcher, resolve_seconds)
         except TimeoutError:
             source = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else "the source"
             raise ZkdnsError(f"{source} could not be read within {read_seconds:g} s") from None
@@ -96,23 +104,25 @@ async def copy_from_sources(
 
 
 async def _with_addresses(
-    copy: TableCopy, control: str, watcher: asyncio.Task[None], seconds: float
+    copy: TableCopy, path: str, watcher: asyncio.Task[None], seconds: float
 ) -> TableCopy:
     """Copy the watcher's table again until all its host names have addresses, at most for `seconds`."""
     now = asyncio.get_running_loop().time
     deadline = now() + seconds
     while now() < deadline and not all(map(copy.table.addresses_of, copy.table.hosts)):
         await asyncio.sleep(_POLL_SECONDS)
-        copy = await _next_copy(control, watcher)
+        copy = await _next_copy(path, watcher)
     return copy
 
 
-async def _next_copy(control: str, watcher: asyncio.Task[None]) -> TableCopy:
+async def _next_copy(path: str, watcher: asyncio.Task[None]) -> TableCopy:
     while True:
         if watcher.done():
             await watcher  # raises its error
-        with contextlib.suppress(ControlError):  # its socket does not exist yet
-            copy = await copy_from_server(control)
-            if isinstance(copy, TableCopy):
-                return copy
+        with contextlib.suppress(RequestFailedError, RequestRefusedError):  # it has not read the table yet
+            data = b""
+            async with contextlib.aclosing(stream_responses(path, ReadTable(), Lines)) as pieces:
+                while piece := (await anext(pieces)).data:
+                    data += piece
+            return _build(msgspec.json.Decoder(TableLine).decode_lines(data))
         await asyncio.sleep(_POLL_SECONDS)

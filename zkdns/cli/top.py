@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import termios
+import threading
 import time
 import tty
 from collections import deque
@@ -15,25 +16,17 @@ from collections.abc import Callable, Iterator
 
 import click
 import msgspec
-from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
-from zkdns.address import HostPort, connectable
+from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.admin.status import StatsReading
-from zkdns.cli.options import (
-    NO_ANSWER,
-    SettingOption,
-    config_option,
-    fail,
-    is_terminal,
-    load_or_exit,
-    write_out,
-)
-from zkdns.cli.top_rates import NoStatsError, Rates, is_comparable, rates_between, read_stats
+from zkdns.cli.api_options import make_client, request_or_exit, server_option
+from zkdns.cli.options import NO_ANSWER, config_option, fail
+from zkdns.cli.output import make_console, styled
+from zkdns.cli.streams import ReaderGoneError, is_terminal, watch_reader, write_error, write_json
+from zkdns.cli.top_rates import Rates, is_comparable, rates_between
 from zkdns.cli.top_view import view
 from zkdns.errors import ZkdnsError
-from zkdns.telemetry.log_setup import silence
 
 _SECONDS = 1.0  # between two readings
 _WINDOW = 4  # readings: workers report once a second too, so the rates of a single second would jump
@@ -44,74 +37,67 @@ Wait = Callable[[float], bool]
 
 
 @click.command()
+@server_option
 @config_option
-@click.option(
-    "--admin",
-    cls=SettingOption,
-    variable="ZKDNS_ADMIN",
-    metavar="ADDRESS:PORT",
-    help="The server's admin address. Default: the configured one.",
-)
 @click.option("--once", is_flag=True, help="Measure for one second, print the result, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object each second, one per line.")
-def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -> None:
+def top(server: str | None, config_file: str | None, once: bool, as_json: bool) -> None:
     """Show rates, latencies and state of the running server.
 
     Shows queries, responses, caches, members and upstreams. In a terminal, the display is live until q or
-    Ctrl-C. Otherwise, and with --once, it covers one second. The exit status is 1 if the server has no admin
-    address, 2 for usage errors, 3 if no server responds to --once.
+    Ctrl-C. Otherwise, and with --once, it covers one second. The exit status is 2 for usage errors, 3 if no
+    server responds to --once.
     """
-    configured = load_or_exit({"admin": admin}, config_file, with_static=False).admin.listen
-    if configured is None:
-        fail(ZkdnsError("no admin address is configured; specify the server's with --admin ADDRESS:PORT"))
-    address = connectable(configured)
+    client = make_client(server, config_file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it restores the terminal too
     try:
         if once or not (as_json or is_terminal(sys.stdout)):
-            _print_once(address, as_json=as_json)
+            _print_once(client, as_json=as_json)
         elif as_json:
-            _print_lines(address)
+            _print_lines(client)
         else:
-            _live(address)
+            _live(client)
     except KeyboardInterrupt:
         pass
-    except BrokenPipeError:
-        silence(sys.stdout)
 
 
-def _print_once(address: HostPort, *, as_json: bool) -> None:
-    try:
-        before = read_stats(address)
-        _wait(_SECONDS)
-        after = read_stats(address)
-    except NoStatsError as error:
-        fail(error, NO_ANSWER)
+def _print_once(client: ApiClient, *, as_json: bool) -> None:
+    before = request_or_exit(client.stats)
+    _wait(_SECONDS)
+    after = request_or_exit(client.stats)
     if not is_comparable(before, after):
-        fail(ZkdnsError(f"the server at {address} was restarted meanwhile; try again"), NO_ANSWER)
+        fail(ZkdnsError(f"the server at {client.server} was restarted meanwhile; try again"), NO_ANSWER)
     rates = rates_between(before, after)
     if as_json:
-        write_out(_line(rates))
+        write_json(rates)
     else:
-        Console(highlight=False).print(view(rates, str(address)))
+        make_console().print(view(rates, str(client.server)))
 
 
-def _print_lines(address: HostPort) -> None:
-    """Print an object each second. While the server does not respond, report that once."""
-    for result in _measurements(address, _wait, window=2):
+def _print_lines(client: ApiClient) -> None:
+    """Print an object each second. While the server does not respond, report that once.
+
+    Raises:
+        ReaderGoneError: the reader of standard output has closed it.
+    """
+    gone = threading.Event()
+    watch_reader(gone.set)
+    for result in _measurements(client, gone.wait, window=2):
         if isinstance(result, Rates):
-            write_out(_line(result))
+            write_json(result)
         elif result.is_new:
-            click.echo(f"zkdns: {result.sentence}", err=True)
+            write_error(result.sentence)
+    raise ReaderGoneError
 
 
-def _live(address: HostPort) -> None:
-    with _keys() as wait, Live(screen=True, auto_refresh=False, console=Console(highlight=False)) as live:
-        live.update(Text(f"connecting to {address} …"), refresh=True)
-        for result in _measurements(address, wait, window=_WINDOW):
+def _live(client: ApiClient) -> None:
+    with _keys() as wait, Live(screen=True, auto_refresh=False, console=make_console()) as live:
+        live.update(styled(f"connecting to {client.server} …"), refresh=True)
+        for result in _measurements(client, wait, window=_WINDOW):
             shown = (
-                view(result, str(address))
+                view(result, str(client.server))
                 if isinstance(result, Rates)
-                else Text(result.sentence, style="red")
+                else styled(result.sentence, "red")
             )
             live.update(shown, refresh=True)
 
@@ -123,15 +109,15 @@ class _Unavailable(msgspec.Struct, frozen=True):
     is_new: bool
 
 
-def _measurements(address: HostPort, wait: Wait, *, window: int) -> Iterator[Rates | _Unavailable]:
+def _measurements(client: ApiClient, wait: Wait, *, window: int) -> Iterator[Rates | _Unavailable]:
     """Yield the rates over the last `window` readings each second, until the user quits."""
     readings: deque[StatsReading] = deque(maxlen=window)
     since: str | None = None
     while True:
         started_at = time.monotonic()
         try:
-            reading = read_stats(address)
-        except NoStatsError as error:
+            reading = client.stats()
+        except (UnreachableError, RefusedError) as error:
             is_new = since is None
             since = since or time.strftime("%H:%M:%S")
             readings.clear()
@@ -175,7 +161,3 @@ def _keys() -> Iterator[Wait]:
         yield wait
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
-
-
-def _line(rates: Rates) -> str:
-    return f"{msgspec.json.encode(rates).decode()}\n"

@@ -1,19 +1,15 @@
-"""Readings of a running server's stats (`GET /api/stats`), and the rates between two of them."""
+"""The rates between two readings of a running server's stats (`GET /api/stats`)."""
 
 from __future__ import annotations
 
-import http.client
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from zkdns.address import HostPort
 from zkdns.admin.status import StatsReading, WorkerReading
 from zkdns.dns.answer_source import FORWARD_CACHE, RESPONSE_CACHE, STALE, UPSTREAM
-from zkdns.errors import ZkdnsError
 from zkdns.telemetry.stats import (
     ForwardStats,
     UpstreamStatus,
@@ -23,16 +19,10 @@ from zkdns.telemetry.stats import (
     quantile,
 )
 
-PATH: Final = "/api/stats"
-_SECONDS = 5.0
 _FORWARDED = frozenset({FORWARD_CACHE, UPSTREAM, STALE})
 _P50, _P99 = 0.5, 0.99
 
 _K = TypeVar("_K")
-
-
-class NoStatsError(ZkdnsError):
-    """The server's stats cannot be read; the text says why."""
 
 
 class UpstreamRates(UpstreamStatus, frozen=True):
@@ -73,43 +63,6 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """State of the ZooKeeper connection. None: not used, or not reported yet."""
     zookeeper_stale_seconds: float
     upstreams: tuple[UpstreamRates, ...]
-
-
-def read_stats(address: HostPort) -> StatsReading:
-    """Read the stats of the server with this admin address.
-
-    Raises:
-        NoStatsError: no server responds, it is not a zkdns server, or its version is too old or too new.
-    """
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=_SECONDS)
-    try:
-        connection.request("GET", PATH)
-        response = connection.getresponse()
-        body = response.read()
-    except OSError as error:
-        raise NoStatsError(f"no server answers at {address}: {error.strerror or error}") from None
-    except http.client.HTTPException:
-        raise NoStatsError(f"the server at {address} is not a zkdns admin address") from None
-    finally:
-        connection.close()
-    if response.getheader("Server") != "zkdns":
-        raise NoStatsError(f"the server at {address} is not a zkdns admin address")
-    if response.status == HTTPStatus.NOT_FOUND:
-        raise NoStatsError(f"the zkdns server at {address} is too old for this command: it has no {PATH}")
-    if response.status != HTTPStatus.OK:
-        raise NoStatsError(f"the server at {address} does not return its stats: {_error_in(body)}")
-    try:
-        return msgspec.json.decode(body, type=StatsReading)
-    except msgspec.MsgspecError:
-        raise NoStatsError(f"the zkdns server at {address} is of another version than this command") from None
-
-
-def _error_in(body: bytes) -> str:
-    """Return the error text of a response, which is JSON or plain text."""
-    try:
-        return msgspec.json.decode(body, type=dict[str, str])["error"]
-    except (msgspec.MsgspecError, KeyError):
-        return " ".join(body.decode(errors="replace").split())
 
 
 def is_comparable(before: StatsReading, after: StatsReading) -> bool:

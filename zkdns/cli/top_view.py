@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from zkdns.cli.output import styled
 from zkdns.cli.top_rates import Rates
 from zkdns.durations import format_duration
 
@@ -25,27 +26,27 @@ def view(rates: Rates, address: str) -> RenderableType:
         _rates("source", rates.sources), _rates("type", rates.types), _rates("response code", rates.rcodes)
     )
     parts: list[RenderableType] = [
-        Text(
+        styled(
             f"zkdns {rates.version} at {address}, up {format_duration(rates.uptime_seconds)}, {clock}",
             style="bold",
         ),
-        Text(f"{_rate(rates.queries)} queries/s{_transports(rates.transports)}"),
-        Text(
+        styled(f"{_rate(rates.queries)} queries/s{_transports(rates.transports)}"),
+        styled(
             f"p50 {_latency(rates.p50_seconds)}, p99 {_latency(rates.p99_seconds)}; "
             f"hits: response cache {_percent(rates.response_cache_share)}, "
             f"forward cache {_percent(rates.forward_cache_share)}"
         ),
-        Text(""),
+        styled(""),
         columns,
-        Text(""),
+        styled(""),
         _table_line(rates),
-        Text(
+        styled(
             f"response cache: {rates.response_cache_entries:,} entries, {_size(rates.response_cache_bytes)}; "
             f"forward cache: {rates.forward_cache_entries:,}, {_size(rates.forward_cache_bytes)}"
         ),
     ]
     if rates.upstreams:
-        parts += [Text(""), _upstreams(rates)]
+        parts += [styled(""), _upstreams(rates)]
     return Group(*parts)
 
 
@@ -56,12 +57,12 @@ def _transports(rates: Mapping[str, float]) -> str:
 
 def _table_line(rates: Rates) -> Text:
     members = ", ".join(f"{count:,} {state}" for state, count in rates.members.items() if count)
-    line = Text(f"{rates.services:,} services, members: {members or 'none'}")
+    line = styled(f"{rates.services:,} services, members: {members or 'none'}")
     if rates.zookeeper is not None:
-        line.append("; ZooKeeper is ")
-        line.append(rates.zookeeper, style=_STATES.get(rates.zookeeper, ""))
+        line.append_text(styled("; ZooKeeper is "))
+        line.append_text(styled(rates.zookeeper, _STATES.get(rates.zookeeper, "")))
         if rates.zookeeper_stale_seconds:
-            line.append(f" for {format_duration(rates.zookeeper_stale_seconds)}")
+            line.append_text(styled(f" for {format_duration(rates.zookeeper_stale_seconds)}"))
     return line
 
 
@@ -69,7 +70,7 @@ def _rates(title: str, rates: Mapping[str, float]) -> Table:
     table = Table(title, box=None, pad_edge=False, header_style="bold")
     table.add_column("per second", justify="right")
     for name, rate in list(rates.items())[:_MAX_ROWS]:
-        table.add_row(Text(name.replace("_", " ")), Text(_rate(rate)), style="" if rate else "dim")
+        table.add_row(styled(name.replace("_", " ")), styled(_rate(rate)), style="" if rate else "dim")
     return table
 
 
@@ -80,10 +81,10 @@ def _upstreams(rates: Rates) -> Table:
     for title in ("rtt", "queries/s", "timeouts/s"):
         table.add_column(title, justify="right")
     for one in rates.upstreams:
-        state = Text("down", style="red") if one.is_dead else Text("up", style="green")
-        domain = (Text(one.domain or "all others"),) if with_domains else ()
+        state = styled("down", "red") if one.is_dead else styled("up", "green")
+        domain = (styled(one.domain or "all others"),) if with_domains else ()
         numbers = (_latency(one.rtt_seconds), _rate(one.queries), _rate(one.timeouts))
-        table.add_row(Text(one.address), *domain, state, *map(Text, numbers))
+        table.add_row(styled(one.address), *domain, state, *map(styled, numbers))
     return table
 
 

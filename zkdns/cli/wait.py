@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
+from http import HTTPStatus
 
 import click
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from zkdns.cli.control_client import control_option, control_path, fail_refused, other_version
+from zkdns.admin.api_types import MemberCount
+from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
+from zkdns.cli.api_options import fail_refused, make_client, server_option
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     FAILED,
@@ -19,18 +20,19 @@ from zkdns.cli.options import (
     config_option,
     fail,
     fail_usage,
-    is_terminal,
 )
+from zkdns.cli.output import make_console
 from zkdns.cli.serverset_options import duration_option
-from zkdns.daemon.ipc.control import ControlError, send_request
-from zkdns.daemon.ipc.control_messages import CountMembers, MemberCount, Refused
+from zkdns.cli.streams import is_terminal, write_notice
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
+from zkdns.escape import printable
 
 _MAX_MEMBERS = 1_000_000
 _POLL_SECONDS = 0.1
 # The time-out of a request, even at the end of --timeout. A server waits less for a worker that hangs.
 _MIN_REQUEST_SECONDS = 1.5
+_MAX_REQUEST_SECONDS = 10.0
 _DEFAULT_TIMEOUT = 60.0
 _MAX_TIMEOUT = 86_400.0
 
@@ -46,7 +48,7 @@ _member_count = click.IntRange(0, _MAX_MEMBERS)
 @click.option("--exactly", type=_member_count, metavar="N", help="Exactly N members.")
 @click.option("--gone", is_flag=True, help="No members, as with --max 0.")
 @duration_option("--timeout", 0, _MAX_TIMEOUT, help="Time-out, such as 500ms, 90s or 5m. Default: 60s.")
-@control_option
+@server_option
 @config_option
 def wait(
     service: str,
@@ -55,7 +57,7 @@ def wait(
     exactly: int | None,
     gone: bool,
     timeout: float | None,
-    control: str | None,
+    server: str | None,
     config_file: str | None,
 ) -> None:
     """Wait until SERVICE has the given number of members.
@@ -67,9 +69,9 @@ def wait(
     Ctrl-C.
     """
     bounds = _bounds(minimum, maximum, exactly, gone=gone)
-    waiter = _Waiter(service, bounds, _DEFAULT_TIMEOUT if timeout is None else timeout)
+    client = make_client(server, config_file)
     try:
-        asyncio.run(waiter.run(control_path(control, config_file)))
+        _Waiter(client, service, bounds, _DEFAULT_TIMEOUT if timeout is None else timeout).run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -92,61 +94,56 @@ def _bounds(minimum: int | None, maximum: int | None, exactly: int | None, *, go
 class _Waiter:
     """Counts the members repeatedly, and shows the number in a terminal."""
 
-    def __init__(self, service: str, bounds: tuple[int, int], timeout: float) -> None:
+    def __init__(self, client: ApiClient, service: str, bounds: tuple[int, int], timeout: float) -> None:
+        self._client = client
         self._service = service
         self._bounds = bounds
         self._timeout = timeout
         self._started_at = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            console=Console(stderr=True),
+            TextColumn("{task.description}", markup=False),
+            console=make_console(stderr=True),
             transient=True,
             disable=not is_terminal(sys.stderr),
         )
         self._task = self._progress.add_task("")
 
-    async def run(self, path: str) -> None:
+    def run(self) -> None:
         """Wait until the number of members is within the bounds. After the time-out, print it and exit."""
         with self._progress:
             while True:
-                counted = await self._count(path)
+                counted = self._count()
                 if isinstance(counted, MemberCount) and self._is_reached(counted):
                     break
                 state = (
                     f"{_describe(self._service, counted)}; {self._expected}; {format_duration(self._elapsed)}"
                 )
-                self._progress.update(self._task, description=state)
+                self._progress.update(self._task, description=printable(state))
                 left = self._timeout - self._elapsed
                 if left <= 0:
                     self._progress.stop()
                     self._give_up(counted)
-                await asyncio.sleep(min(_POLL_SECONDS, left))
+                time.sleep(min(_POLL_SECONDS, left))
         if is_terminal(sys.stderr):
-            click.echo(
-                f"{_describe(self._service, counted)}, after {format_duration(self._elapsed)}", err=True
-            )
+            write_notice(f"{_describe(self._service, counted)}, after {format_duration(self._elapsed)}")
 
     @property
     def _elapsed(self) -> float:
         return time.monotonic() - self._started_at
 
-    async def _count(self, path: str) -> MemberCount | ControlError:
+    def _count(self) -> MemberCount | ZkdnsError:
         """Request the number of members from the server; return the error if it does not respond."""
-        timeout = max(self._timeout - self._elapsed, _MIN_REQUEST_SECONDS)
+        seconds = min(max(self._timeout - self._elapsed, _MIN_REQUEST_SECONDS), _MAX_REQUEST_SECONDS)
         try:
-            async with asyncio.timeout(timeout):
-                response = await send_request(path, CountMembers(self._service))
-        except ControlError as error:
+            return self._client.count(self._service, seconds)
+        except UnreachableError as error:
             return error
-        except TimeoutError:
-            return ControlError(f"the server at {path} does not respond")
-        if isinstance(response, Refused):
+        except RefusedError as error:
+            if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # the watcher is being replaced
+                return error
             self._progress.stop()
-            fail_refused(response)
-        if not isinstance(response, MemberCount):
-            return other_version(path)
-        return response
+            fail_refused(error)
 
     def _is_reached(self, counted: MemberCount) -> bool:
         minimum, maximum = self._bounds
@@ -161,20 +158,21 @@ class _Waiter:
             return f"expected at least {minimum}"
         return f"expected {minimum} to {maximum}"
 
-    def _give_up(self, counted: MemberCount | ControlError) -> None:
-        if isinstance(counted, ControlError):
+    def _give_up(self, counted: MemberCount | ZkdnsError) -> None:
+        if isinstance(counted, ZkdnsError):
             fail(counted, NO_ANSWER)
         state = _describe(self._service, counted)
         fail(ZkdnsError(f"{state} after {format_duration(self._timeout)}; {self._expected}"), FAILED)
 
 
-def _describe(service: str, counted: MemberCount | ControlError) -> str:
-    if isinstance(counted, ControlError):
+def _describe(service: str, counted: MemberCount | ZkdnsError) -> str:
+    if isinstance(counted, ZkdnsError):
         return str(counted)
+    cause = f" ({counted.problem})" if counted.problem else ""
     if not counted.ready:
-        return f"{service}: the server has not read its table yet"
+        return f"{service}: the server has not read its table yet{cause}"
     if not counted.exists:
-        return f"{service}: there is no such service"
+        return f"{service}: there is no such service{cause}"
     held = f" ({counted.held} of them held)" if counted.held else ""
     count = counted.answered
     return f"{service}: {count} member{'' if count == 1 else 's'}{held}"

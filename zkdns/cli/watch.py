@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import os
 import queue
-import select
 import signal
-import stat
-import sys
 import threading
 
 import click
+import msgspec
 
 from zkdns.cli.options import fail
 from zkdns.cli.serverset_options import ENVIRONMENT, SERVICE, ParsedOptions, server_set_options
+from zkdns.cli.streams import ReaderGoneError, watch_reader
 from zkdns.cli.watch_output import WatchOutput, difference, make_output
 from zkdns.config import Config
 from zkdns.errors import ZkdnsError
 from zkdns.registrar.hook import Hook
 from zkdns.registrar.signals import queue_signals
 from zkdns.serverset.auth import Access
-from zkdns.serverset.client import make_client
+from zkdns.serverset.client import is_read_only, make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.member import Member
+from zkdns.serverset.reachability import NO_QUORUM
 from zkdns.serverset.server_set import ServerSet
 from zkdns.serverset.set_watch import SetWatch
-from zkdns.telemetry.log_setup import silence
 
 _SESSION_TIMEOUT = 10.0  # seconds; the session has no ephemeral znodes
 
@@ -35,12 +33,19 @@ _SESSION_TIMEOUT = 10.0  # seconds; the session has no ephemeral znodes
 class _Event(enum.Enum):
     MEMBERS_CHANGED = enum.auto()
     CONNECTED = enum.auto()
+    CONNECTED_READ_ONLY = enum.auto()
+    """As CONNECTED, to a server without a quorum."""
     DISCONNECTED = enum.auto()
     TERMINAL_RESIZED = enum.auto()
     OUTPUT_CLOSED = enum.auto()
     """The reader of standard output has closed the pipe."""
     STOP = enum.auto()
 
+
+_PROBLEMS = {
+    _Event.DISCONNECTED: "ZooKeeper is unreachable",
+    _Event.CONNECTED_READ_ONLY: f"the ZooKeeper server has lost the others: {NO_QUORUM}",
+}
 
 _Item = _Event | SetWatch | ZkdnsError
 """An item of the queue that the main thread reads. All other threads only write to it.
@@ -87,8 +92,6 @@ def watch(config_file: str | None, as_json: bool, command: str | None, **flags: 
             else contextlib.nullcontext() as hook
         ):
             _Follower(parsed.access, config, environment, service, output, hook).run()
-    except BrokenPipeError:
-        silence(sys.stdout)
     except ZkdnsError as error:
         fail(error)
 
@@ -107,9 +110,15 @@ class _Follower:
     ) -> None:
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._client = make_client(
-            str(config.zookeeper.hosts), session_timeout=_SESSION_TIMEOUT, access=access
+            str(config.zookeeper.hosts), session_timeout=_SESSION_TIMEOUT, access=access, read_only=True
         )
-        self._set = ServerSet(environment, service, namespace=config.namespace.template, client=self._client)
+        self._set = ServerSet(
+            environment,
+            service,
+            namespace=config.namespace.template,
+            member_prefix=config.namespace.member_prefix,
+            client=self._client,
+        )
         self._output = output
         self._hook = hook
         self._members: dict[str, Member] | None = None
@@ -118,7 +127,7 @@ class _Follower:
         """Write the changes, until a signal.
 
         Raises:
-            BrokenPipeError: the reader of standard output has closed the pipe.
+            ReaderGoneError: the reader of standard output has closed it.
             ZkdnsError: ZooKeeper is unreachable at the start, or denies access.
         """
         self._client.add_listener(self._on_state)
@@ -126,7 +135,7 @@ class _Follower:
             stack.callback(disconnect, self._client)
             stack.enter_context(self._output)
             _queue_signals(self._queue)
-            _watch_closed_pipe(self._queue)
+            watch_reader(lambda: self._queue.put(_Event.OUTPUT_CLOSED))
             self._client.start_async()
             threading.Thread(target=self._start_watch, daemon=True).start()
             watched: SetWatch | None = None
@@ -139,18 +148,23 @@ class _Follower:
                     case ZkdnsError():
                         raise item
                     case _Event.OUTPUT_CLOSED:
-                        raise BrokenPipeError
+                        raise ReaderGoneError
                     case _Event.TERMINAL_RESIZED:
                         self._output.redraw()
                     case _Event.MEMBERS_CHANGED:
                         assert watched is not None  # noqa: S101 - it sends this event
                         self._write_change(watched)
                     case _:
-                        self._output.write_connection(is_connected=item is _Event.CONNECTED)
+                        self._output.write_connection(_PROBLEMS.get(item, ""))
 
     def _on_state(self, state: str) -> None:
         """Queue a state of the connection; kazoo calls this in a thread of its own."""
-        self._queue.put(_Event.CONNECTED if state == "CONNECTED" else _Event.DISCONNECTED)
+        if state != "CONNECTED":
+            self._queue.put(_Event.DISCONNECTED)
+        elif is_read_only(self._client):
+            self._queue.put(_Event.CONNECTED_READ_ONLY)
+        else:
+            self._queue.put(_Event.CONNECTED)
 
     def _start_watch(self) -> None:
         try:
@@ -159,7 +173,8 @@ class _Follower:
             self._queue.put(error)
 
     def _write_change(self, watched: SetWatch) -> None:
-        current = {member.name: member for member in watched.members}
+        # Without weights, which are not part of the output.
+        current = {member.name: msgspec.structs.replace(member, weight=1.0) for member in watched.members}
         if current == self._members:
             return
         at = watched.last_event
@@ -168,23 +183,6 @@ class _Follower:
         self._output.write_change(change)
         if self._hook is not None:
             self._hook.schedule(change.endpoints)
-
-
-def _watch_closed_pipe(events: queue.SimpleQueue[_Item]) -> None:
-    """If standard output is a pipe, queue an event when its reader closes it, even if nothing is written."""
-    if sys.stdout is None:  # closed when the program started
-        return
-    output = sys.stdout.fileno()
-    if not stat.S_ISFIFO(os.fstat(output).st_mode):
-        return
-
-    def wait() -> None:
-        poller = select.poll()
-        poller.register(output, 0)  # poll(2) always reports errors
-        poller.poll()
-        events.put(_Event.OUTPUT_CLOSED)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _queue_signals(events: queue.SimpleQueue[_Item]) -> None:

@@ -9,17 +9,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, Self
 
-import click
 import msgspec
-from rich.console import Console
 from rich.constrain import Constrain
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from zkdns.address import HostPort
-from zkdns.cli.options import is_terminal, write_out
+from zkdns.cli.output import make_console, styled
+from zkdns.cli.streams import is_terminal, write_error, write_json, write_lines
 from zkdns.config import Config
+from zkdns.escape import word
 from zkdns.serverset.member import Member
 from zkdns.serverset.watch import endpoint_text
 from zkdns.telemetry.log_setup import configure_logging
@@ -58,8 +57,8 @@ class WatchOutput(contextlib.AbstractContextManager["WatchOutput"], Protocol):
     def write_change(self, change: Change) -> None:
         """Write a change."""
 
-    def write_connection(self, *, is_connected: bool) -> None:
-        """Write whether ZooKeeper is reachable."""
+    def write_connection(self, problem: str) -> None:
+        """Write why the members may be out of date. Empty: they are current."""
 
     def redraw(self) -> None:
         """Draw the output again after the terminal has changed its size."""
@@ -106,14 +105,15 @@ class _Lines:
         pass
 
     def write_change(self, change: Change) -> None:
-        lines = [f"{change.time} - {_endpoints(row)} {row.member}\n" for row in change.removed]
-        lines += [f"{change.time} + {_endpoints(row)} {row.member}\n" for row in change.added]
-        if lines:
-            write_out("".join(lines))
+        rows = [("-", row) for row in change.removed] + [("+", row) for row in change.added]
+        lines = (
+            " ".join((change.time, sign, *map(word, (_endpoints(row), row.member)))) for sign, row in rows
+        )
+        write_lines(*lines)
 
-    def write_connection(self, *, is_connected: bool) -> None:
-        if not is_connected:
-            click.echo("zkdns: ZooKeeper is unreachable; the members may be out of date", err=True)
+    def write_connection(self, problem: str) -> None:
+        if problem:
+            write_error(f"{problem}; the members may be out of date")
 
     def redraw(self) -> None:
         pass
@@ -123,7 +123,7 @@ class _Json(_Lines):
     """A JSON object for each change."""
 
     def write_change(self, change: Change) -> None:
-        write_out(msgspec.json.encode(change).decode() + "\n")
+        write_json(change)
 
 
 class _Table:
@@ -134,13 +134,13 @@ class _Table:
         self._config = config
         self._rows: dict[str, tuple[Row, str]] = {}
         self._is_first = True
-        self._is_connected = True
-        self._console = Console()
+        self._problem = ""
+        self._console = make_console()
         self._live = Live(self._render(), console=self._console, auto_refresh=False)
 
     @property
     def print_line(self) -> Callable[[str], None]:
-        return lambda line: self._console.print(Text(line))  # above the table
+        return lambda line: self._console.print(styled(line.expandtabs()))  # above the table
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -160,8 +160,8 @@ class _Table:
         self._is_first = False
         self._live.update(self._render(), refresh=True)
 
-    def write_connection(self, *, is_connected: bool) -> None:
-        self._is_connected = is_connected
+    def write_connection(self, problem: str) -> None:
+        self._problem = problem
         self._live.update(self._render(), refresh=True)
 
     def redraw(self) -> None:
@@ -174,26 +174,26 @@ class _Table:
         table = Table(box=None, pad_edge=False)
         table.add_column("endpoint", no_wrap=True)
         # A narrow terminal shortens only these two columns: each row is one line with its full endpoint.
-        table.add_column(_shortened("member"))
+        table.add_column(styled("member", is_shortened=True))
         table.add_column("shard", no_wrap=True)
-        table.add_column(_shortened("additional"))
+        table.add_column(styled("additional", is_shortened=True))
         table.add_column("since", no_wrap=True)
-        table.title, table.title_justify = Text(f"{self._title}: {count}", style="bold"), "left"
-        if not self._is_connected:
-            table.caption, table.caption_justify = Text("ZooKeeper is unreachable", style="yellow"), "left"
+        table.title, table.title_justify = styled(f"{self._title}: {count}", "bold"), "left"
+        if self._problem:
+            table.caption, table.caption_justify = styled(self._problem, "yellow"), "left"
         for name in sorted(self._rows):
             row, since = self._rows[name]
             shard = "" if row.shard is None else str(row.shard)
             additional = " ".join(f"{key}={value}" for key, value in row.additional.items())
             table.add_row(
-                Text(row.endpoint or ""), _shortened(name), Text(shard), _shortened(additional), Text(since)
+                styled(row.endpoint or ""),
+                styled(name, is_shortened=True),
+                styled(shard),
+                styled(additional, is_shortened=True),
+                styled(since),
             )
         # The terminal echoes Ctrl-C as ^C at the end of the last line. That must not wrap the line.
         return Constrain(table, self._console.width - len("^C"))
-
-
-def _shortened(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _endpoints(row: Row) -> str:

@@ -22,7 +22,7 @@ from zkdns.config.parsers import ADMIN_PORT, DEMO_PORT, Location, shown
 from zkdns.config.schema import SETTINGS, GivenNamespace
 from zkdns.config.setting import PREFIX, add_unknown, flag_of, parse_table
 from zkdns.errors import BadValueError, ConfigError
-from zkdns.namespace import DEFAULT_ZONE, Namespace, parse_namespace, split_name
+from zkdns.namespace import DEFAULT_ZONE, MEMBER_PREFIX, Namespace, parse_namespace, split_name
 
 if TYPE_CHECKING:
     from zkdns.config.model import ServiceOverride
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 MAX_FILE = 2**20  # bytes; enough for thousands of overrides, and small enough to reject a log file
 FILE_VARIABLE = "ZKDNS_CONFIG"
-# Not settings: the server for `lookup`, and the variables that `watch --exec` sets for its command.
-_NOT_SETTINGS = frozenset({FILE_VARIABLE, "ZKDNS_SERVER", "ZKDNS_ENDPOINTS", "ZKDNS_ADDED", "ZKDNS_REMOVED"})
+# Not settings: the server and the token file of commands, and the variables that `watch --exec` sets.
+_NOT_SETTINGS = frozenset(
+    {FILE_VARIABLE, "ZKDNS_SERVER", "ZKDNS_TOKEN_FILE", "ZKDNS_ENDPOINTS", "ZKDNS_ADDED", "ZKDNS_REMOVED"}
+)
 # A Kubernetes service called zkdns sets these variables in all pods of its namespace.
 _SERVICE_LINK = re.compile(
     r"ZKDNS_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)"
@@ -240,7 +242,7 @@ def _add_defaults(
         values.setdefault("snapshot.max_age", 0)  # the user has chosen this snapshot
     elif not values.get("demo") and not values.keys() & {"zookeeper.hosts", "static"}:
         values["zookeeper.hosts"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
-    values.setdefault("control", _default_control(environment))
+    values.setdefault("admin.socket", _default_socket(environment))
     if "zookeeper.hosts" in values and (snapshot := _path_in("STATE_DIRECTORY", "table", environment)):
         values.setdefault("snapshot.path", snapshot)
     if credentials := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
@@ -249,14 +251,14 @@ def _add_defaults(
         values.setdefault("admin.token", token)
 
 
-def _default_control(environment: Mapping[str, str]) -> str | None:
-    """The control socket in the runtime directory of systemd's service, of root, or of the user."""
-    if path := _path_in("RUNTIME_DIRECTORY", "control", environment):
+def _default_socket(environment: Mapping[str, str]) -> str | None:
+    """The API's Unix socket in the runtime directory of systemd's service, of root, or of the user."""
+    if path := _path_in("RUNTIME_DIRECTORY", "api", environment):
         return path
     if os.geteuid() == 0:
-        return "/run/zkdns/control"
+        return "/run/zkdns/api"
     own = environment.get("XDG_RUNTIME_DIR")
-    return f"{own}/zkdns/control" if own else None
+    return f"{own}/zkdns/api" if own else None
 
 
 def _check_sources(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
@@ -286,6 +288,14 @@ def _check_ports(values: Mapping[str, Any], locations: Mapping[str, Location]) -
 
 def _check_tls(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
     """Check that TLS settings have TLS, and that a key has its certificate."""
+    if values.get("admin.key") and "admin.certificate" not in values:
+        locations["admin.key"].add_error(
+            "has no effect without a certificate; write admin.certificate as well"
+        )
+    if values.get("admin.certificate") and values["admin.listen"] is None:
+        locations["admin.certificate"].add_error(
+            "has no effect without an address; write admin.listen as well"
+        )
     of_tls = [key for key in ("zookeeper.ca", "zookeeper.certificate", "zookeeper.key") if values.get(key)]
     if values.get("zookeeper.verify_hostname") is False:
         of_tls.append("zookeeper.verify_hostname")
@@ -323,10 +333,11 @@ def _check_files(
 
 
 def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
-    """Remove the namespaces and the zone from the values, and combine them; () if one has an error."""
+    """Remove the settings of namespaces from the values, and combine them; () if one has an error."""
     zone: Labels | None = values.pop("zone", DEFAULT_ZONE)
+    prefix: str | None = values.pop("member_prefix", MEMBER_PREFIX)
     if "namespace" not in values:
-        return (parse_namespace(_NAMESPACE, zone),) if zone else ()
+        return (parse_namespace(_NAMESPACE, zone, prefix),) if zone and prefix else ()
     given: tuple[GivenNamespace | None, ...] = values.pop("namespace") or (None,)
     namespaces: list[Namespace] = []
     for one in filter(None, given):
@@ -337,8 +348,14 @@ def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
                     "a service belongs to one namespace"
                 )
                 break
-        namespaces.append(replace(one.namespace, zone=one.zone or zone or DEFAULT_ZONE))
-    return tuple(namespaces) if zone and None not in given else ()
+        namespaces.append(
+            replace(
+                one.namespace,
+                zone=one.zone or zone or DEFAULT_ZONE,
+                member_prefix=one.member_prefix or prefix or MEMBER_PREFIX,
+            )
+        )
+    return tuple(namespaces) if zone and prefix and None not in given else ()
 
 
 def _by_name(

@@ -66,6 +66,10 @@ class ForwardSettings(msgspec.Struct, frozen=True):
 
     Safe only if the upstreams and the path to them are trusted (RFC 4035 §4.9.3).
     """
+    rebind_protection: bool = False
+    """Leave private addresses out of the answers of `upstreams`, but not of those of forward zones."""
+    rebind_exempt: tuple[str, ...] = ()
+    """Domains in lower case whose names may have private addresses in spite of it."""
     zones: dict[str, ForwardZoneSettings] = {}
     """Forward zones by name in lower case; the longest matching zone is used."""
 
@@ -85,7 +89,13 @@ class AdminSettings(msgspec.Struct, frozen=True):
     """`[admin]`: the HTTP server for the status page, API, metrics and health checks."""
 
     listen: HostPort | None = None
-    """None: no HTTP server."""
+    """None: no TCP address."""
+    socket: str | None = None
+    """Path of the Unix socket, at which only the server's user and root may connect; None: no socket."""
+    certificate: str | None = None
+    """Path of the TLS certificate of `listen`; None: HTTP without TLS."""
+    key: str | None = None
+    """Path of its private key; None: the key is in the certificate file."""
     names: tuple[str, ...] = ()
     """Host names in lower case that browsers may use; IP addresses and this machine's name always work."""
     token: str | None = None
@@ -110,7 +120,7 @@ class GuardSettings(msgspec.Struct, frozen=True):
     share: float = 0.5
     """A service that loses a larger share of its members than this has a suspicious loss; 0 to 1."""
     minimum: int = 5
-    """Number of members from which that holds; for a smaller service only the loss of all is suspicious."""
+    """Number of members from which that holds. In a smaller service only losing all, or all but one, does."""
     seconds: int = 600
     """How long members are held after a suspicious loss; 0: never.
 
@@ -186,8 +196,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     admin: AdminSettings = AdminSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
     guard: GuardSettings = GuardSettings()
-    control: str | None = None
-    """Path of the control socket for commands; None: no socket."""
     log: LogSettings = LogSettings()
     service: dict[str, ServiceOverride] = {}
     """Overrides by the service's absolute name (with its zone) in lower case."""

@@ -247,6 +247,14 @@ def parse_admin_name(written: str) -> str:
     return name
 
 
+def parse_domain(written: str) -> str:
+    """Parse a domain and return it in lower case."""
+    name = to_text(lower(parse_name(written)))
+    if not name:
+        raise BadValueError(f"{written!r} is the root; write a domain, such as corp.example")
+    return name
+
+
 def parse_zone(written: str) -> Labels:
     """Parse a zone. Other bytes are legal in names, but in the name of a zone they are a typing error."""
     zone = lower(parse_name(written))

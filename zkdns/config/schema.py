@@ -24,6 +24,7 @@ from zkdns.config.parsers import (
     parse_admin_address,
     parse_admin_name,
     parse_cookie_secret,
+    parse_domain,
     parse_identity,
     parse_listen_address,
     parse_upstream_or_word,
@@ -36,7 +37,7 @@ from zkdns.config.parsers import (
 )
 from zkdns.config.setting import Process, Setting, list_of_tables, named_tables
 from zkdns.errors import BadValueError
-from zkdns.namespace import Namespace, parse_namespace
+from zkdns.namespace import Namespace, parse_member_prefix, parse_namespace
 
 if TYPE_CHECKING:
     from zkdns.names import Labels
@@ -72,10 +73,11 @@ _WORKER = frozenset[Process]({"worker"})
 
 
 class GivenNamespace(msgspec.Struct, frozen=True):
-    """A namespace as written; without a zone it gets the top-level one."""
+    """A namespace as written; without a zone or a member prefix it gets the top-level one."""
 
     namespace: Namespace
     zone: Labels | None
+    member_prefix: str | None
     location: Location
 
 
@@ -86,6 +88,13 @@ _ZONE = Setting(
     "Domain under which services are answered.",
     field="namespaces",
 )
+_MEMBER_PREFIX = Setting(
+    "member_prefix",
+    text(parse_member_prefix, "the beginning of members' names"),
+    "PREFIX",
+    "Beginning of the names of members' znodes.",
+    field="namespaces",
+)
 _PATH = Setting("path", text(parse_namespace, "a path with placeholders"), "TEMPLATE", "Path of services.")
 
 
@@ -93,13 +102,12 @@ def _make_namespace(given: dict[str, Any], location: Location) -> GivenNamespace
     """Return the namespace of one table; None if an error is reported already."""
     if "path" not in given:
         raise BadValueError("has no path; write the path of services: /discovery/{environment}/{service}")
-    namespace, zone = given["path"], given.get("zone")
-    if namespace is None or (zone is None and "zone" in given):
+    if None in given.values():
         return None
-    return GivenNamespace(namespace, zone, location)
+    return GivenNamespace(given["path"], given.get("zone"), given.get("member_prefix"), location)
 
 
-_parse_namespace_tables = list_of_tables((_PATH, _ZONE), _make_namespace)
+_parse_namespace_tables = list_of_tables((_PATH, _ZONE, _MEMBER_PREFIX), _make_namespace)
 
 
 def _parse_namespaces(value: object, location: Location) -> tuple[GivenNamespace | None, ...]:
@@ -107,7 +115,7 @@ def _parse_namespaces(value: object, location: Location) -> tuple[GivenNamespace
     if location.typed and isinstance(value, list):
         return tuple(_parse_namespace_tables(value, location))
     namespace: Any = _PATH.parse(value, location)
-    return (GivenNamespace(namespace, None, location),)
+    return (GivenNamespace(namespace, None, None, location),)
 
 
 _TTL = Setting("ttl", integer(0, MAX_TTL), "SECONDS", f"TTL of responses, 0 to {MAX_TTL}.", used_by=_WORKER)
@@ -127,7 +135,7 @@ _MAX_ANSWERS = Setting(
 )
 _ZONE_UPSTREAMS = Setting(
     "upstreams",
-    text(parse_zone_upstream, "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME or none"),
+    text(parse_zone_upstream, "ADDRESS[:PORT], tcp://ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME or none"),
     "ADDRESS[:PORT]|none",
     "Upstreams of the forward zone; none refuses its names.",
     many=True,
@@ -214,6 +222,7 @@ NAMES = (
         "Path of services in ZooKeeper, such as /discovery/{environment}/{service}.",
         field="namespaces",
     ),
+    _MEMBER_PREFIX,
     _TTL,
     Setting(
         "negative_ttl",
@@ -261,7 +270,10 @@ NAMES = (
 FORWARDING = (
     Setting(
         "forward.upstreams",
-        text(parse_upstream_or_word, "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME, auto or none"),
+        text(
+            parse_upstream_or_word,
+            "ADDRESS[:PORT], tcp://ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME, auto or none",
+        ),
         "ADDRESS[:PORT]|auto|none",
         "Upstreams for other names; auto uses this machine's resolvers, none refuses the names.",
         many=True,
@@ -269,6 +281,21 @@ FORWARDING = (
         name="upstream",
     ),
     Setting("forward.trust_ad", boolean, "BOOL", "Pass on the upstreams' AD bit (DNSSEC).", used_by=_WORKER),
+    Setting(
+        "forward.rebind_protection",
+        boolean,
+        "BOOL",
+        "Remove private addresses from answers of the upstreams, except those of forward zones.",
+        used_by=_WORKER,
+    ),
+    Setting(
+        "forward.rebind_exempt",
+        text(parse_domain, "a domain"),
+        "DOMAIN",
+        "Domains whose names may have private addresses.",
+        many=True,
+        used_by=_WORKER,
+    ),
     Setting(
         "forward.zone",
         _parse_forward_zones,
@@ -339,6 +366,27 @@ OPERATION = (
         name="admin",
     ),
     Setting(
+        "admin.socket",
+        path_or_none,
+        "FILE|none",
+        "Unix socket of the HTTP API, which commands on this machine use; none disables it.",
+        used_by=_SUPERVISOR,
+    ),
+    Setting(
+        "admin.certificate",
+        path,
+        "FILE",
+        "Certificate (PEM) of the admin address, which then uses HTTPS.",
+        used_by=_SUPERVISOR,
+    ),
+    Setting(
+        "admin.key",
+        path,
+        "FILE",
+        "Private key of this certificate. Default: in the certificate file.",
+        used_by=_SUPERVISOR,
+    ),
+    Setting(
         "admin.names",
         text(parse_admin_name, "a host name"),
         "NAME",
@@ -381,7 +429,7 @@ OPERATION = (
         "guard.minimum",
         integer(1, MAX_RECORDS),
         "COUNT",
-        "For services with fewer members only the loss of all is suspicious.",
+        "For services with fewer members only the loss of all, or of all but one, is suspicious.",
         used_by=_WATCHER,
         in_environment=False,
         in_flags=False,
@@ -394,13 +442,6 @@ OPERATION = (
         used_by=_WATCHER,
         in_environment=False,
         in_flags=False,
-    ),
-    Setting(
-        "control",
-        path_or_none,
-        "FILE|none",
-        "Socket for commands such as explain and reload; none disables it.",
-        used_by=_WATCHER | _SUPERVISOR,
     ),
     Setting(
         "log.level",

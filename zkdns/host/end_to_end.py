@@ -5,8 +5,6 @@ a name of the zone ─▶ getaddrinfo ─▶ … ─▶ zkdns
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import secrets
 import socket
 import threading
@@ -17,8 +15,8 @@ import dnslib
 import msgspec
 
 from zkdns.address import HostPort
-from zkdns.daemon.ipc.control import ControlError, stream_responses
-from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped
+from zkdns.admin.api_types import TableChanges
+from zkdns.admin.client import ApiClient, RefusedError, ServerAddress, UnreachableError
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.message import Type
 from zkdns.errors import ZkdnsError
@@ -91,20 +89,20 @@ def find_server(addresses: Iterable[HostPort], zone: str) -> tuple[HostPort | No
 
 
 def check_end_to_end(
-    listening: Iterable[HostPort], zone: str, control: str | None, *, seconds: float = 0.0
+    listening: Iterable[HostPort], zone: str, socket_path: str | None, *, seconds: float = 0.0
 ) -> EndToEndResult:
     """Resolve a name of the zone as programs do, and compare the addresses with the server's table.
 
     Args:
         listening: the addresses of the server.
         zone: without the trailing dot.
-        control: the server's control socket, which supplies a service's name; None: there is none.
+        socket_path: the server's Unix socket, which supplies a service's name; None: there is none.
         seconds: how long to retry a failure, because programs need time to read their files again.
     """
     server, reason = find_server(listening, zone)
     if server is None:
         return EndToEndResult(None, f"no zkdns serves {zone} ({reason}), so no name can be checked; start it")
-    served = asyncio.run(_served_name(control)) if control is not None else None
+    served = _served_name(socket_path) if socket_path is not None else None
     if served is None:
         return EndToEndResult(
             None,
@@ -163,20 +161,15 @@ def system_addresses(name: str, *, seconds: float = 10.0) -> tuple[str, ...]:
     return result
 
 
-async def _served_name(control: str) -> tuple[str, frozenset[str]] | None:
+def _served_name(socket_path: str) -> tuple[str, frozenset[str]] | None:
     """The name of a service and the addresses of its members; None: the server reports no such service."""
     try:
-        async with contextlib.aclosing(stream_responses(control, Dump())) as parts:
-            if not isinstance(await anext(parts), Dumped):
-                return None
-            async for part in parts:
-                if not isinstance(part, Contents) or not part.changes:
-                    break
-                for change in part.changes:
-                    addresses = _addresses(change)
-                    if isinstance(change, SetPut) and addresses:
-                        return to_text(change.name.key), addresses
-    except ControlError:
+        for line in ApiClient(ServerAddress(path=socket_path)).table():
+            for change in line.changes if isinstance(line, TableChanges) else ():
+                addresses = _addresses(change)
+                if isinstance(change, SetPut) and addresses:
+                    return to_text(change.name.key), addresses
+    except (UnreachableError, RefusedError):
         pass
     return None
 

@@ -1,7 +1,11 @@
 """Files of a machine, or of a system image in a directory.
 
-Existing files are written in place. That keeps owner, mode, label and hard links, and is the only way if a
-file is a mount point, such as /etc/resolv.conf in containers. New files appear complete, by a rename.
+Files are replaced by a rename, so that each program reads either the old or the new content. The new file
+gets the owner and the extended attributes (such as the SELinux label) of the old one. A file that cannot be
+replaced is written in place: one with several hard links, or a mount point, such as /etc/resolv.conf in
+containers.
+
+A change states what it replaces. Immediately before writing, the file is compared with that.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -21,10 +26,19 @@ from zkdns.errors import ZkdnsError
 MAX_FILE = 1 << 20  # bytes; resolver configuration is far shorter
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 _NEW_MODE = 0o644
+# Errors of a replacement after which writing in place may succeed: a mount point, a directory that this user
+# may not write, an attribute that cannot be set.
+_NOT_REPLACEABLE = frozenset(
+    {errno.EBUSY, errno.EXDEV, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.EINVAL}
+)
 
 
 class HostError(ZkdnsError):
     """A file of this machine cannot be read or changed; the text says which, why, and how to fix it."""
+
+
+class ChangedError(HostError):
+    """Another program has changed a file since it was read, so it stays unchanged."""
 
 
 class Absent(msgspec.Struct, frozen=True, tag="absent"):
@@ -160,20 +174,35 @@ class FileTree:
         parents = list(PurePosixPath(path).parents)
         return [str(parent) for parent in reversed(parents) if not self._directory(str(parent)).is_dir()]
 
-    def put(self, path: str, state: FileState) -> None:
-        """Bring a path to a state, and create missing directories.
+    def change(self, path: str, before: FileState, after: FileState) -> None:
+        """Bring a path from one state to another one, and create missing directories.
+
+        Args:
+            path: the path.
+            before: the state that the change was made for. It is compared immediately before writing.
+            after: the new state.
 
         Raises:
+            ChangedError: another program has changed it. It stays unchanged.
             HostError: it cannot be written.
         """
         place = self.at(path)
+
+        def check() -> None:
+            if self.state(path) != before:
+                raise ChangedError(
+                    f"{path}: another program has changed it since zkdns setup read it, so it stays "
+                    "unchanged; run the command again to see the changes for its new content"
+                )
+
         try:
-            if isinstance(state, Absent):
+            if isinstance(after, Absent):
+                check()
                 place.unlink(missing_ok=True)
-            elif isinstance(state, File) and place.is_file() and not place.is_symlink():
-                _overwrite(place, state)
+            elif isinstance(after, File) and isinstance(before, File):
+                _change_file(place, before, after, check)
             else:
-                _replace(place, state)
+                _replace(place, after, check)
         except OSError as error:
             raise HostError(f"{path}: cannot be written: {_explain(path, error)}") from None
 
@@ -203,12 +232,34 @@ def _link_target(place: Path) -> str | None:
         return None
 
 
+def _change_file(place: Path, before: File, after: File, check: Callable[[], None]) -> None:
+    """Replace a file. If that is not possible, write it in place."""
+    if place.stat().st_nlink == 1:
+        try:
+            _replace(place, after, check, is_existing=True)
+        except OSError as error:
+            if error.errno not in _NOT_REPLACEABLE:
+                raise
+        else:
+            return
+    check()
+    try:
+        _overwrite(place, after)
+    except OSError:
+        with contextlib.suppress(OSError):
+            _overwrite(place, before)
+        raise
+
+
 def _overwrite(place: Path, state: File) -> None:
     """Write a file in place, without a moment in which it is empty."""
     number = os.open(place, os.O_WRONLY)
     try:
-        os.pwrite(number, state.content, 0)
-        os.ftruncate(number, len(state.content))
+        content = memoryview(state.content)
+        at = 0
+        while at < len(content):
+            at += os.pwrite(number, content[at:], at)
+        os.ftruncate(number, len(content))
         if stat.S_IMODE(os.fstat(number).st_mode) != state.mode:
             os.fchmod(number, state.mode)
         os.fsync(number)
@@ -216,8 +267,17 @@ def _overwrite(place: Path, state: File) -> None:
         os.close(number)
 
 
-def _replace(place: Path, state: Link | File) -> None:
-    """Create the file under a temporary name in the same directory, then rename it."""
+def _replace(
+    place: Path, state: Link | File, check: Callable[[], None] = lambda: None, *, is_existing: bool = False
+) -> None:
+    """Create the file under a temporary name in the same directory, then rename it.
+
+    Args:
+        place: the file.
+        state: its new state.
+        check: called immediately before the rename; raises an error if the file must stay.
+        is_existing: take over the owner and the extended attributes of the file.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.new")
     try:
@@ -226,13 +286,34 @@ def _replace(place: Path, state: Link | File) -> None:
         else:
             with temporary.open("xb") as stream:
                 stream.write(state.content)
-                os.fchmod(stream.fileno(), state.mode)
+                if is_existing:
+                    _take_over_attributes(place, stream.fileno())
+                os.fchmod(stream.fileno(), state.mode)  # last, because a new owner clears bits of the mode
                 stream.flush()
                 os.fsync(stream.fileno())
+        check()
         temporary.replace(place)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def _take_over_attributes(place: Path, number: int) -> None:
+    """Give an open file the owner, the group and the extended attributes of another file."""
+    status, own = place.stat(), os.fstat(number)
+    if (status.st_uid, status.st_gid) != (own.st_uid, own.st_gid):
+        os.fchown(number, status.st_uid, status.st_gid)
+    try:
+        names = os.listxattr(place)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return
+    for name in names:
+        value = os.getxattr(place, name)
+        if name not in os.listxattr(number) or os.getxattr(number, name) != value:
+            os.setxattr(number, name, value)
 
 
 def _explain(path: str, error: OSError) -> str:

@@ -91,7 +91,7 @@ def _resolved_files(tree: FileTree) -> Iterator[str]:
 def _assignments(text: str) -> Iterator[tuple[str, str]]:
     """Keys in lower case with their values, of the section [Resolve]."""
     section = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # no other character ends a line
         if match := re.fullmatch(r"\s*\[(.*)\]\s*", line):
             section = match[1]
         elif section == "Resolve" and not line.lstrip().startswith(("#", ";")) and "=" in line:

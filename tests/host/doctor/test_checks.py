@@ -16,6 +16,7 @@ from zkdns.host.doctor.checks import (
     check_resolv_conf,
     check_response,
     check_search,
+    check_services,
     check_snapshot,
     check_upstream_responses,
     check_upstreams,
@@ -24,6 +25,7 @@ from zkdns.host.doctor.checks import (
 from zkdns.host.doctor.processes import BindRights, Listener
 from zkdns.host.resolver_config import parse_hosts_line
 from zkdns.resolv_conf import parse_resolv_conf
+from zkdns.serverset.listing import Listing, ServiceCount
 from zkdns.serverset.probe import ProbeResult, RootListing
 
 OWN = HostPort("127.0.0.1", 53)
@@ -197,6 +199,9 @@ def test_zookeeper_servers() -> None:
     assert levels(check_zookeeper([away])) == ["wrong"]
     lonely = ProbeResult(HostPort("zk03", 2181), is_read_only=True, roots=(RootListing("/discovery", 1),))
     assert levels(check_zookeeper([lonely])) == ["warning"]
+    chrooted = ProbeResult(HostPort("zk05", 2181), missing_chroot="/services")
+    assert sentences(check_zookeeper([chrooted])).startswith("the chroot /services does not exist; create it")
+    assert levels(check_zookeeper([chrooted])) == ["wrong"]
     missing = RootListing("/aurora", refusal="does not exist")
     denied = RootListing("/secret", refusal="may not be listed: its ACL denies it")
     found = list(
@@ -208,6 +213,28 @@ def test_zookeeper_servers() -> None:
     assert levels(found) == ["wrong", "wrong"]
     assert ["register" in finding.cure for finding in found] == [True, False]
     assert "zookeeper.credentials" in found[1].cure
+
+
+def test_services_with_other_children_only() -> None:
+    def listing(*rows: ServiceCount, exists: bool = True) -> Listing:
+        return Listing(rows, (), (), exists)
+
+    good = ServiceCount("prod", "web", 2, "/prod/web", passed_over=1, examples=("leader",))
+    idle = ServiceCount("prod", "idle", 0, "/prod/idle")
+    denied = ServiceCount("prod", "secret", None, "/prod/secret")
+    (found,) = check_services(listing(good, idle, denied), "/{environment}/{service}")
+    assert (found.level, found.found) == ("ok", "/{environment}/{service} has 3; members: 2")
+    bad = ServiceCount("prod", "api", 0, "/prod/api", 2, ("i-1_0000000001", "i-2_0000000002"), "nerve")
+    (found,) = check_services(listing(good, bad), "/{environment}/{service}")
+    assert (found.about, found.level) == ("services", "warning")
+    assert found.found == (
+        "/prod/api has no members, but 2 other children: i-1_0000000001, i-2_0000000002 (nerve)"
+    )
+    assert "member_prefix" in found.cure
+    found_many = list(check_services(listing(*[bad] * 8), "/{environment}/{service}"))
+    assert levels(found_many) == ["warning"] * 6
+    assert found_many[-1].found == "3 more services of /{environment}/{service} have other children only"
+    assert list(check_services(listing(exists=False), "/{environment}/{service}")) == []
 
 
 def test_responses_limits_and_the_snapshot() -> None:

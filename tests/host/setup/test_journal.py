@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+import msgspec
 import pytest
 
 from tests.host.trees import everything, make_tree
-from zkdns.host.files import Absent, File, FileTree, HostError, Link
-from zkdns.host.setup.journal import JOURNAL_FILE, Change, OriginalTree, apply, read_journal, undo
+from zkdns.host.files import Absent, ChangedError, File, FileState, FileTree, HostError, Link
+from zkdns.host.setup.journal import (
+    JOURNAL_FILE,
+    Change,
+    ChangeJournal,
+    OriginalTree,
+    apply,
+    read_journal,
+    undo,
+)
 
 
 def changes_of(tree: FileTree) -> list[Change]:
@@ -41,11 +52,30 @@ def test_undo_restores_bytes_modes_links_and_absence(tree: FileTree) -> None:
     assert everything(tree.root) == before
 
 
-def test_a_file_is_written_in_place(tree: FileTree) -> None:
-    """It may be a mount point, which cannot be replaced."""
-    inode = tree.at("/etc/resolv.conf").stat().st_ino
+def test_a_file_with_several_hard_links_is_written_in_place(tree: FileTree) -> None:
+    place, other = tree.at("/etc/resolv.conf"), tree.at("/etc/other-name")
+    os.link(place, other)
     apply(tree, read_journal(tree), changes_of(tree))
-    assert tree.at("/etc/resolv.conf").stat().st_ino == inode
+    assert place.samefile(other)
+    assert other.read_text() == "nameserver 127.0.0.1\n"
+    undo(tree, read_journal(tree))
+    assert other.read_text() == "nameserver 10.0.0.53"
+
+
+def test_a_replaced_file_keeps_owner_and_attributes(tree: FileTree) -> None:
+    place = tree.at("/etc/resolv.conf")
+    try:
+        os.chown(place, 12, 34)
+        os.setxattr(place, "user.note", b"a label")
+    except OSError as error:
+        pytest.skip(f"owners or attributes cannot be set here: {error}")
+    place.chmod(0o640)
+    inode = place.stat().st_ino
+    apply(tree, read_journal(tree), changes_of(tree))
+    status = place.stat()
+    assert status.st_ino != inode
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12, 34, 0o640)
+    assert os.getxattr(place, "user.note") == b"a label"
 
 
 def test_applying_twice_changes_nothing(tree: FileTree) -> None:
@@ -101,6 +131,72 @@ def test_files_that_other_programs_changed_stay_unchanged(tree: FileTree) -> Non
             call()
         assert JOURNAL_FILE in str(raised.value)
     assert everything(tree.root) == changed
+
+
+# Other programs write one of these while the user reads the question of the command.
+WRITTEN = ["/etc/resolv.conf", "/etc/new/deep/zkdns.conf", "/etc/link", JOURNAL_FILE]
+
+
+def write_as_other_program(tree: FileTree, path: str) -> None:
+    place = tree.at(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    if path == JOURNAL_FILE:
+        other = Change("/etc/theirs", Absent(), File(b"theirs\n"))
+        place.write_bytes(msgspec.json.encode(ChangeJournal((other,))))
+    else:
+        place.write_text("theirs\n")
+
+
+@pytest.mark.parametrize("path", WRITTEN)
+def test_what_was_written_after_the_plan_stays(tree: FileTree, path: str) -> None:
+    journal, changes = read_journal(tree), changes_of(tree)
+    write_as_other_program(tree, path)
+    before = everything(tree.root)
+    with pytest.raises(ChangedError, match=rf"^{re.escape(path)}: another .* run the command again"):
+        apply(tree, journal, changes)
+    assert everything(tree.root) == before
+
+
+@pytest.mark.parametrize("path", WRITTEN)
+def test_what_was_written_before_an_undo_stays(tree: FileTree, path: str) -> None:
+    apply(tree, read_journal(tree), changes_of(tree))
+    journal = read_journal(tree)
+    write_as_other_program(tree, path)
+    before = everything(tree.root)
+    with pytest.raises(ChangedError, match=rf"^{re.escape(path)}: another "):
+        undo(tree, journal)
+    assert everything(tree.root) == before
+
+
+class LateTree(FileTree):
+    """A tree in which another program writes a file immediately before zkdns writes `trigger`."""
+
+    def __init__(self, tree: FileTree, trigger: str, path: str) -> None:
+        super().__init__(tree.root)
+        self.trigger, self.path = trigger, path
+
+    def change(self, path: str, before: FileState, after: FileState) -> None:
+        if path == self.trigger:
+            self.trigger = ""
+            write_as_other_program(self, self.path)
+        super().change(path, before, after)
+
+
+@pytest.mark.parametrize("path", WRITTEN[:-1])
+def test_what_is_written_between_two_writes_stays(tree: FileTree, path: str) -> None:
+    """All other files get their old content back."""
+    before = everything(tree.root)
+    late = LateTree(tree, path, path)
+    with pytest.raises(ChangedError, match=rf"^{re.escape(path)}: another program has changed it"):
+        apply(late, read_journal(late), changes_of(late))
+    after = everything(tree.root)
+    assert tree.text(path) == "theirs\n"
+    new = path.lstrip("/")
+    directories = {str(parent) for parent in PurePosixPath(new).parents}
+    assert {name: value for name, value in after.items() if name != new and name not in directories} == {
+        name: value for name, value in before.items() if name != new and name not in directories
+    }
 
 
 def test_undo_works_after_a_crash_between_two_writes(tree: FileTree) -> None:

@@ -159,7 +159,7 @@ def test_global_servers_of_resolved_become_upstreams_of_zkdns(tmp_path: Path) ->
     wanted = msgspec.structs.replace(AT_5300, config_file="/etc/zkdns.toml")
     (reload,) = (note for note in set_up(tree, wanted).notes if "/etc/zkdns.toml" in note)
     assert "SIGHUP" in reload
-    plan = set_up(tree, msgspec.structs.replace(wanted, control="/run/zkdns/control"))
+    plan = set_up(tree, msgspec.structs.replace(wanted, socket="/run/zkdns/api"))
     # zkdns has its upstreams before systemd-resolved forwards to it.
     assert [command[:2] for command in plan.commands] == [
         ("zkdns", "reload"),

@@ -17,6 +17,7 @@ from zkdns.forward.system_upstreams import NameServers
 from zkdns.host.doctor.processes import BindRights, Listener
 from zkdns.host.resolver_config import NSSWITCH_CONF, NssSource
 from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_STUBS, ResolvConf
+from zkdns.serverset.listing import Listing
 from zkdns.serverset.probe import ProbeResult
 
 Level: TypeAlias = Literal["ok", "warning", "wrong"]
@@ -25,7 +26,11 @@ WANTED_BUFFER = 1 << 20
 """The socket buffer that zkdns requests for queries that arrive while it is busy, in bytes."""
 UPSTREAMS = "upstreams"
 """The subject of findings about upstreams."""
+SERVICES = "services"
+"""The subject of findings about the services of a namespace."""
 
+_MAX_SERVICES = 5  # findings about single services
+_REGISTER = "set member_prefix if these are members, or register server sets; see zkdns help operations"
 _OTHER_FILES = 1024  # file descriptors for client connections, listeners and feeds
 _SETUP = "zkdns setup shows what to change, and changes it with --apply"
 _NAME_UPSTREAMS = 'name resolvers, such as upstreams = ["9.9.9.9"] in [forward]'
@@ -192,6 +197,12 @@ def check_zookeeper(probes: Iterable[ProbeResult]) -> Iterator[Finding]:
                 yield warning(about, f"{probe.failure}; others work", "start it, or name others")
         elif probe.is_read_only:
             yield warning(about, "has no quorum, and serves only reads", "start more servers of its ensemble")
+        elif probe.missing_chroot is not None:
+            yield wrong(
+                about,
+                f"the chroot {probe.missing_chroot} does not exist",
+                "create it, or correct the address (zookeeper.hosts)",
+            )
         elif refusing := [root for root in probe.roots if root.refusal is not None]:
             for root in refusing:
                 cure = (
@@ -205,6 +216,27 @@ def check_zookeeper(probes: Iterable[ProbeResult]) -> Iterator[Finding]:
                 f"{root.path} has {root.children} znode{'s' * (root.children != 1)}" for root in probe.roots
             )
             yield ok(about, f"grants a session; {', '.join(counts)}")
+
+
+def check_services(listing: Listing, template: str) -> Iterator[Finding]:
+    """Check whether the services of a namespace have members, or other children only.
+
+    Args:
+        listing: the services of the namespace.
+        template: that of the namespace.
+    """
+    foreign = [row for row in listing.services if row.is_foreign]
+    for row in foreign[:_MAX_SERVICES]:
+        yield warning(SERVICES, f"{row.path} has no members, but {row.others}", _REGISTER)
+    if len(foreign) > _MAX_SERVICES:
+        yield warning(
+            SERVICES,
+            f"{len(foreign) - _MAX_SERVICES} more services of {template} have other children only",
+            _REGISTER,
+        )
+    if not foreign and listing.exists:
+        members = sum(row.members or 0 for row in listing.services)
+        yield ok(SERVICES, f"{template} has {len(listing.services)}; members: {members}")
 
 
 def check_snapshot(age: float | None, failure: str | None, *, is_configured: bool) -> Iterator[Finding]:

@@ -7,8 +7,9 @@ Slow steps run in parallel threads. Nothing is changed.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -18,11 +19,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_servers
+from zkdns.admin.client import ApiClient, RefusedError, ServerAddress, UnreachableError
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlError, send_request
-from zkdns.daemon.ipc.control_messages import ListNames
 from zkdns.dns.client_messages import BadResponseError
-from zkdns.errors import ConfigError
+from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.forward.forwarder import MAX_WAITING
 from zkdns.forward.system_upstreams import FILES, NameServers, choose, is_own, parse_upstreams
 from zkdns.host.doctor.checks import (
@@ -37,6 +37,7 @@ from zkdns.host.doctor.checks import (
     check_resolv_conf,
     check_response,
     check_search,
+    check_services,
     check_snapshot,
     check_upstream_responses,
     check_upstreams,
@@ -57,6 +58,7 @@ from zkdns.host.resolver_config import (
 from zkdns.names import to_text
 from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_LIST, parse_resolv_conf
 from zkdns.serverset.auth import load_access
+from zkdns.serverset.listing import list_services
 from zkdns.serverset.probe import probe
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
@@ -66,6 +68,7 @@ _R = TypeVar("_R")
 _RESOLVED_STUB = "127.0.0.53"
 _NSCD_SOCKETS = ("/run/nscd/socket", "/var/run/nscd/socket")
 _HTTP_SECONDS = 3.0
+_LISTING_SECONDS = 5.0  # as long as a probe waits for a session
 # Directories that systemd passes to zkdns.service, and a file in each that zkdns looks for.
 _UNIT_DIRECTORIES = {
     "STATE_DIRECTORY": ("/var/lib/zkdns", "table"),
@@ -96,6 +99,7 @@ def diagnose(config: Config) -> Iterator[Finding]:
         lambda: _diagnose_listening(config),
         lambda: _diagnose_serving(config, listening, zones[0]),
         lambda: _diagnose_zookeeper(config),
+        lambda: _diagnose_services(config),
         lambda: _diagnose_snapshot(config),
         lambda: _diagnose_upstreams(config, listening),
         lambda: _diagnose_names(listening, zones),
@@ -106,7 +110,7 @@ def diagnose(config: Config) -> Iterator[Finding]:
                 yield from findings.result()
             except HostError as error:
                 yield warning("files", str(error))
-    result = check_end_to_end(listening, zones[0], config.control)
+    result = check_end_to_end(listening, zones[0], config.admin.socket)
     about = "end to end"
     if result.is_ok:
         yield ok(about, result.message)
@@ -142,17 +146,18 @@ def _diagnose_serving(config: Config, listening: Iterable[HostPort], zone: str) 
                 yield check_response(about, reply.rcode, is_authoritative=reply.is_authoritative)
     if config.admin.listen is not None and config.admin.listen.port:
         for path in ("healthz", "readyz"):
-            yield _diagnose_http(f"http://{connectable(config.admin.listen)}/{path}")
-    if config.control is not None:
-        yield _diagnose_control(config.control)
+            scheme = "http" if config.admin.certificate is None else "https"
+            yield _diagnose_http(f"{scheme}://{connectable(config.admin.listen)}/{path}")
+    if config.admin.socket is not None:
+        yield _diagnose_socket(config.admin.socket)
 
 
-def _diagnose_control(path: str) -> Finding:
-    """Check whether a server responds at the control socket, with a request that changes nothing."""
-    about = f"control {path}"
+def _diagnose_socket(path: str) -> Finding:
+    """Check whether a server responds at its Unix socket, with a request that changes nothing."""
+    about = f"socket {path}"
     try:
-        asyncio.run(send_request(path, ListNames("", only_held=True)))
-    except ControlError as error:
+        ApiClient(ServerAddress(path=path)).names("", only_held=True)
+    except (UnreachableError, RefusedError) as error:
         found, _, cure = str(error).partition("; ")
         return warning(about, found, cure or "see whether the server runs, and its log")
     return ok(about, "responds")
@@ -161,7 +166,12 @@ def _diagnose_control(path: str) -> Finding:
 def _diagnose_http(url: str) -> Finding:
     try:
         # The environment may name a proxy, which is not for the machine's own addresses.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        # The certificate is for the server's name, and this is its address on this machine.
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
+        )
         with opener.open(url, timeout=_HTTP_SECONDS) as response:
             return ok(url, str(response.status))
     except urllib.error.HTTPError as error:
@@ -179,17 +189,33 @@ def _diagnose_zookeeper(config: Config) -> Iterable[Finding]:
     if config.zookeeper.hosts is None:
         return ()
     chroot = config.zookeeper.hosts.partition("/")[2]
+    chroot = f"/{chroot}" if chroot else ""
     namespaces = dict.fromkeys(namespace.root for namespace in config.namespaces)
-    roots = [f"/{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
+    roots = [f"{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
     try:
         access = load_access(config.zookeeper)
     except ConfigError as error:
         return [wrong("configuration", mistake, "correct it") for mistake in error.errors]
     probes = _in_parallel(
         parse_servers(config.zookeeper.hosts),
-        lambda server: probe(server, roots, session_timeout=config.zookeeper.session_timeout, access=access),
+        lambda server: probe(
+            server, roots, session_timeout=config.zookeeper.session_timeout, chroot=chroot, access=access
+        ),
     )
     return check_zookeeper(probes.values())
+
+
+def _diagnose_services(config: Config) -> Iterator[Finding]:
+    """Check the services of each namespace. If ZooKeeper cannot be read, other findings say so."""
+    if config.zookeeper.hosts is None:
+        return
+    with contextlib.suppress(ZkdnsError):
+        access = load_access(config.zookeeper)
+        for namespace in config.namespaces:
+            listing = list_services(
+                config.zookeeper.hosts, namespace, timeout=_LISTING_SECONDS, access=access
+            )
+            yield from check_services(listing, namespace.template)
 
 
 def _diagnose_snapshot(config: Config) -> Iterable[Finding]:

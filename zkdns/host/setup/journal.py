@@ -3,7 +3,8 @@
     before ──apply──▶ after ──undo──▶ before
 
 The journal file holds the state before the changes. It is written first, so undo works after a crash at any
-moment. A file that another program has changed since then is never written again.
+moment. A file that another program has changed since the plan was made, or since it was written, is never
+written: the states are compared before the first write, and again immediately before each one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from zkdns.host.files import Absent, File, FileState, FileTree, HostError
+from zkdns.host.files import Absent, ChangedError, File, FileState, FileTree, HostError
 
 JOURNAL_FILE = "/var/lib/zkdns-setup.json"
 """The journal. Root trusts its content, so it is in a directory in which no other user can write."""
@@ -63,7 +64,7 @@ class OriginalTree(FileTree):
     """The files of a machine as they were before the changes in a journal.
 
     Raises:
-        HostError: another program has changed one of the files since.
+        ChangedError: another program has changed one of the files since.
     """
 
     def __init__(self, tree: FileTree, journal: ChangeJournal) -> None:
@@ -72,7 +73,7 @@ class OriginalTree(FileTree):
         self._original = {change.path: change.before for change in journal.changes}
         for change in journal.changes:
             if tree.state(change.path) not in (change.before, change.after):
-                raise HostError(
+                raise ChangedError(
                     f"{change.path}: another program has changed it since zkdns setup wrote it, so it stays "
                     f"unchanged; restore what zkdns wrote, or delete {JOURNAL_FILE} to keep all files as "
                     "they are now (the original files are lost then)"
@@ -107,8 +108,10 @@ def apply(
         The changes relative to the current files; empty if the files already were as wanted.
 
     Raises:
+        ChangedError: a file is no longer as it was when `changes` were made. Nothing was written.
         HostError: one of the changes failed, and all files are as they were before the call.
     """
+    _check_unchanged(tree, journal, changes)
     wanted = ChangeJournal(
         tuple(change for change in changes if change.before != change.after),
         _created_directories(tree, journal, changes),
@@ -116,7 +119,6 @@ def apply(
     )
     after = {change.path: change.after for change in wanted.changes}
     undone = tuple(change for change in journal.changes if change.path not in after)
-    OriginalTree(tree, journal)  # check that no other program has changed the files
     steps = _differences(tree, {change.path: change.before for change in undone} | after)
     if not steps and wanted == journal:
         return ()
@@ -136,13 +138,37 @@ def undo(tree: FileTree, journal: ChangeJournal) -> tuple[Change, ...]:
         The changes relative to the current files.
 
     Raises:
+        ChangedError: a file is no longer as it was when the journal was read. Nothing was written.
         HostError: undo is not possible, and all files are as they were before the call.
     """
-    OriginalTree(tree, journal)  # check that no other program has changed the files
+    _check_unchanged(tree, journal, ())
     steps = _differences(tree, {change.path: change.before for change in journal.changes})
     _put_all(tree, steps, journal, journal)
     _remove_journal(tree, journal)
     return steps
+
+
+def _check_unchanged(tree: FileTree, journal: ChangeJournal, changes: Iterable[Change]) -> None:
+    """Check that the journal and the files are as they were when these changes were made.
+
+    Time may have passed since, in which the user read the changes and confirmed them.
+
+    Raises:
+        ChangedError: another program has changed one of them.
+    """
+    if read_journal(tree) != journal:
+        raise ChangedError(
+            f"{JOURNAL_FILE}: another zkdns setup has changed it meanwhile, so nothing was written; run the "
+            "command again"
+        )
+    OriginalTree(tree, journal)  # it checks the files in the journal
+    known = {change.path for change in journal.changes}
+    for change in changes:
+        if change.path not in known and tree.state(change.path) != change.before:
+            raise ChangedError(
+                f"{change.path}: another program has changed it since zkdns setup read it, so nothing was "
+                "written; run the command again to see the changes for its new content"
+            )
 
 
 def _created_directories(
@@ -164,17 +190,19 @@ def _put_all(
     """Make all changes; if one fails, undo those that were made."""
     _write_journal(tree, meanwhile)
     done: list[Change] = []
+    step: Change | None = None
     try:
         for step in steps:
-            done.append(step)  # first, because a failed write may be half done
-            tree.put(step.path, step.after)
+            tree.change(step.path, step.before, step.after)
+            done.append(step)
     except HostError as error:
-        for step in reversed(done):
-            try:
-                tree.put(step.path, step.before)
-            except HostError as second:
-                if tree.state(step.path) != step.before:
-                    raise HostError(f"{error}; the changes before it cannot be undone: {second}") from None
+        try:
+            for each in reversed(done):
+                tree.change(each.path, each.after, each.before)
+        except HostError as second:
+            raise HostError(f"{error}; the changes before it cannot be undone: {second}") from None
+        if step is not None and not isinstance(error, ChangedError) and tree.state(step.path) != step.before:
+            raise HostError(f"{error}; its previous content is in {JOURNAL_FILE}") from None
         if before.changes:
             _write_journal(tree, before)
         else:
@@ -188,7 +216,7 @@ def _write_journal(tree: FileTree, journal: ChangeJournal) -> None:
 
 def _remove_journal(tree: FileTree, journal: ChangeJournal) -> None:
     """Remove the journal and the created directories."""
-    tree.put(JOURNAL_FILE, Absent())
+    tree.change(JOURNAL_FILE, tree.state(JOURNAL_FILE), Absent())
     tree.remove_empty(list(journal.directories))
 
 

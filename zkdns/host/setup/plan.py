@@ -47,8 +47,8 @@ class SetupRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Search domains for names without a dot."""
     config_file: str | None = None
     """The server's configuration file, in which setup may have to name the upstreams."""
-    control: str | None = None
-    """The server's control socket, for reloading that file; None: there is none."""
+    socket: str | None = None
+    """The server's Unix socket, for reloading that file; None: there is none."""
     platform: str = "linux"
     """As `sys.platform`."""
 
@@ -63,7 +63,7 @@ class SetupRequest(msgspec.Struct, frozen=True, kw_only=True):
             upstream=config.forward.upstreams,
             search=search,
             config_file=config_file,
-            control=config.control,
+            socket=config.admin.socket,
             platform=sys.platform,
         )
 
@@ -274,7 +274,7 @@ def _plan_resolv_conf(tree: FileTree, request: SetupRequest, plan: SetupPlan) ->
 def _is_mount_point(tree: FileTree, path: str) -> bool:
     """Whether a file is a mount point (proc(5), mountinfo: the fifth field)."""
     mounts = tree.text("/proc/self/mountinfo") or ""
-    return any(f" {path} " in line.partition(" - ")[0] for line in mounts.splitlines())
+    return any(f" {path} " in line.partition(" - ")[0] for line in mounts.split("\n"))
 
 
 def _plan_network_manager(tree: FileTree, request: SetupRequest, plan: SetupPlan) -> None:
@@ -328,27 +328,45 @@ def _name_upstreams(tree: FileTree, request: SetupRequest, plan: SetupPlan, serv
     path = tree.real(request.config_file)
     text = tree.source(path)
     edited = _with_upstreams(text, line)
-    try:
-        tomllib.loads(edited)
-    except tomllib.TOMLDecodeError as error:
+    if (problem := _check_edit(text, edited, upstreams)) is not None:
         plan.obstacles.append(
-            f"{path}: needs {line} in [forward], and setup cannot write it ({error}); write it yourself"
+            f"{path}: needs {line} in [forward], and setup cannot write it ({problem}); write it yourself"
         )
         return
     plan.change(tree, path, edited)
-    if request.control is None:
+    if request.socket is None:
         plan.notes.append(f"zkdns must read {path} again: send it SIGHUP, or restart it")
     else:  # first, so that zkdns has upstreams before other resolvers forward queries to it
-        plan.commands.insert(0, ("zkdns", "reload", "--control", request.control))
+        plan.commands.insert(0, ("zkdns", "reload", "--server", request.socket))
+
+
+def _check_edit(text: str, edited: str, upstreams: list[str]) -> str | None:
+    """Return why an edited configuration differs in more than its upstreams. None: it does not."""
+    try:
+        before, after = tomllib.loads(text), tomllib.loads(edited)
+    except tomllib.TOMLDecodeError as error:
+        return str(error)
+    forward = before.get("forward", {})
+    if not isinstance(forward, dict):
+        return "forward is not a section"
+    if after != {**before, "forward": {**forward, "upstreams": upstreams}}:
+        return "the file has the section in a form that it does not recognise"
+    return None
 
 
 def _with_upstreams(text: str, line: str) -> str:
-    """Return a configuration with this line in the section [forward], which is added if necessary."""
-    head = re.search(r"^\[forward\].*$", text, flags=re.MULTILINE)
+    """Return a configuration with this line in the section [forward], which is added if necessary.
+
+    All other characters stay as they are.
+    """
+    head = re.search(r"^\[forward\][^\n]*$", text, flags=re.MULTILINE)
     if head is None:
-        return f"{text.rstrip()}\n\n{COMMENT}[forward]\n{line}\n".lstrip()
+        separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+        return f"{text}{separator}{COMMENT}[forward]\n{line}\n"
     before, section = text[: head.end()], text[head.end() :]
-    end = re.search(r"^\[", section, flags=re.MULTILINE)
-    section, others = (section[: end.start()], section[end.start() :]) if end else (section, "")
-    section, count = re.subn(r"^upstreams\s*=\s*\"auto\".*$", line, section, count=1, flags=re.MULTILINE)
+    end_of = re.search(r"^\[", section, flags=re.MULTILINE)
+    section, others = (section[: end_of.start()], section[end_of.start() :]) if end_of else (section, "")
+    section, count = re.subn(
+        r"^upstreams[ \t]*=[ \t]*\"auto\"[^\n]*$", lambda _: line, section, count=1, flags=re.MULTILINE
+    )
     return before + (section if count else f"\n{line}{section}") + others

@@ -1,0 +1,108 @@
+"""The client of the HTTP API for commands: its options, and the exit if a request fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import NoReturn, ParamSpec, TypeVar
+
+import click
+
+from zkdns.admin.client import (
+    ApiClient,
+    RefusedError,
+    ServerAddress,
+    UnreachableError,
+    configured_server,
+    parse_server,
+)
+from zkdns.admin.token import read_token
+from zkdns.cli.options import (
+    NO_ANSWER,
+    NOT_FOUND,
+    SettingOption,
+    complete_file,
+    fail,
+    fail_usage,
+    load_or_exit,
+)
+from zkdns.errors import BadValueError, ZkdnsError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SERVER_VARIABLE = "ZKDNS_SERVER"
+_TOKEN_VARIABLE = "ZKDNS_TOKEN_FILE"  # noqa: S105 - the name of a variable
+
+_USAGE = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT})
+
+server_option = click.option(
+    "--server",
+    cls=SettingOption,
+    variable=SERVER_VARIABLE,
+    metavar="URL|FILE",
+    help="The server: http://HOST:PORT, https://HOST:PORT, or its socket. Default: the configured one.",
+    shell_complete=complete_file,
+)
+
+token_option = click.option(
+    "--token-file",
+    cls=SettingOption,
+    variable=_TOKEN_VARIABLE,
+    metavar="FILE",
+    help="Private file with the server's token for changes over HTTP. The socket needs none.",
+    shell_complete=complete_file,
+)
+
+
+def make_client(server: str | None, config_file: str | None, token_file: str | None = None) -> ApiClient:
+    """Return a client of the server that the options name. If there is an error, print it and exit.
+
+    Args:
+        server: the value of `--server`.
+        config_file: the value of `--config`. It is not read if the server is named.
+        token_file: the value of `--token-file`.
+    """
+    return ApiClient(_server_address(server, config_file), _token(token_file))
+
+
+def _server_address(server: str | None, config_file: str | None) -> ServerAddress:
+    if named := server or os.environ.get(SERVER_VARIABLE):
+        try:
+            return parse_server(named)
+        except BadValueError as error:
+            fail_usage([f"{'--server' if server else SERVER_VARIABLE}: {error}"])
+    configured = configured_server(load_or_exit({}, config_file, with_static=False, with_access=False))
+    if configured is None:
+        fail(ZkdnsError("no address of a server is configured; name the server with --server URL"), NO_ANSWER)
+    return configured
+
+
+def _token(file: str | None) -> str | None:
+    file = file or os.environ.get(_TOKEN_VARIABLE)
+    if not file:
+        return None
+    try:
+        return read_token(file).decode("ascii")
+    except BadValueError as error:
+        fail_usage([f"--token-file: {file!r} {error}"])
+
+
+def request_or_exit(request: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Send a request with a method of the client. If it fails, print the error and exit."""
+    try:
+        return request(*arguments, **options)
+    except UnreachableError as error:
+        fail(error, NO_ANSWER)
+    except RefusedError as error:
+        fail_refused(error)
+
+
+def fail_refused(refused: RefusedError) -> NoReturn:
+    """Print the server's reason for refusing a request, and exit."""
+    if refused.status == HTTPStatus.UNAUTHORIZED:
+        fail_usage(["the server's token is missing or wrong; name the file that has it with --token-file"])
+    if refused.status in _USAGE:
+        fail_usage([str(refused)])
+    fail(ZkdnsError(str(refused)), NOT_FOUND if refused.status == HTTPStatus.NOT_FOUND else NO_ANSWER)
