@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from zkdns import BadValueError, EndpointSource, FixedSet
+from zkdns import BadValueError, ClosedError, EndpointSource, FixedSet
 
 
 def test_endpoints_are_sorted_without_duplicates() -> None:
@@ -27,7 +27,8 @@ def test_any_iterable_is_accepted_and_each_change_is_published() -> None:
     fixed.set_endpoints([])
     fixed.close()
     assert received == [("a:2", "a:3"), (), ()]
-    fixed.set_endpoints(["a:4"])  # a closed set does not change
+    with pytest.raises(ClosedError, match="fixed set is closed"):
+        fixed.set_endpoints(["a:4"])
     assert fixed.endpoints == ()
 
 

@@ -20,6 +20,8 @@ from zkdns import PRODUCTION, BadValueError, Endpoint, EndpointSource, FixedSet,
 from zkdns import ServerSet, Status, UnreachableError, Watch, ZkdnsError, ZooKeeperError
 
 web = ServerSet(PRODUCTION, "web", "zk01:2181", session_timeout=5.0)
+listed = ServerSet(PRODUCTION, "web", ["zk01:2181"], namespace=lambda environment, service: "/" + service)
+reveal_type(listed.hosts)
 
 
 def follow(source: EndpointSource) -> None:
@@ -31,6 +33,8 @@ def register() -> None:
         reveal_type(registration)
         reveal_type(registration.path)
         reveal_type(registration.last_error)
+        reveal_type(registration.subscribe(lambda: print(registration.path)))
+        reveal_type(registration.wait_closed(1.0))
 
 
 def watch() -> Iterator[str]:
@@ -46,8 +50,10 @@ def watch() -> Iterator[str]:
 async def both() -> None:
     async with await web.register_async("10.0.0.1", 8080) as registration:
         reveal_type(registration)
-    async for endpoints in await web.watch_async():
-        reveal_type(endpoints)
+    async with await web.watch_async() as watch:
+        reveal_type(await watch.wait_async(1.0))
+        async for endpoints in watch:
+            reveal_type(endpoints)
 
 
 follow(FixedSet(["a:1"]))
@@ -57,13 +63,17 @@ web.register("a", 80, 443)
 """
 
 REVEALED = [
+    'note: Revealed type is "tuple[str, ...]"',
     'note: Revealed type is "zkdns.serverset.registration.Registration"',
     'note: Revealed type is "str | None"',
     'note: Revealed type is "zkdns.errors.ZkdnsError | None"',
+    'note: Revealed type is "def ()"',
+    'note: Revealed type is "bool"',
     'note: Revealed type is "tuple[str, ...]"',
     'note: Revealed type is "zkdns.serverset.member.Endpoint | None"',
     'note: Revealed type is "float | None"',
     'note: Revealed type is "zkdns.serverset.registration.Registration"',
+    'note: Revealed type is "bool"',
     'note: Revealed type is "tuple[str, ...]"',
 ]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zkdns.address import parse_host_port
+from zkdns.address import HostPort, parse_host_port
+from zkdns.errors import ClosedError
 from zkdns.serverset.member import Endpoint, Member, canonical_host
 from zkdns.serverset.watch import Watch
 
@@ -32,10 +33,17 @@ class FixedSet(Watch):
 
         Raises:
             BadValueError: an invalid endpoint. Nothing has changed then.
+            ClosedError: the set is closed.
         """
-        self._publish([_member(index, text) for index, text in enumerate(endpoints)])
+        members = [_member(index, text) for index, text in enumerate(endpoints)]
+        if self.is_closed:
+            raise ClosedError("the fixed set is closed; its endpoints cannot be replaced")
+        self._publish(members)
 
 
 def _member(index: int, text: str) -> Member:
     address = parse_host_port(text)
-    return Member(f"m{index}", Endpoint(canonical_host(address.host), address.port))
+    endpoint = Endpoint(canonical_host(address.host), address.port)
+    written = text.strip()
+    is_canonical = written == str(HostPort(endpoint.host, endpoint.port))
+    return Member(f"m{index}", endpoint, written=None if is_canonical else written)

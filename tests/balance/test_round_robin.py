@@ -1,6 +1,7 @@
 """`RoundRobin`: exact rotation over any source, in many threads, and while the set changes."""
 
 import gc
+import random
 import threading
 import weakref
 from collections import Counter
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkdns import BadValueError, FixedSet
-from zkdns.balance import NoEndpointsError, RoundRobin
+from zkdns.balance import LeastRequest, NoEndpointsError, RoundRobin
+from zkdns.serverset.member import Endpoint, Member
+from zkdns.serverset.watch import Watch
 
 
 class CountedSet(FixedSet):
@@ -91,12 +94,26 @@ def test_without_a_source_endpoints_are_set() -> None:
     assert sorted(picks(balancer, 2)) == ["10.0.0.1:80", "[::1]:80"]
 
 
-def test_set_endpoints_replaces_the_source() -> None:
+def test_the_endpoints_of_a_source_cannot_be_set() -> None:
     source = FixedSet(["a:1"])
     balancer = RoundRobin(source)
-    balancer.set_endpoints(["b:1"])
-    source.set_endpoints(["c:1"])
-    assert picks(balancer, 2) == ["b:1", "b:1"]
+    with pytest.raises(BadValueError, match="come from a watch or another source"):
+        balancer.set_endpoints(["b:1"])
+    assert picks(balancer, 2) == ["a:1", "a:1"]
+
+
+def test_changes_are_counted() -> None:
+    source = FixedSet(["a:1"])
+    balancer = RoundRobin(source)
+    assert (balancer.event_count, balancer.last_event) == (1, source.last_event)
+    source.set_endpoints(["b:1"])
+    assert (balancer.event_count, balancer.last_event) == (2, source.last_event)
+    own = RoundRobin()
+    before = own.event_count
+    assert before is not None
+    own.set_endpoints(["a:1"])
+    assert own.event_count == before + 1
+    assert own.last_event is not None
 
 
 def test_an_invalid_endpoint_changes_nothing() -> None:
@@ -142,3 +159,75 @@ def test_a_dropped_balancer_leaves_nothing_in_the_watch() -> None:
     del balancer
     gc.collect()
     assert gone() is None
+
+
+def test_processes_with_the_same_seed_start_with_different_endpoints() -> None:
+    state = random.getstate()
+    first: Counter[str] = Counter()
+    for _ in range(20):
+        random.seed(1)
+        balancer, least = RoundRobin(), LeastRequest()
+        balancer.set_endpoints(names(250))
+        least.set_endpoints(names(250, 250))
+        first.update((balancer.pick(), least.acquire()))
+    random.setstate(state)
+    assert sum(count == 20 for count in first.values()) == 0
+
+
+# -- weights ---------------------------------------------------------------------------------------------
+
+
+class Weighted(Watch):
+    """A watch of members with weights, by endpoint."""
+
+    def __init__(self, **weights: float) -> None:
+        super().__init__()
+        self.set(**weights)
+
+    def set(self, **weights: float) -> None:
+        self._publish(Member(name, Endpoint(name, 1), weight=weight) for name, weight in weights.items())
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([0.1, 0.5, 1.0, 1.2, 3.0, 10.0]), min_size=1)
+)
+def test_choices_are_in_proportion_to_the_weights(weights: dict[str, float]) -> None:
+    count = 500
+    chosen = Counter(picks(RoundRobin(Weighted(**weights)), count))
+    for name, weight in weights.items():
+        assert abs(chosen[f"{name}:1"] - count * weight / sum(weights.values())) <= len(weights) + 1
+
+
+def test_the_choices_of_a_heavy_endpoint_are_spread() -> None:
+    chosen = picks(RoundRobin(Weighted(a=3, b=1)), 40)
+    assert all(chosen[begin : begin + 4].count("b:1") <= 2 for begin in range(37))
+    assert all("b:1" in chosen[begin : begin + 5] for begin in range(36))
+
+
+def test_a_weight_of_0_drains_and_a_negative_one_drops() -> None:
+    watch = Weighted(a=1, b=0, c=-1)
+    balancer = RoundRobin(watch)
+    assert picks(balancer, 3) == ["a:1"] * 3
+    with pytest.raises(NoEndpointsError, match="tried: a:1"):
+        balancer.pick(without=["a:1"])
+    watch.set(a=0, b=0, c=-1)  # all drained ones, if there are no others
+    assert sorted(picks(balancer, 4)) == ["a:1", "a:1", "b:1", "b:1"]
+    watch.set(c=-1)
+    with pytest.raises(NoEndpointsError, match="weights below 0"):
+        balancer.pick()
+
+
+def test_an_endpoint_excluded_for_a_while_is_not_chosen_more_often_afterwards() -> None:
+    balancer = RoundRobin(Weighted(a=2, b=1, c=1))
+    assert "a:1" not in [balancer.pick(without=["a:1"]) for _ in range(100)]
+    assert 9 <= picks(balancer, 20).count("a:1") <= 11
+
+
+def test_a_change_of_weights_is_followed() -> None:
+    watch = Weighted(a=1, b=1)
+    balancer = RoundRobin(watch)
+    assert picks(balancer, 4).count("a:1") == 2
+    watch.set(a=1, b=9, c=10)
+    assert abs(Counter(picks(balancer, 200))["c:1"] - 100) <= 2
+    watch.set(a=2, b=2)
+    assert picks(balancer, 4).count("a:1") == 2

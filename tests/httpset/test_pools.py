@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.support.http2 import Http2Handler, offering_http2
-from tests.support.http_clients import Httpx, Requests
+from tests.support.http_clients import Httpx, Httpx2, Requests
 from tests.support.waiting import eventually
 from tests.support.web import WebServer, fixed, make_certificate, refusing, servers
 from zkdns import FixedSet
@@ -37,7 +37,7 @@ def live_pools() -> list[Pool[Any]]:
     return [found for found in gc.get_objects() if isinstance(found, Pool)]
 
 
-@pytest.mark.parametrize("kind", [Httpx, Requests])
+@pytest.mark.parametrize("kind", [Httpx, Httpx2, Requests])
 def test_threads_share_one_transport(kind: Any) -> None:
     with servers(3) as started:
         source = fixed(started)
@@ -126,7 +126,7 @@ def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
 
 
 @pytest.mark.usefixtures("no_collector")
-@pytest.mark.parametrize("kind", [Httpx, Requests])
+@pytest.mark.parametrize("kind", [Httpx, Httpx2, Requests])
 def test_a_connection_to_an_endpoint_that_has_just_left_is_closed(
     kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_connection_to_an_endpoint_that_has_just_left_is_closed(
 
 
 @pytest.mark.usefixtures("no_collector")
-@pytest.mark.parametrize("kind", [Httpx, Requests])
+@pytest.mark.parametrize("kind", [Httpx, Httpx2, Requests])
 def test_failures_keep_no_connection_of_a_departed_endpoint(kind: Any) -> None:
     with servers(2) as (gone, stays), refusing() as nobody:
         source = fixed([gone], nobody)
@@ -202,5 +202,5 @@ def test_missing_http2_support_is_reported_before_anything_is_sent() -> None:
         "    except ImportError as error: print(type(error).__name__, error)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    sentence = "MissingExtraError http2=True needs h2: pip install 'httpx2[http2]'"
+    sentence = "MissingExtraError http2=True needs h2: pip install h2"
     assert ran.stdout.splitlines() == [sentence, sentence]

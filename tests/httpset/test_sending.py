@@ -1,20 +1,19 @@
-"""HTTP over a server set: the same rules for httpx2 (also asynchronous) and requests, over real servers."""
+"""HTTP over a server set: the same rules for httpx, httpx2 and requests, over real servers."""
 
 import asyncio
 import contextlib
 import ssl
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import httpx
 import httpx2
 import pytest
 import requests
 
-from tests.support.http_clients import AsyncHttpx, HttpClient, Httpx, Requests
+from tests.support.http_clients import AsyncHttpx, AsyncHttpx2, HttpClient, Httpx, Httpx2, Requests
 from tests.support.waiting import eventually
 from tests.support.web import WebServer, fixed, make_certificate, refusing, servers, silent
 from zkdns import BadValueError, EndpointSource, FixedSet
@@ -23,16 +22,20 @@ from zkdns.httpset import Adapter, AsyncTransport, Transport
 
 
 class Calling(Protocol):
-    def __call__(self, source: EndpointSource | None = None, trusted: Path | None = None) -> HttpClient: ...
+    def __call__(
+        self, source: EndpointSource | None = None, trusted: Path | None = None, **options: Any
+    ) -> HttpClient: ...
 
 
-@pytest.fixture(params=[Httpx, AsyncHttpx, Requests], ids=["httpx2", "async", "requests"])
+@pytest.fixture(params=[Httpx, AsyncHttpx, Httpx2, AsyncHttpx2, Requests], ids=lambda kind: kind.__name__)
 def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
     """Makes callers and closes them."""
     with contextlib.ExitStack() as stack:
 
-        def make(source: EndpointSource | None = None, trusted: Path | None = None) -> HttpClient:
-            caller: HttpClient = request.param(source, trusted)
+        def make(
+            source: EndpointSource | None = None, trusted: Path | None = None, **options: Any
+        ) -> HttpClient:
+            caller: HttpClient = request.param(source, trusted, **options)
             stack.callback(caller.close)
             return caller
 
@@ -107,7 +110,9 @@ def test_when_all_refuse_the_error_names_each_once(calling: Calling) -> None:
 def test_when_all_are_silent_it_is_a_connect_timeout(calling: Calling) -> None:
     with silent() as nobody:
         caller = calling(FixedSet([nobody]))
-        with pytest.raises((httpx2.ConnectTimeout, requests.ConnectTimeout), match=nobody):
+        with pytest.raises(
+            (httpx.ConnectTimeout, httpx2.ConnectTimeout, requests.ConnectTimeout), match=nobody
+        ):
             caller.request("GET", "http://web/", connect=0.2)
 
 
@@ -136,7 +141,7 @@ def test_a_sent_request_is_never_repeated(calling: Calling, method: str) -> None
 def test_a_server_without_a_response_is_not_left_for_another(calling: Calling) -> None:
     with servers(2) as started:
         caller = calling(fixed(started))
-        with pytest.raises((httpx2.ReadTimeout, requests.ReadTimeout)):
+        with pytest.raises((httpx.ReadTimeout, httpx2.ReadTimeout, requests.ReadTimeout)):
             caller.request("GET", "http://web/hang", read=0.2)
         eventually(lambda: any(server.requests for server in started))  # perhaps only after that time
     assert sum(len(server.requests) for server in started) == 1
@@ -281,24 +286,17 @@ def test_the_callers_trace_is_still_called() -> None:
     assert events.count("connection.connect_tcp.complete") == 2
 
 
-@pytest.mark.parametrize(("missing", "broken"), [("httpx2", "Transport"), ("requests", "Adapter")])
-def test_each_library_works_without_the_other(missing: str, broken: str) -> None:
-    program = f"""
-import sys
-sys.modules[{missing!r}] = None  # as if it were not installed
-import zkdns.httpset
-for name in {{"Transport", "AsyncTransport", "Adapter"}}:
-    try:
-        getattr(zkdns.httpset, name)
-    except ImportError as error:
-        print(name, "-", error)
-"""
-    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert f"{broken} - zkdns.httpset needs {missing}: pip install 'zkdns[http]'" in ran.stdout.splitlines()
-    assert len(ran.stdout.splitlines()) == {"httpx2": 2, "requests": 1}[missing]
-
-
-def test_nothing_is_imported_before_it_is_used() -> None:
-    program = "import sys, zkdns.httpset; print({'httpx2', 'requests', 'kazoo'} & set(sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert ran.stdout.strip() == "set()"
+@pytest.mark.parametrize("kind", [Transport, AsyncTransport, Adapter])
+def test_endpoints_can_be_taken_in_turn_for_other_clients(kind: Any) -> None:
+    balanced = kind()
+    with pytest.raises(NoEndpointsError):
+        balanced.rotate()
+    before = balanced.event_count
+    balanced.set_endpoints(["a:1", "b:1"])
+    assert sorted(balanced.rotate() for _ in range(4)) == ["a:1", "a:1", "b:1", "b:1"]
+    assert balanced.event_count == before + 1
+    assert balanced.last_event is not None
+    watched = kind(FixedSet(["c:1"]))
+    with pytest.raises(BadValueError, match="come from a watch or another source"):
+        watched.set_endpoints(["a:1"])
+    assert watched.endpoints == ("c:1",)

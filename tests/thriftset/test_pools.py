@@ -99,10 +99,51 @@ def test_at_most_max_idle_connections_are_kept(server: EchoServer) -> None:
                 stack.enter_context(connections.connection())
             assert server.opened == 5
         eventually(lambda: server.open == 2)
-    with set_of(server.endpoint, max_idle=0) as connections:
-        with connections.connection():
-            pass
+    with set_of(server.endpoint, max_idle=0, max_active=0) as connections:  # no limits, as in Go
+        with contextlib.ExitStack() as stack:
+            for _ in range(15):
+                stack.enter_context(connections.connection(0))
+        assert server.open == 15
+        connections.max_idle = 3
+        eventually(lambda: server.open == 3)
+
+
+def test_limits_can_be_changed_while_requests_wait(server: EchoServer) -> None:
+    clock = Clock()
+    with set_of(server.endpoint, max_active=1, clock=clock) as connections:
+        assert (connections.max_active, connections.max_idle, connections.idle_timeout) == (1, 10, 300.0)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(connections.connection())
+            holders = [stack.enter_context(Holder(connections)) for _ in range(3)]
+            wait_for_waiters(connections, 3)
+            connections.max_active = 3
+            wait_for_waiters(connections, 1)
+            connections.max_active = 0
+            eventually(lambda: all(holder.client for holder in holders))
+        assert server.open == 4
+        clock.now += 10.0
+        connections.idle_timeout = 60.0
+        assert server.open == 4
+        connections.idle_timeout = 10.0
         wait_for_no_connections(server)
+        connections.idle_timeout = 0
+        assert connections.idle_timeout == 0
+        for name, wrong in (("max_active", -1), ("max_idle", 1.5), ("idle_timeout", -1)):
+            before = getattr(connections, name)
+            with pytest.raises(BadValueError, match=f"{name} is {wrong}; it is a number of"):
+                setattr(connections, name, wrong)
+            assert getattr(connections, name) == before
+
+
+def test_idle_connections_stay_without_a_timeout(server: EchoServer) -> None:
+    for timeout in (0, None):
+        clock = Clock()
+        with set_of(server.endpoint, idle_timeout=timeout, clock=clock) as connections:
+            with connections.connection() as first:
+                pass
+            clock.now += 1e9
+            with connections.connection() as second:
+                assert second is first
 
 
 def test_a_connection_is_closed_after_its_idle_timeout(server: EchoServer) -> None:
@@ -203,7 +244,9 @@ def test_after_a_failed_connection_another_endpoint_is_tried(server: EchoServer,
         tried[port] += 1
         return EchoClient(host, port)
 
-    with ThriftSet(FixedSet([refusing[0], server.endpoint]), connect, max_idle=0) as connections:
+    with ThriftSet(
+        FixedSet([refusing[0], server.endpoint]), connect, is_usable=lambda _: False
+    ) as connections:
         for _ in range(10):
             with connections.connection() as client:
                 assert client.endpoint == server.endpoint
@@ -298,9 +341,10 @@ def test_connecting_does_not_block_others(servers: list[EchoServer]) -> None:
             go_on.wait(10.0)
         return EchoClient(host, port)
 
-    with ThriftSet(FixedSet([slow.endpoint]), connect) as connections, Holder(connections) as holder:
+    watch = FixedSet([slow.endpoint])
+    with ThriftSet(watch, connect) as connections, Holder(connections) as holder:
         assert connecting.wait(10.0)
-        connections.set_endpoints([quick.endpoint])
+        watch.set_endpoints([quick.endpoint])
         with connections.connection() as client:
             assert client.endpoint == quick.endpoint
             assert holder.client is None
@@ -395,7 +439,14 @@ def test_an_error_in_closing_is_only_logged(server: EchoServer, caplog: pytest.L
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("max_active", 0), ("max_idle", -1), ("idle_timeout", 0), ("idle_timeout", float("nan"))],
+    [
+        ("max_active", -1),
+        ("max_active", 2.5),
+        ("max_active", True),
+        ("max_idle", -1),
+        ("idle_timeout", -0.1),
+        ("idle_timeout", float("nan")),
+    ],
 )
 def test_a_limit_out_of_range_is_rejected(option: str, value: float) -> None:
     with pytest.raises(BadValueError, match=f"{option} is {value}; it is "):

@@ -81,10 +81,12 @@ def key_bytes(key: str | bytes) -> bytes:
     """The bytes of a key that are hashed.
 
     Raises:
-        BadValueError: the text is not valid Unicode.
+        BadValueError: the key is neither text nor bytes, or not valid Unicode.
     """
     if isinstance(key, bytes):
         return key
+    if not isinstance(key, str):
+        raise BadValueError(f"the key {key!r} is of the type {type(key).__name__}; a key is str or bytes")
     try:
         return key.encode()
     except UnicodeEncodeError:

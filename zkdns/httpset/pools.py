@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Generic, TypeVar
+
+from zkdns.serverset import forking
 
 T = TypeVar("T")
 
@@ -30,10 +33,23 @@ class Pools(Generic[T]):
 
     Args:
         make: makes the transport of a new pool.
+        close: closes a transport in a forked child without an effect on the parent. None: this is not known
+            to be possible.
     """
 
-    def __init__(self, make: Callable[[], T]) -> None:
+    def __init__(self, make: Callable[[], T], close: Callable[[T], object] | None = None) -> None:
         self._make = make
+        self._close = close
+        self._reset()
+        forking.add(self)
+
+    def after_fork(self) -> None:
+        """Drop the pools of the parent in a forked child."""
+        for pool in [*self._pools.values(), *self._departed]:
+            forking.drop(pool, partial(self._close, pool.transport) if self._close is not None else None)
+        self._reset()
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._seen: tuple[str, ...] = ()
         self._pools: dict[tuple[str, str], Pool[T]] = {}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+from urllib3.util import Retry
 
 from zkdns.address import HostPort, parse_host_port
-from zkdns.balance.round_robin import RoundRobin
 from zkdns.errors import NoEndpointsError
-from zkdns.httpset.balanced import Balanced
+from zkdns.httpset.balanced import RETRY_AFTER, Balanced
+from zkdns.serverset import forking
 from zkdns.serverset.watch import EndpointSource
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -49,17 +51,65 @@ class Adapter(Balanced, HTTPAdapter):
     exception is raised, and no other endpoint is tried. Proxies of the session or the environment are not
     used. `close` closes the connections, but not the source.
 
+    The session provides client certificates (`session.cert`).
+
     Args:
         source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
         pool_maxsize: the maximum number of idle connections to each endpoint.
+        pool_block: whether it is the maximum number of connections too, so that requests wait for one.
+        max_retries: how often a failed connection is tried again before the next endpoint; or urllib3's
+            `Retry`, which can also repeat requests.
+        retry_after: seconds for which an endpoint gets no requests after a failed connection, if there are
+            others. 0: it keeps its turn.
+        clock: returns the time in seconds, for `retry_after`.
+        **pool_options: those of urllib3's `HTTPConnectionPool`, such as `source_address=("10.0.0.9", 0)` and
+            `socket_options`.
+
+    Raises:
+        BadValueError: `retry_after` is out of range.
     """
 
-    def __init__(self, source: EndpointSource | None = None, *, pool_maxsize: int = 10) -> None:
-        self._balancer = RoundRobin(source)
+    def __init__(
+        self,
+        source: EndpointSource | None = None,
+        *,
+        pool_maxsize: int = 10,
+        pool_block: bool = False,
+        max_retries: int | Retry = 0,
+        retry_after: float = RETRY_AFTER,
+        clock: Callable[[], float] = time.monotonic,
+        **pool_options: object,
+    ) -> None:
+        Balanced.__init__(self, source, retry_after=retry_after, clock=clock)
         self._seen: tuple[str, ...] | None = None  # the endpoints at the last cleanup of pools
+        self._pool_options = pool_options
         # One urllib3 pool per endpoint without a limit: with the usual limit of 10, a set of 11 endpoints
         # would close each connection before it is used again.
-        super().__init__(pool_connections=sys.maxsize, pool_maxsize=pool_maxsize)
+        HTTPAdapter.__init__(
+            self,
+            pool_connections=sys.maxsize,
+            pool_maxsize=pool_maxsize,
+            max_retries=max_retries,
+            pool_block=pool_block,
+        )
+        self._pool_limits = sys.maxsize, pool_maxsize, pool_block
+        forking.add(self)
+
+    def after_fork(self) -> None:
+        """Drop the connections of the parent in a forked child."""
+        forking.drop(self.poolmanager)
+        self._seen = None
+        self.init_poolmanager(*self._pool_limits)
+
+    def init_poolmanager(
+        self,
+        connections: int,
+        maxsize: int,
+        block: bool = False,
+        **pool_kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Create urllib3's pools with the options of this adapter. The base class calls this."""
+        super().init_poolmanager(connections, maxsize, block, **{**self._pool_options, **pool_kwargs})
 
     def send(  # noqa: PLR0917 - the base's parameters
         self,
@@ -91,8 +141,10 @@ class Adapter(Balanced, HTTPAdapter):
                     if not isinstance(error, requests.ConnectionError) or not _never_opened(error):
                         raise
                     _clear_frames(error)
+                    self._connection_failed(endpoint, _reason(error))
                     failures[endpoint] = error
                 else:
+                    self._responded(endpoint)
                     response.request = request
                     return response
         finally:
@@ -121,7 +173,7 @@ class Adapter(Balanced, HTTPAdapter):
         self, request: requests.PreparedRequest, failures: Mapping[str, requests.ConnectionError]
     ) -> str:
         try:
-            return self._balancer.pick(without=failures)
+            return self._next_endpoint(failures)
         except NoEndpointsError as error:
             if not failures:
                 url = urlsplit(str(request.url))
