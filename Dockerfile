@@ -20,9 +20,10 @@ RUN python3 -c 'import ensurepip' 2>/dev/null || { apt-get update && \
         apt-get install --yes --no-install-recommends python3-venv; }
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/zkdns
 COPY pyproject.toml README.md /src/
+COPY systemd /src/systemd
 COPY zkdns /src/zkdns
 # pip also compiles the modules. The user of the image cannot write there, and would compile them at each start.
-RUN /pip/bin/pip --python /opt/zkdns/bin/python install --no-cache-dir --no-input '/src[sasl]'
+RUN /pip/bin/pip --python /opt/zkdns/bin/python install --no-cache-dir --no-input '/src[sasl,server]'
 
 FROM base
 ARG VERSION=0.1.0
@@ -40,7 +41,7 @@ RUN ln -s /opt/zkdns/bin/zkdns /usr/local/bin/zkdns && \
 ENV ZKDNS_CONFIG=/etc/zkdns/zkdns.toml \
     ZKDNS_LISTEN=0.0.0.0:53 \
     ZKDNS_ADMIN=0.0.0.0:9153 \
-    ZKDNS_CONTROL=/run/zkdns/control \
+    ZKDNS_ADMIN_SOCKET=/run/zkdns/api \
     ZKDNS_SNAPSHOT=/var/lib/zkdns/table
 VOLUME /var/lib/zkdns
 EXPOSE 53/udp 53/tcp 9153/tcp
@@ -48,9 +49,9 @@ EXPOSE 53/udp 53/tcp 9153/tcp
 # every user to bind port 53 (net.ipv4.ip_unprivileged_port_start=0).
 USER 65532:65532
 STOPSIGNAL SIGTERM
-# The server is healthy if it responds, even if it has not read ZooKeeper yet: a restart would not help. --server is
+# The server is healthy if it responds, even if it has not read ZooKeeper yet: a restart would not help. --dns is
 # given so that the check does not read the configuration file, which may have errors that the server has rejected.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
-    CMD zkdns lookup localhost --timeout 3 ${ZKDNS_LISTEN:+--server "${ZKDNS_LISTEN%%,*}"} >/dev/null; test $? -le 1
+    CMD zkdns lookup localhost --timeout 3 ${ZKDNS_LISTEN:+--dns "${ZKDNS_LISTEN%%,*}"} >/dev/null; test $? -le 1
 ENTRYPOINT ["zkdns"]
 CMD ["serve"]

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.support.memcached import MemcachedServer, memcached_is_missing
-from tests.support.process_guard import guarded
+from tests.support.process_guard import running_guarded
 from tests.support.reference import commands, pages
 from tests.support.server import ZkdnsServer
 from tests.support.thrift import IDL, EchoServer
@@ -26,8 +25,8 @@ from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.admin.api import Api
+from zkdns.admin.backend import Backend
 from zkdns.admin.sse import Events
-from zkdns.admin.status import Backend
 from zkdns.admin.timing import Timing
 from zkdns.admin.token import Tokens
 from zkdns.balance.ring import Ring
@@ -101,7 +100,7 @@ def run_example(server: ZkdnsServer, command: str) -> list[str]:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "ZKDNS_CONTROL": server.control,
+        "ZKDNS_ADMIN_SOCKET": server.api,
     }
     return subprocess.run(
         ["bash", "-c", command.replace(DEMO_PORT, str(server.port))],
@@ -181,7 +180,7 @@ def test_typed_commands_and_their_options_exist(name: str) -> None:
 def test_the_http_page_has_every_path() -> None:
     api = Api(*cast("tuple[Backend, Events, LastHour, Tokens, Timing]", (None,) * 5))
     page = PAGES["zkdns/docs/http-api.md"]
-    written = set(re.findall(r"^\| (POST )?`(/[a-z/-]*)", page, re.MULTILINE))
+    written = set(re.findall(r"^\| (POST )?`(/[a-z/.-]*)", page, re.MULTILINE))
     served = {("POST " if route.method == "POST" else "", route.path) for route in api.routes()}
     assert written == served | {("", path) for path in ("/", "/healthz", "/readyz", "/metrics")}
 
@@ -298,7 +297,7 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
     command = blocks(README, "sh")[0].strip()
     assert command.endswith("zkdns serve --demo")
     directory = Path(tempfile.mkdtemp(prefix="zkdns-readme-"))
-    for name in ("pyproject.toml", "README.md", "zkdns"):
+    for name in ("pyproject.toml", "README.md", "systemd", "zkdns"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, directory / name)
@@ -307,46 +306,45 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
         "PATH": os.pathsep.join([str(Path(sys.base_prefix) / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]),
         "ZKDNS_LISTEN": "127.0.0.1:0",
         "ZKDNS_ADMIN": "none",
-        "ZKDNS_CONTROL": "none",
+        "ZKDNS_ADMIN_SOCKET": "none",
     }
     output = directory / "output"
-    with output.open("wb") as out:
-        process = subprocess.Popen(
-            guarded(["bash", "-c", command], remove=str(directory)),
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
     try:
-        eventually(
-            lambda: "Press Ctrl-C to stop the server." in output.read_text() or process.poll() is not None,
-            timeout=180,
-        )
-        line = next(line for line in output.read_text().splitlines() if line.startswith("  dig @"))
-        assert re.fullmatch(r"  dig @127\.0\.0\.1 -p \d+ web\.staging\.discovery A +# .*", line)
-        for page in topics().values():
-            shown = subprocess.run(
-                [".venv/bin/zkdns", "help", Path(page.name).stem],
-                check=True,
-                capture_output=True,
-                text=True,
+        with (
+            output.open("wb") as out,
+            running_guarded(
+                ["bash", "-c", command],
+                remove=str(directory),
                 cwd=directory,
                 env=environment,
-                timeout=30,
-            ).stdout
-            assert shown.strip() == page.read_text(encoding="utf-8").strip()
-        (metadata,) = directory.glob(".venv/lib/*/site-packages/zkdns-*.dist-info")
-        assert "License-Expression: MIT" in (metadata / "METADATA").read_text(encoding="utf-8")
-        licence = metadata / "licenses" / "zkdns" / "docs" / "LICENSE"
-        assert licence.read_bytes() == (DOCS / "LICENSE").read_bytes()
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
+            eventually(
+                lambda: (
+                    "Press Ctrl-C to stop the server." in output.read_text() or process.poll() is not None
+                ),
+                timeout=180,
+            )
+            line = next(line for line in output.read_text().splitlines() if line.startswith("  dig @"))
+            assert re.fullmatch(r"  dig @127\.0\.0\.1 -p \d+ web\.staging\.discovery A +# .*", line)
+            for page in topics().values():
+                shown = subprocess.run(
+                    [".venv/bin/zkdns", "help", Path(page.name).stem],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    cwd=directory,
+                    env=environment,
+                    timeout=30,
+                ).stdout
+                assert shown.strip() == page.read_text(encoding="utf-8").strip()
+            (metadata,) = directory.glob(".venv/lib/*/site-packages/zkdns-*.dist-info")
+            assert "License-Expression: MIT" in (metadata / "METADATA").read_text(encoding="utf-8")
+            licence = metadata / "licenses" / "zkdns" / "docs" / "LICENSE"
+            assert licence.read_bytes() == (DOCS / "LICENSE").read_bytes()
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -382,9 +380,14 @@ def test_python_of_the_library_page(zookeeper: ZooKeeperServer, tmp_path: Path) 
     assert endpoints == "()"  # the registration is closed by then
 
 
+def test_asyncio_of_the_library_page(zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
+    program = blocks(LIBRARY, "python")[2].replace("zk01:2181,zk02:2181,zk03:2181", zookeeper.address)
+    assert run_python(program, tmp_path) == ["('10.0.0.1:8080',)"]
+
+
 @pytest.mark.skipif(bool(memcached_is_missing()), reason=memcached_is_missing())
 def test_balancers_of_the_library_page(tmp_path: Path) -> None:
-    program = "".join(blocks(LIBRARY, "python")[2:])
+    program = "".join(blocks(LIBRARY, "python")[3:6])
     assert f'caches.pick("user:7"))  # {Ring(["10.0.0.1:11211", "10.0.0.2:11211"]).pick("user:7")}' in program
     (tmp_path / "echo.thrift").write_text(IDL)
     with contextlib.ExitStack() as stack:

@@ -6,7 +6,17 @@ from click.testing import CliRunner
 
 from tests.support.reference import DOCS, commands, pages, paragraphs, statuses
 from zkdns.cli import main
-from zkdns.cli.options import DONE, EX_USAGE, FAILED, INTERRUPTED, NO_ANSWER, NOT_FOUND, STATUSES
+from zkdns.cli.options import (
+    COMMON_STATUSES,
+    DONE,
+    EX_USAGE,
+    FAILED,
+    INTERRUPTED,
+    NO_ANSWER,
+    NOT_FOUND,
+    STATUSES,
+)
+from zkdns.cli.streams import NOT_WRITTEN, READER_GONE
 from zkdns.config import SETTINGS
 from zkdns.registrar import runner
 
@@ -14,7 +24,6 @@ from zkdns.registrar import runner
 WITHOUT_JSON = {
     "serve": "prints only logs, which can be JSON with --log-format json",
     "register": "prints only logs, as serve",
-    "dump": "prints a zone file",
     "completion": "prints a shell script",
     "wait": "prints nothing; the exit status is the result",
     "help": "prints pages of text",
@@ -53,12 +62,16 @@ def test_help_lists_the_exit_statuses_of_the_command(name: str) -> None:
 
 def test_each_status_is_listed_by_some_command() -> None:
     listed = set().union(*(statuses(command) for command in commands().values()))
-    assert listed | {DONE} == STATUSES.keys()
+    assert listed | set(COMMON_STATUSES) == STATUSES.keys()
 
 
 def test_the_statuses_equal_the_constants_of_the_code() -> None:
     of_programs = [runner.NOT_EXECUTABLE, runner.NOT_FOUND, INTERRUPTED]
-    assert list(STATUSES) == [DONE, FAILED, EX_USAGE, NO_ANSWER, *of_programs]
+    assert list(STATUSES) == [
+        *(DONE, FAILED, EX_USAGE, NO_ANSWER, NOT_WRITTEN),
+        *of_programs,
+        READER_GONE,
+    ]
     assert NOT_FOUND == FAILED
 
 

@@ -216,7 +216,7 @@ def test_service_with_credentials_a_snapshot_and_a_registration() -> None:
             live = "live: 2 services, 2 members; ZooKeeper connected"
             eventually(lambda: machine.show("zkdns.service", "StatusText") == live, SECONDS)
             found = findings(machine)
-            assert found["control /run/zkdns/control"] == "responds"
+            assert found["socket /run/zkdns/api"] == "responds"
             assert found["snapshot"].endswith(" old")
             assert found[f"ZooKeeper {zookeeper.address}"].startswith(
                 "grants a session; /discovery has 1 znode"
