@@ -20,9 +20,9 @@ from tests.support.files import new_short_directory
 from tests.support.signals import reset_ignored_signals
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
-# Commands in tests must not use the control socket and the resolver of this machine. Servers in tests have
-# their own control sockets.
-os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
+# Commands in tests must not use the server and the resolver of this machine. Servers in tests have sockets
+# of their own.
+os.environ["ZKDNS_ADMIN_SOCKET"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 
 # Before any process is started, including the workers of pytest-xdist.
 reset_ignored_signals()
@@ -35,13 +35,25 @@ settings.load_profile("zkdns")
 _TESTS = Path(__file__).parent
 
 _SLOWEST_FILES = (
+    "faults/test_long_cut.py",
+    "faults/test_held_members.py",
+    "faults/test_slow_networks.py",
+    "faults/test_cuts.py",
+    "faults/test_pauses.py",
+    "faults/test_suspended.py",
+    "faults/test_processes.py",
     "serverset/test_faults.py",
     "faults/test_one_server.py",
+    "faults/test_data_loss.py",
+    "faults/test_changes_from_outside.py",
+    "faults/test_snapshots.py",
     "systemd/test_booted.py",
     "scenarios/test_reload_zookeeper.py",
     "test_image.py",
     "faults/test_table.py",
     "test_readme.py",
+    "packaging/test_wheel.py",
+    "packaging/test_pythons.py",
     "serverset/test_sync.py",
     "daemon/supervisor/test_activation.py",
     "admin/test_sse.py",

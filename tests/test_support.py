@@ -1,4 +1,4 @@
-"""The test helpers for ZooKeeper servers and ensembles, sessions, signals and waiting."""
+"""The test helpers for ZooKeeper servers and ensembles, sessions, programs, signals and waiting."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient, KazooState
 
+from tests.support.fault_proxy import FaultProxy
+from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
 
@@ -79,7 +82,7 @@ def test_a_killed_server_keeps_its_data_and_sessions(own_zookeeper: ZooKeeperSer
         own_zookeeper.kill()
         assert not own_zookeeper.running
         assert not own_zookeeper.is_serving()
-        assert not guards_of(pid)
+        eventually(lambda: not guards_of(pid))  # its end is not waited for
         with pytest.raises(ConnectionRefusedError):
             own_zookeeper.four_letter("ruok")
 
@@ -99,6 +102,42 @@ def test_a_stopped_server_keeps_its_data(own_zookeeper: ZooKeeperServer) -> None
     own_zookeeper.start()
     with connected(own_zookeeper.address) as client:
         assert client.get("/kept")[0] == b"value"
+
+
+def test_saved_data_is_restored(own_zookeeper: ZooKeeperServer) -> None:
+    with connected(own_zookeeper.address) as client:
+        client.create("/kept")
+    own_zookeeper.kill()
+    own_zookeeper.save_data()
+    own_zookeeper.start()
+    with connected(own_zookeeper.address) as client:
+        client.create("/lost")
+    own_zookeeper.kill()
+    own_zookeeper.restore_data()
+    own_zookeeper.start()
+    with connected(own_zookeeper.address) as client:
+        assert client.exists("/kept")
+        assert not client.exists("/lost")
+
+
+def test_the_proxy_delays_replies(zookeeper: ZooKeeperServer) -> None:
+    with FaultProxy(zookeeper.port) as proxy, connected(proxy.address) as client:
+        proxy.latency = 0.5
+        started_at = time.monotonic()
+        results = [client.exists_async("/") for _ in range(10)]
+        assert all(result.get(10.0) for result in results)
+        assert 0.5 <= time.monotonic() - started_at < 5.0, "the replies must be delayed together"
+
+
+def test_the_proxy_drops_frames_of_present_connections_only(zookeeper: ZooKeeperServer) -> None:
+    with FaultProxy(zookeeper.port) as proxy, connected(proxy.address) as client:
+        proxy.mute()
+        unanswered = client.exists_async("/")
+        with connected(proxy.address) as new_client:
+            assert new_client.exists("/")
+        assert not unanswered.ready()
+        assert client.connected
+        assert proxy.connections >= 1
 
 
 def test_a_server_pauses_and_resumes(own_zookeeper: ZooKeeperServer) -> None:
@@ -321,3 +360,26 @@ def test_eventually_reports_the_last_exception() -> None:
     with pytest.raises(AssertionError, match=r"last raised KeyError\('x'\)") as caught:
         eventually(lambda: empty["x"], timeout=0)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+# -- guarded programs --------------------------------------------------------------------------------------
+
+
+def test_the_guard_of_a_program_that_has_ended_reports_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        process = start_guarded(["true"], stderr=errors)
+        assert process.wait(30) == 0
+        assert process.stdin is not None
+        process.stdin.close()  # the guard ends by itself, as after the death of the test process
+    eventually(lambda: not guards_of(process.pid))
+    assert log.read_bytes() == b""
+
+
+def test_a_guarded_program_is_killed_with_its_group() -> None:
+    process = start_guarded(["sh", "-c", "sleep 1000 & sleep 1000"], stdout=subprocess.PIPE)
+    eventually(lambda: len(guards_of(process.pid)) >= 2)  # the guard and the first program
+    kill_guarded(process)
+    kill_guarded(process)
+    assert process.returncode == -signal.SIGKILL
+    eventually(lambda: not guards_of(process.pid))

@@ -94,11 +94,19 @@ class ForwardingDnsmasq(Forwarder):
 
 
 class ForwardingZkdns(Zkdns):
-    """zkdns as a forwarder; its arguments are those of `Forwarder`."""
+    """zkdns as a forwarder; its arguments are those of `Forwarder`, and more arguments of the command."""
 
-    def __init__(self, services: Sequence[Service], directory: Path, core: int, upstream: int) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service],
+        directory: Path,
+        core: int,
+        upstream: int,
+        *,
+        arguments: Sequence[str] = (),
+    ) -> None:
         own = directory / "own.toml"
         own.write_text(to_static_file(make_services(1, 1)))
-        arguments = ("--static", str(own), "--zone", OWN_ZONE)
+        serves = ("--static", str(own), "--zone", OWN_ZONE)
         forwards = ("--upstream", f"127.0.0.1:{upstream}")
-        super().__init__(services, directory, core, arguments=(*arguments, *forwards))
+        super().__init__(services, directory, core, arguments=(*serves, *forwards, *arguments))

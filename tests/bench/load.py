@@ -103,20 +103,34 @@ class Load:
 
     @contextlib.contextmanager
     def in_background(
-        self, port: int, queries: QueryFile, *, rate: float, core: int
+        self,
+        port: int,
+        queries: QueryFile,
+        *,
+        rate: float,
+        core: int,
+        seconds: float = _MAX_SECONDS,
+        is_real_time: bool = True,
     ) -> Iterator[list[LoadResult]]:
         """Send queries at a fixed rate during the `with` block; the list holds the result after the block.
 
-        The load gets real-time priority on its core if permitted, so that it measures the server's latency
-        and not its own waiting for the core.
+        Args:
+            port: of the server.
+            queries: sent in order, and repeated after the last one.
+            rate: queries per second.
+            core: the CPU of the load.
+            seconds: the load ends by itself after this time.
+            is_real_time: give the load real-time priority on its core if permitted, so that it measures the
+                server's latency and not its own waiting for the core.
         """
         results: list[LoadResult] = []
-        command = self._command("rate", port, queries, _MAX_SECONDS, rate)
+        command = self._command("rate", port, queries, seconds, rate)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 os.sched_setaffinity(process.pid, {core})
                 with contextlib.suppress(PermissionError):
-                    os.sched_setscheduler(process.pid, os.SCHED_FIFO, os.sched_param(1))
+                    policy = os.SCHED_FIFO if is_real_time else os.SCHED_OTHER
+                    os.sched_setscheduler(process.pid, policy, os.sched_param(int(is_real_time)))
                 yield results
                 process.terminate()
                 out, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
@@ -158,6 +172,7 @@ class Load:
     def _dnsperf(self, port: int, queries: QueryFile, seconds: float, options: tuple[str, ...]) -> LoadResult:
         dnsperf = find_program("dnsperf")
         assert dnsperf is not None, "dnsperf was removed during the benchmark"
+        assert queries.text is not None, "dnsperf cannot send these queries"
         target = ("-s", "127.0.0.1", "-p", str(port), "-d", str(queries.text), "-l", str(seconds), "-T", "1")
         edns = ("-e",) if queries.edns else ()
         command = ["taskset", "-c", str(self._core), dnsperf, *target, *edns, *options]

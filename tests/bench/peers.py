@@ -142,9 +142,15 @@ class Echo(Peer):
 
 class Knot(Peer):
     name, program, package = "knot", "knotd", "knot"
+    tcp_io_timeout: ClassVar[int] = 0
+    """Milliseconds that it waits for a client that does not read its responses; 0 means no limit."""
+
+    def records(self) -> str:
+        """Records of the zone in addition to those of the services, in the format of the zone file."""
+        return ""
 
     def configure(self) -> list[str]:
-        zone = self._write("zone", to_zone_file(self.services))
+        zone = self._write("zone", to_zone_file(self.services) + self.records())
         text = f"""\
             server:
                 rundir: "{self.directory}"
@@ -153,17 +159,23 @@ class Knot(Peer):
                 tcp-workers: 1
                 background-workers: 1
                 tcp-max-clients: 200
-                tcp-io-timeout: 0
+                tcp-io-timeout: {self.tcp_io_timeout}
             log:
               - target: stderr
                 any: warning
             database:
                 storage: "{self.directory}"
+            acl:
+              - id: updates
+                address: 127.0.0.1
+                action: update
             zone:
               - domain: {ZONE}
                 file: "{zone}"
+                zonefile-sync: -1
                 journal-content: none
                 semantic-checks: off
+                acl: updates
             """
         return [self._program(), "-c", self._write("knot.conf", text)]
 

@@ -3,13 +3,12 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.process_guard import guarded
+from tests.support.process_guard import running_guarded
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATHS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -69,17 +68,7 @@ def running(
     pinned = ["taskset", "-c", str(core), *command] if core is not None else command
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
-        process = subprocess.Popen(
-            guarded(pinned), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
-        )
-        assert process.stdin is not None
-        stack.callback(process.stdin.close)
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        yield stack.enter_context(running_guarded(pinned, stdout=out, stderr=out))
 
 
 def pin(pids: Iterable[int], core: int) -> None:
@@ -120,6 +109,41 @@ def resident_megabytes(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise ProcessLookupError(f"process {pid} has ended")
+
+
+def waiting_seconds(pids: Iterable[int]) -> float:
+    """How long the threads of these processes were runnable and waited for their core so far."""
+    nanoseconds = 0
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                nanoseconds += int((thread / "schedstat").read_text().split()[1])
+    return nanoseconds / 1e9
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of several processes in megabytes."""
+
+    resident: float
+    """RSS: shared pages are counted once per process."""
+    proportional: float
+    """PSS: shared pages are counted once."""
+
+
+def memory(pids: Iterable[int]) -> Memory:
+    """Memory of these processes. Reading it delays a large process by milliseconds.
+
+    Raises:
+        OSError: a process has ended.
+    """
+    kilobytes = {"Rss": 0, "Pss": 0}
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in kilobytes:
+                kilobytes[name] += int(value.split()[0])
+    return Memory(kilobytes["Rss"] / 1024, kilobytes["Pss"] / 1024)
 
 
 def _stat(pid: int) -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.bench.zone import ENVIRONMENT, ZONE, Service
 
-TYPES = {"A": 1, "SRV": 33}
+TYPES = {"A": 1, "TXT": 16, "SRV": 33}
+_OPT = 41
 _PAYLOAD = 1232
-_OPT = b"\0" + struct.pack("!HHIH", 41, _PAYLOAD, 0, 0)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 Question = tuple[str, str]
@@ -21,20 +21,21 @@ Question = tuple[str, str]
 class QueryFile:
     """The same questions in both formats."""
 
-    text: Path
-    """For dnsperf: one question per line."""
+    text: Path | None
+    """For dnsperf: one question per line. None: only load.c can send them."""
     packets: Path
     """For load.c: messages, each with a length prefix as over TCP."""
     edns: bool
     count: int
 
 
-def encode(question: Question, *, edns: bool) -> bytes:
-    """Encode a query as stub resolvers send it, with id 0 and RD set."""
+def encode(question: Question, *, edns: bool, options: bytes = b"") -> bytes:
+    """Encode a query as stub resolvers send it, with id 0 and RD set. `options` are encoded EDNS options."""
     name, qtype = question
     labels = b"".join(bytes((len(label),)) + label.encode() for label in name.split("."))
     header = struct.pack("!6H", 0, 0x0100, 1, 0, 0, 1 if edns else 0)
-    return header + labels + b"\0" + struct.pack("!HH", TYPES[qtype], 1) + (_OPT if edns else b"")
+    opt = b"\0" + struct.pack("!HHIH", _OPT, _PAYLOAD, 0, len(options)) + options if edns else b""
+    return header + labels + b"\0" + struct.pack("!HH", TYPES[qtype], 1) + opt
 
 
 def write_queries(stem: Path, questions: Iterable[Question], *, edns: bool) -> QueryFile:
@@ -48,6 +49,17 @@ def write_queries(stem: Path, questions: Iterable[Question], *, edns: bool) -> Q
             packed.write(struct.pack("!H", len(query)) + query)
             count += 1
     return QueryFile(text, packets, edns, count)
+
+
+def write_messages(stem: Path, messages: Iterable[bytes]) -> QueryFile:
+    """Write `stem`.bin from encoded queries with EDNS."""
+    packets = stem.with_suffix(".bin")
+    count = 0
+    with packets.open("wb") as packed:
+        for query in messages:
+            packed.write(struct.pack("!H", len(query)) + query)
+            count += 1
+    return QueryFile(None, packets, True, count)
 
 
 def service_questions(

@@ -61,6 +61,7 @@ def test_both_query_files_have_the_same_questions(tmp_path: Path) -> None:
         (question,) = dns.message.from_wire(packed[2 : 2 + size]).question
         found.append(f"{str(question.name)[:-1]} {dns.rdatatype.to_text(question.rdtype)}")
         packed = packed[2 + size :]
+    assert files.text is not None
     assert files.text.read_text().splitlines() == found
     assert files.count == len(found) == 6
 

@@ -1,8 +1,6 @@
 """`zkdns serve` as a process of a benchmark, and a DNS client with little overhead."""
 
 import contextlib
-import os
-import signal
 import socket
 import struct
 import subprocess
@@ -12,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from tests.bench.processes import memory
 from tests.support.loopback import free_port
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, running_guarded, start_guarded
 
 _TYPE_A = 1
 _EDNS = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
@@ -31,17 +30,9 @@ def encode_query(name: str, qtype: int = _TYPE_A, ident: int = 0) -> bytes:
 def run_module(*module_and_arguments: str) -> Iterator[Iterator[str]]:
     """Run a Python module in a process, yield the lines that it prints, and kill it at the end."""
     command = [sys.executable, "-m", *module_and_arguments]
-    process = subprocess.Popen(
-        guarded(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    try:
+    with running_guarded(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         yield process.stdout
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.communicate()
 
 
 class UdpClient:
@@ -87,20 +78,14 @@ class ZkdnsProcess:
 
     def __enter__(self) -> Self:
         self.started_at = time.monotonic()
-        self._process = subprocess.Popen(
-            guarded(self._command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-        )
+        self._process = start_guarded(self._command, stdout=subprocess.DEVNULL)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        kill_guarded(self._process)
 
     def wait_for_answer(self, name: str, *, stale: bool = False, timeout: float = 120.0) -> float:
         """Seconds from the start of the process until the name is answered, with or without a stale mark."""
@@ -132,12 +117,5 @@ class ZkdnsProcess:
 
     def memory(self) -> tuple[float, float]:
         """Megabytes of all processes together: shared pages counted per process (RSS), and once (PSS)."""
-        resident = proportional = 0
-        for pid in self.processes():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                name, _, value = line.partition(":")
-                if name in {"Rss", "Pss"}:
-                    kilobytes = int(value.split()[0])
-                    resident += kilobytes if name == "Rss" else 0
-                    proportional += kilobytes if name == "Pss" else 0
-        return resident / 1024, proportional / 1024
+        used = memory(self.processes())
+        return used.resident, used.proportional

@@ -69,19 +69,19 @@ def test_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path: 
             server.wait_ready()
             with started(prefix, tmp_path):
                 assert finds(WEB) == set()
-                applied = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
+                applied = on_machine(*_SETUP, "--admin-socket", server.api, "--apply", "--yes")
                 assert "name resolution is managed by systemd-resolved" in applied.stdout
                 assert "DNS=127.0.0.1:5300\n" in applied.stdout
             with started(prefix, tmp_path):  # without systemd, the test restarts it
                 assert finds(WEB) == finds("web") == set(IPV4)
                 doctor = (sys.executable, "-m", "zkdns", "doctor", "--listen", "127.0.0.1:5300")
-                diagnosed = on_machine(*doctor, "--static", str(services), "--control", server.control)
+                diagnosed = on_machine(*doctor, "--static", str(services), "--admin-socket", server.api)
                 assert (
                     f"names {STUB} first, which is systemd-resolved, which forwards discovery to zkdns"
                     in diagnosed.stdout
                 )
                 assert f"end to end: {WEB}: programs on this machine find" in diagnosed.stdout
-                again = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
+                again = on_machine(*_SETUP, "--admin-socket", server.api, "--apply", "--yes")
                 assert "the files are already up to date" in again.stdout
                 assert (again.returncode, f"{WEB}: programs on this machine find" in again.stdout) == (
                     0,

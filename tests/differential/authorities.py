@@ -1,8 +1,5 @@
 """Knot and NSD as authoritative servers of zone files, each on its own port of 127.0.0.1."""
 
-import contextlib
-import os
-import signal
 import subprocess
 import textwrap
 from collections.abc import Mapping
@@ -15,7 +12,7 @@ import dns.rcode
 
 from tests.bench.processes import find_program
 from tests.support.loopback import free_port
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
 
 _START_SECONDS = 20.0
@@ -56,13 +53,7 @@ class Authority:
         program = find_program(self.program)
         assert program is not None
         with (self._directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                guarded([program, *self._command(str(file))]),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = start_guarded([program, *self._command(str(file))], stdout=log, stderr=log)
         try:
             eventually(lambda: self._has_ended() or self._is_serving(), _START_SECONDS, 0.05)
             assert not self._has_ended(), self.log
@@ -73,11 +64,7 @@ class Authority:
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        kill_guarded(self._process)
 
     @property
     def log(self) -> str:

@@ -325,7 +325,7 @@ def dumped(server: ZkdnsServer, directory: Path) -> dict[str, Path]:
     """Write the zone files with `zkdns dump --zone`; return them by zone."""
     files = {}
     for zone in services.ZONES:
-        ended = run("dump", "--zone", zone, "--control", server.control)
+        ended = run("dump", "--zone", zone, "--server", server.api)
         assert (ended.status, ended.errors) == (0, "")
         files[zone] = directory / f"{zone}.zone"
         files[zone].write_text(ended.output, encoding="ascii")

@@ -2,6 +2,8 @@
 
 A response must be correct for one moment between the sending of its query and its arrival. It may be up to
 `LAG` older because changes take time, and during a fault it may be as old as the begin of the fault.
+Members that were deleted by a failure are held: responses have them after all others, with SRV priority 1,
+until they return, their time ends, or they are released.
 """
 
 from __future__ import annotations
@@ -62,11 +64,12 @@ class _Checker:
         self._parsed: dict[bytes, dns.message.Message] = {}
 
     def errors(self, answer: Answer) -> Iterator[str]:
+        is_excused = any(begin <= answer.sent <= end for begin, end in self._history.excused)
         if answer.received is None:
-            if not any(begin <= answer.sent <= end for begin, end in self._history.excused):
+            if not is_excused:
                 yield "no response"
             return
-        if answer.received - answer.sent > ANSWER_SECONDS:
+        if not is_excused and answer.received - answer.sent > ANSWER_SECONDS:
             yield f"late response, after {answer.received - answer.sent:.2f} s"
         message = self._parse(answer.wire)
         rcode = dns.rcode.to_text(message.rcode())
@@ -93,6 +96,8 @@ class _Checker:
 
     def _nxdomain_errors(self, answer: Answer, begin: float) -> Iterator[str]:
         assert answer.received is not None
+        if self._is_undetected(answer):
+            return
         lifetimes = self._history.services.get(answer.service, [])
         if any(lifetime.exists_throughout(begin, answer.received) for lifetime in lifetimes):
             yield "NXDOMAIN for an existing service"
@@ -104,20 +109,23 @@ class _Checker:
         found = list(self._members_in(answer, message))
         members = {member for member in found if isinstance(member, MemberLifetime)}
         yield from (error for error in found if isinstance(error, str))
+        if len(found) > len(set(found)):
+            yield "a member is listed twice"
         for member in members:
-            if member.service != answer.service:
-                yield f"{member.address} belongs to {member.service}"
-            elif not member.is_held and not member.may_exist_in(begin, answer.received):
-                problem = "was deleted before" if member.deleted < begin else "was created later"
-                times = f"created {member.create_sent:.3f}, deleted {member.deleted:.3f}"
-                yield f"{member.address} {problem} ({times})"
-        if message.flags & dns.flags.TC:
-            return  # a truncated response need not be complete
+            yield from self._wrong_member_errors(member, answer, begin)
+        if not self._history.is_near_fault(answer.sent - LAG, answer.received):
+            yield from self._order_errors(answer, message, begin)
+        if message.flags & dns.flags.TC or self._is_undetected(answer):
+            return  # it need not be complete
         own = self._by_service[answer.service]
         missing = [
             member
             for member in own
-            if member not in members and member.exists_throughout(begin, answer.received)
+            if member not in members
+            and (
+                member.exists_throughout(begin, answer.received)
+                or (member.deleted <= begin and self._must_be_held(member, answer))
+            )
         ]
         is_held = self._has_held_members(answer)
         if not found and self._history.had_member_throughout(answer.service, begin, answer.received):
@@ -128,15 +136,62 @@ class _Checker:
             yield f"{', '.join(member.address for member in missing)} is missing"
         lifetimes = self._history.services.get(answer.service, [])
         exists = any(lifetime.may_exist_in(begin, answer.received) for lifetime in lifetimes)
-        if not exists and not any(member.is_held for member in own):
+        if not exists and not any(member.is_held and begin <= member.released for member in own):
             yield "NOERROR for a service that does not exist"
+
+    def _wrong_member_errors(self, member: MemberLifetime, answer: Answer, begin: float) -> Iterator[str]:
+        """Why a member must not be in a response."""
+        assert answer.received is not None
+        is_held = member.is_held and begin <= member.released
+        if member.service != answer.service:
+            yield f"{member.address} belongs to {member.service}"
+        elif not member.may_exist_in(begin, answer.received) and not is_held:
+            problem = "was deleted before" if member.deleted < begin else "was created later"
+            times = f"created {member.create_sent:.3f}, deleted {member.deleted:.3f}"
+            yield f"{member.address} {problem} ({times})"
 
     def _has_held_members(self, answer: Answer) -> bool:
         """Whether the response must have held members."""
+        return any(self._must_be_held(member, answer) for member in self._by_service[answer.service])
+
+    def _is_undetected(self, answer: Answer) -> bool:
         assert answer.received is not None
-        if any(begin <= answer.received and answer.sent <= end for begin, end in self._history.undetected):
+        received = answer.received
+        return any(begin <= received and answer.sent <= end for begin, end in self._history.undetected)
+
+    def _must_be_held(self, member: MemberLifetime, answer: Answer) -> bool:
+        assert answer.received is not None
+        if self._is_undetected(answer):
             return False
-        return any(member.is_held for member in self._by_service[answer.service])
+        created = member.created <= self._history.oldest(answer.sent, LAG)
+        return member.is_held and created and answer.received < member.held_until
+
+    def _order_errors(self, answer: Answer, message: dns.message.Message, begin: float) -> Iterator[str]:
+        """Held members come after all others, and only they have SRV priority 1."""
+        assert answer.received is not None
+        held_before = ""
+        for member, priority in self._ordered(answer, message):
+            if member.exists_throughout(begin, answer.received):
+                if priority != 0:
+                    yield f"{member.address} exists and has priority {priority}"
+                if held_before:
+                    yield f"{member.address} exists and comes after the held {held_before}"
+                    return
+            elif member.is_held and member.deleted < begin:
+                if priority == 0 and answer.qtype == "SRV":
+                    yield f"{member.address} is held and has priority 0"
+                held_before = member.address
+
+    def _ordered(self, answer: Answer, message: dns.message.Message) -> Iterator[tuple[MemberLifetime, int]]:
+        """The members of a response in its order, each with its SRV priority; 0 in A records."""
+        for rrset in message.answer:
+            for record in rrset:
+                if answer.qtype == "A":
+                    member, priority = self._by_address.get(record.address), 0
+                else:
+                    member, priority = self._by_port.get(record.port), record.priority
+                if member is not None:
+                    yield member, priority
 
     def _members_in(self, answer: Answer, message: dns.message.Message) -> Iterator[MemberLifetime | str]:
         """The members of a response; for records without a member, the error."""
@@ -165,9 +220,8 @@ class _Checker:
             return
         is_stale = is_marked_stale(message)
         faults = self._history.faults
-        if is_stale and not any(
-            fault.begin <= answer.received and answer.sent <= fault.end for fault in faults
-        ):
+        outages = [*((fault.begin, fault.end) for fault in faults), *self._history.outages]
+        if is_stale and not any(begin <= answer.received and answer.sent <= end for begin, end in outages):
             yield "marked as stale without a fault"
         if not is_stale and any(
             fault.stale_from <= answer.sent and answer.received < fault.repaired for fault in faults

@@ -39,3 +39,10 @@ def proxy(request: pytest.FixtureRequest, zookeeper_server: ZooKeeperServer) -> 
         if request.param == ONE_SHOT:
             started.refused = frozenset({ADD_WATCH})
         yield started
+
+
+@pytest.fixture
+def member_network(zookeeper_server: ZooKeeperServer) -> Iterator[FaultProxy]:
+    """The connection of members to ZooKeeper."""
+    with FaultProxy(zookeeper_server.port) as started:
+        yield started

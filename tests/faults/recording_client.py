@@ -19,6 +19,7 @@ from tests.faults.checker import Answer
 RATE = 200.0
 """UDP queries per second."""
 _TCP_RATE = 10.0
+DOMAIN = "staging.discovery"
 _SOCKETS = 16
 _TIMEOUT = 5.0  # seconds without a response, after which the response counts as lost
 _TICK = 0.005
@@ -39,19 +40,25 @@ class RecordingClient:
 
     Args:
         address: the address of the server.
-        services: the labels of services in `staging.discovery`, such as `web`.
+        services: the labels of services in `domain`, such as `web`.
         tcp_rate: TCP connections per second.
+        domain: the domain of the services.
     """
 
     def __init__(
-        self, address: tuple[str, int], services: Sequence[str], *, tcp_rate: float = _TCP_RATE
+        self,
+        address: tuple[str, int],
+        services: Sequence[str],
+        *,
+        tcp_rate: float = _TCP_RATE,
+        domain: str = DOMAIN,
     ) -> None:
         self.answers: list[Answer] = []
         self.started_at = 0.0
         self.ended = 0.0
         self._address = address
         self._queries = [
-            _query(service, qtype, has_edns)
+            _query(f"{service}.{domain}", qtype, has_edns, service)
             for service in services
             for qtype in ("A", "SRV")
             for has_edns in (False, True)
@@ -182,10 +189,8 @@ class RecordingClient:
         )
 
 
-def _query(service: str, qtype: str, has_edns: bool) -> _Query:
-    message = dns.message.make_query(
-        f"{service}.staging.discovery", qtype, use_edns=0 if has_edns else -1, payload=1232
-    )
+def _query(name: str, qtype: str, has_edns: bool, service: str) -> _Query:
+    message = dns.message.make_query(name, qtype, use_edns=0 if has_edns else -1, payload=1232)
     return _Query(service, qtype, has_edns, message.to_wire()[2:])
 
 

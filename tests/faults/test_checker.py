@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import dns.edns
 import dns.flags
@@ -35,6 +35,7 @@ def history(*members: MemberLifetime, exists: tuple[float, float] = (LONG_AGO, m
 
 def answer(
     *numbers: int,
+    held: Collection[int] = (),
     rcode: str = "NOERROR",
     qtype: str = "A",
     took: float | None = 0.01,
@@ -42,14 +43,14 @@ def answer(
     truncated: bool = False,
     edit: Callable[[dns.message.Message], None] = lambda _: None,
 ) -> Answer:
-    """A response with the members of these numbers."""
+    """A response with the members of these numbers. Those in `held` have SRV priority 1."""
     response = dns.message.make_response(dns.message.make_query(NAME, qtype, use_edns=0))
     response.set_rcode(dns.rcode.from_text(rcode))
     members = [MemberLifetime(0, number=number) for number in numbers]
     if qtype == "A":
         data = [each.address for each in members]
     else:
-        data = [f"0 100 {each.port} m{each.number}.{NAME}" for each in members]
+        data = [f"{int(each.number in held)} 100 {each.port} m{each.number}.{NAME}" for each in members]
         response.additional = [
             dns.rrset.from_text(f"m{each.number}.{NAME}", 5, "IN", "A", each.address) for each in members
         ]
@@ -62,13 +63,18 @@ def answer(
         response.flags |= dns.flags.TC
     edit(response)
     received = None if took is None else NOW + took
-    return Answer("web", qtype, NOW, received, response.to_wire(), has_edns=True)
+    return Answer("web", qtype, NOW, received, response.to_wire(want_shuffle=False), has_edns=True)
 
 
 def with_fault(
     known: History, begin: float = LONG_AGO, end: float = math.inf, stale: float = math.inf
 ) -> History:
     known.faults.append(Fault(begin, end, stale, math.inf))
+    return known
+
+
+def confirmed(known: History, when: float) -> History:
+    known.faults[-1].confirmed = when
     return known
 
 
@@ -95,11 +101,47 @@ CORRECT = [
         answer(1, 2, stale=True),
     ),
     (
+        "old during a fault without a confirmation",
+        with_fault(history(member(1), member(2, JUST_NOW - LAG / 2)), JUST_NOW),
+        answer(1, stale=True),
+    ),
+    (
         "no held member before the mass deletion is detected",
         with_undetected(history(member(1, deleted=LONG_AGO, is_held=True)), JUST_NOW, NOW),
         answer(),
     ),
     ("held member", history(member(1), member(2, deleted=LONG_AGO, is_held=True)), answer(1, 2)),
+    (
+        "held member by SRV",
+        history(member(1), member(2, deleted=LONG_AGO, is_held=True)),
+        answer(1, 2, qtype="SRV", held=[2]),
+    ),
+    (
+        "member that is held later is not yet created",
+        history(member(1, NOW + 1, NOW + 2, is_held=True), exists=(NOW + 1, math.inf)),
+        answer(rcode="NXDOMAIN"),
+    ),
+    (
+        "held member may be gone at the end of its time",
+        history(member(1), member(2, deleted=LONG_AGO, is_held=True, held_until=NOW)),
+        answer(1),
+    ),
+    (
+        "held member may be there just after its release",
+        history(member(1), member(2, deleted=LONG_AGO, is_held=True, released=JUST_NOW)),
+        answer(1, 2),
+    ),
+    ("member registers again", history(member(1), member(2, gaps=[(JUST_NOW, NOW)])), answer(1)),
+    (
+        "live member is held at the begin of a fault",
+        confirmed(with_fault(history(member(1), member(2)), JUST_NOW), JUST_NOW),
+        answer(2, 1, qtype="SRV", held=[1, 2], stale=True),
+    ),
+    (
+        "live member is held during a fault",
+        with_fault(history(member(1), member(2))),
+        answer(2, 1, qtype="SRV", held=[1, 2]),
+    ),
 ]
 
 WRONG = [
@@ -141,6 +183,32 @@ WRONG = [
         with_undetected(history(member(1, deleted=LONG_AGO, is_held=True)), LONG_AGO, JUST_NOW),
         answer(),
     ),
+    (
+        "10.0.0.2 is missing",
+        history(member(1), member(2, deleted=LONG_AGO, is_held=True, held_until=NOW + LAG)),
+        answer(1),
+    ),
+    (
+        "was deleted before",
+        history(member(1), member(2, deleted=LONG_AGO, is_held=True, released=NOW - 2 * LAG)),
+        answer(1, 2, qtype="SRV", held=[2]),
+    ),
+    (
+        "is held and has priority 0",
+        history(member(1), member(2, deleted=LONG_AGO, is_held=True)),
+        answer(1, 2, qtype="SRV"),
+    ),
+    ("exists and has priority 1", history(member(1), member(2)), answer(1, 2, qtype="SRV", held=[2])),
+    (
+        "10.0.0.1 exists and comes after the held 10.0.0.2",
+        history(member(1), member(2, deleted=LONG_AGO, is_held=True)),
+        answer(2, 1),
+    ),
+    (
+        "10.0.0.2 is missing",
+        history(member(1), member(2, gaps=[(NOW - 9 * LAG, NOW - 8 * LAG)])),
+        answer(1),
+    ),
     ("NXDOMAIN for an existing service", history(member(1)), answer(rcode="NXDOMAIN")),
     ("NXDOMAIN for an existing service", with_fault(history(), NOW - LAG), answer(rcode="NXDOMAIN")),
     (
@@ -160,6 +228,11 @@ WRONG = [
         answer(1, stale=True),
     ),
     ("not marked as stale", with_fault(history(member(1)), stale=NOW - LAG), answer(1)),
+    (
+        "10.0.0.2 is missing",
+        confirmed(with_fault(history(member(1), member(2, JUST_NOW - LAG / 2)), JUST_NOW), JUST_NOW),
+        answer(1, stale=True),
+    ),
     # During a fault, responses must not be older than its begin.
     (
         "was deleted before",
@@ -200,6 +273,24 @@ def test_port_and_address_must_belong_to_the_same_member() -> None:
     known = history(member(1), member(2))
     errors = find_errors(known, [answer(1, 2, qtype="SRV", edit=exchange)])
     assert any("but {'10.0.0.2'}" in each for each in errors)
+
+
+def test_member_must_be_listed_once() -> None:
+    def repeat(response: dns.message.Message) -> None:
+        response.answer += [
+            dns.rrset.from_text(NAME, 5, "IN", "SRV", f"0 100 {MemberLifetime(0, number=1).port} m9.{NAME}")
+        ]
+
+    (error,) = find_errors(history(member(1)), [answer(1, qtype="SRV", edit=repeat)])
+    assert "listed twice" in error
+
+
+def test_late_responses_are_excused_only_while_the_server_was_stopped() -> None:
+    known = history(member(1))
+    late = answer(1, took=ANSWER_SECONDS + 1)
+    assert "late response" in find_errors(known, [late])[0]
+    known.excused.append((NOW - 1, NOW + 1))
+    assert find_errors(known, [late]) == []
 
 
 def test_only_servfail_is_correct_before_zookeeper_is_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -11,32 +12,18 @@ from typing import Any
 import pytest
 
 from tests.faults.checker import ANSWER_SECONDS
+from tests.faults.history import History
+from tests.faults.interruptions import expire_members, scenario_with_members
+from tests.faults.member_process import MEMBER_SESSION
+from tests.faults.processes import kill, started
 from tests.faults.recording_client import RecordingClient
-from tests.faults.scenario import FaultScenario, fault_scenario
+from tests.faults.scenario import RECOVERY, SERVICES, fault_scenario
 from tests.support.fault_proxy import FaultProxy
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
 pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
-
-
-def kill(scenario: FaultScenario, role: str, pid: int | None = None) -> float:
-    """Kill a process of a role, and wait until it is replaced; return the time of the kill."""
-    victim, before = pid or scenario.server.pid_of(role), started(scenario.server, role)
-    killed = time.monotonic()
-    os.kill(victim, signal.SIGKILL)
-    if role == "worker":
-        # Queries that it has received are lost. Others wait in the socket for the new worker.
-        scenario.history.excused.append((killed - 0.1, time.monotonic()))
-    scenario.killed += 1
-    eventually(lambda: len(started(scenario.server, role)) > len(before))
-    return killed
-
-
-def started(server: ZkdnsServer, role: str) -> list[int]:
-    """The process IDs of all processes with this role so far, in order."""
-    return [entry["pid"] for entry in server.events("process_started") if entry["role"] == role]
 
 
 def test_watcher_is_killed(direct_client: Any, proxy: FaultProxy) -> None:
@@ -58,6 +45,44 @@ def test_watcher_is_killed_while_zookeeper_is_unavailable(direct_client: Any, pr
             scenario.wait_for_answers(200)
             fault.repaired = time.monotonic()
             proxy.come_up()
+        scenario.check_changes()
+
+
+def test_watcher_is_killed_while_members_lose_their_sessions(
+    zookeeper_server: ZooKeeperServer, direct_client: Any, proxy: FaultProxy, member_network: FaultProxy
+) -> None:
+    """There is no snapshot. The new watcher reads a tree without members, which register again only later."""
+    with scenario_with_members(proxy.address, direct_client, member_network.address) as scenario:
+        with scenario.fault(rereads=True):
+            proxy.go_down()
+            kill(scenario, "watcher")
+            expire_members(scenario, zookeeper_server, member_network, MEMBER_SESSION + 0.6)
+            reads = scenario.reads
+            proxy.come_up()
+            eventually(lambda: scenario.reads > reads, scenario.recovery)
+            member_network.resume()
+            scenario.wait_registered()
+        scenario.wait_reachable()
+        scenario.check_changes()
+
+
+def test_watcher_is_killed_during_the_first_read(direct_client: Any, proxy: FaultProxy) -> None:
+    """Nothing was read before, so all responses are SERVFAIL until the new watcher has read everything."""
+    history = History(unread_until=math.inf, read_by=math.inf)
+    for service in SERVICES:
+        history.create_service(direct_client, service)
+        history.register(direct_client, service)
+    proxy.latency = 1.0  # so that the first read takes seconds
+    with fault_scenario(proxy.address, direct_client, history=history, is_unavailable=True) as scenario:
+        eventually(lambda: proxy.sessions)
+        assert not scenario.reads
+        kill(scenario, "watcher")
+        scenario.wait_for_answers(200)
+        assert not scenario.reads
+        history.unread_until = time.monotonic()
+        proxy.latency = 0.0
+        scenario.server.wait_ready(RECOVERY)
+        history.read_by = time.monotonic()
         scenario.check_changes()
 
 

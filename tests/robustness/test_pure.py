@@ -20,7 +20,8 @@ from tests.forward.helpers import query as forwarded_query
 from tests.robustness.mutations import Mutator, needs_response, ordinary_messages
 from zkdns.dns.message import BadQueryError, Query, parse_query
 from zkdns.dns.response_cache import QueryCodec, ResponseCache
-from zkdns.forward.message import BadReplyError, read_reply
+from zkdns.forward.message import read_reply
+from zkdns.forward.records import BadReplyError
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 WEB = "web.staging.discovery"

@@ -109,7 +109,9 @@ def test_change_in_zookeeper_is_in_all_resources(own_zookeeper: ZooKeeperServer,
         assert [member["endpoint"] for member in explained["members"]] == ["10.0.0.2:80"]
         assert call(server, "/api/explain?name=nope.staging").status == HTTPStatus.NOT_FOUND
         assert call(server, "/api/explain?name=a..b").status == HTTPStatus.BAD_REQUEST
-        live = {"hosts": own_zookeeper.address, "state": "live", "stale_seconds": 0.0}
+        namespace = {"namespace": "/discovery/{environment}/{service}", "held": 0, "unread": 0}
+        state = {"state": "live", "stale_seconds": 0.0}
+        live = {"hosts": own_zookeeper.address, **state, "problem": "", "namespaces": [namespace | state]}
         eventually(lambda: call(server, "/api/status").json["zookeeper"] == live)
 
 

@@ -14,7 +14,7 @@ import dns.message
 import dns.query
 import pytest
 
-from tests.support.network import ip, new_network
+from tests.support.network import ip, link_twice, new_network
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer
 from zkdns.dns.cookies import Cookies
@@ -62,9 +62,10 @@ def test_dns_23_dig_accepts_server_cookies_for_all_names(
     server: ZkdnsServer, host: str, transport: str, name: str
 ) -> None:
     first = dig(server, name, transport, f"+cookie={CLIENT}", host=host)
-    found = re.search(rf"COOKIE: ({CLIENT}01000000[0-9a-f]{{24}}) \(good\)", first)
+    # Version 240: for private use (RFC 9018 §4.1), since no other server shares the secret.
+    found = re.search(rf"COOKIE: ({CLIENT}f0000000[0-9a-f]{{24}}) \(good\)", first)
     assert found, first
-    assert f"COOKIE: {CLIENT}01" in dig(server, name, transport, f"+cookie={found[1]}", host=host)
+    assert f"COOKIE: {CLIENT}f0" in dig(server, name, transport, f"+cookie={found[1]}", host=host)
     assert "COOKIE" not in dig(server, name, transport, "+nocookie", host=host)
 
 
@@ -149,9 +150,12 @@ def test_dns_23_servers_with_the_same_secret_accept_each_others_cookies() -> Non
 
 
 def test_dns_23_valid_cookie_bypasses_the_rate_limit_over_udp() -> None:
-    with new_network() as network, network.entered():
+    with new_network() as machine, new_network() as clients, machine.entered():
+        link_twice(clients)  # own addresses of the server's machine have no limit
         for address in (NEIGHBOUR, SPOOFER):
-            ip(f"addr add {address}/32 dev lo")
+            with clients.entered():
+                ip(f"addr add {address}/32 dev lo")
+            ip(f"route add {address} via 192.0.0.2")
         limit = {"ZKDNS_ACCESS_RATE_LIMIT": "1"}
         with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", environment=limit) as server:
             server.wait_ready()
@@ -160,7 +164,8 @@ def test_dns_23_valid_cookie_bypasses_the_rate_limit_over_udp() -> None:
                 """Returns whether the response is truncated, and its cookie."""
                 option = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, cookie)
                 message = dns.message.make_query("web.staging.discovery", "A", use_edns=0, options=[option])
-                response = dns.query.udp(message, source, SECONDS, server.port, source=source)
+                with clients.entered():
+                    response = dns.query.udp(message, "192.0.0.1", SECONDS, server.port, source=source)
                 (found,) = response.options
                 assert bool(response.answer) != bool(response.flags & dns.flags.TC)
                 return not response.answer, found.to_wire() or b""

@@ -4,17 +4,14 @@
 namespaces, with only loopback and with its own resolv.conf.
 """
 
-import contextlib
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.process_guard import guarded
+from tests.support.process_guard import running_guarded
 
 pytestmark = pytest.mark.processes
 
@@ -64,18 +61,12 @@ def test_glibc_gets_other_names_from_the_second_server(tmp_path: Path) -> None:
     (tmp_path / "second.toml").write_text('[services."www.all"]\nmembers = ["198.51.100.1:80"]\n')
     script = ["unshare", "--net", "--mount", "sh", "-c", _SCRIPT, "sh", str(tmp_path), sys.executable]
     out, log = tmp_path / "out", tmp_path / "log"
-    with out.open("wb") as stdout, log.open("wb") as stderr:
-        process = subprocess.Popen(
-            guarded(script), stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, start_new_session=True
-        )
-    try:
+    with (
+        out.open("wb") as stdout,
+        log.open("wb") as stderr,
+        running_guarded(script, stdout=stdout, stderr=stderr) as process,
+    ):
         assert process.wait(120) == 0, log.read_text()
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # remaining processes of the script, and the guard
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
     printed = out.read_text()
     found = {line.split()[0] for line in printed.splitlines() if "STREAM" in line}
     assert found == {"192.0.2.1", "192.0.2.2", "198.51.100.1"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -14,7 +12,7 @@ import dns.rcode
 import pytest
 
 from tests.support.network import bind_mount_prefix, new_network
-from tests.support.process_guard import guarded
+from tests.support.process_guard import running_guarded
 from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, reply_to, returns_rcode
 from tests.support.waiting import eventually
 
@@ -78,29 +76,17 @@ def test_addresses_of_a_family_are_kept_while_its_lookups_fail(tmp_path: Path) -
         network.entered(),
         UpstreamServer(has_records(*both), port=53) as resolver,
         out.open("wb") as stdout,
+        running_guarded([*prefix, sys.executable, "-c", _LOOK_UP], stdout=stdout, stderr=subprocess.DEVNULL),
     ):
-        process = subprocess.Popen(
-            guarded([*prefix, sys.executable, "-c", _LOOK_UP]),
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            for behaviour, expected in (
-                (has_records(*both), "10.0.0.1 2001:db8::1"),
-                (has_records("A 10.0.0.2", failing="AAAA"), "10.0.0.2 2001:db8::1"),
-                (has_records("A 10.0.0.3"), "10.0.0.3"),
-                (has_records(*both), "10.0.0.1 2001:db8::1"),
-                (has_records("AAAA 2001:db8::2", failing="A"), "10.0.0.1 2001:db8::2"),
-            ):
-                resolver.set_behaviour(behaviour)
-                eventually(lambda: last_addresses(out) == expected, SECONDS)  # noqa: B023 - called in this iteration
-                before = len(resolver.queries)
-                eventually(lambda: len(resolver.queries) > before + 10, SECONDS)  # noqa: B023 - called in this iteration
-                assert last_addresses(out) == expected
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert process.stdin is not None
-            process.stdin.close()
+        for behaviour, expected in (
+            (has_records(*both), "10.0.0.1 2001:db8::1"),
+            (has_records("A 10.0.0.2", failing="AAAA"), "10.0.0.2 2001:db8::1"),
+            (has_records("A 10.0.0.3"), "10.0.0.3"),
+            (has_records(*both), "10.0.0.1 2001:db8::1"),
+            (has_records("AAAA 2001:db8::2", failing="A"), "10.0.0.1 2001:db8::2"),
+        ):
+            resolver.set_behaviour(behaviour)
+            eventually(lambda: last_addresses(out) == expected, SECONDS)  # noqa: B023 - called in this iteration
+            before = len(resolver.queries)
+            eventually(lambda: len(resolver.queries) > before + 10, SECONDS)  # noqa: B023 - called in this iteration
+            assert last_addresses(out) == expected

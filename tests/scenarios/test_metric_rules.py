@@ -245,8 +245,12 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
         "zkdns_bad_members_total",
         "zkdns_ignored_fields_total",
         "zkdns_bad_names_total",
+        "zkdns_znodes_passed_over",
         "zkdns_guard_holds_total",
         "zkdns_audit_repairs_total",
+        "zkdns_zookeeper_delays_total",
+        "zkdns_held_members",
+        "zkdns_unread_znodes",
     }
     assert page.keys() - exported.keys() == only_with_zookeeper
     assert all(source in PAGE.read_text(encoding="utf-8") for source in SOURCES)

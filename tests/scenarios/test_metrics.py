@@ -15,6 +15,8 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 
+NAMESPACE = "/discovery/{environment}/{service}"
+
 pytestmark = pytest.mark.processes
 
 
@@ -54,26 +56,29 @@ def test_metrics_follow_the_table(own_zookeeper: ZooKeeperServer, client: Any) -
     register(client, "db", "10.0.1.2", "STARTING")
     client.create("/discovery/staging/db/member_", b"not JSON", sequence=True)
     client.create("/discovery/staging/" + "x" * 64)
+    client.create("/discovery/staging/db/leader")
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
         eventually(lambda: members(server) == (7, 1, 0))
         samples = scrape(server)
-        assert (samples["zkdns_zookeeper_state", "live"], samples["zkdns_services",]) == (1, 2)
+        assert (samples["zkdns_zookeeper_state", NAMESPACE, "live"], samples["zkdns_services",]) == (1, 2)
         assert (samples["zkdns_bad_members_total", "json"], samples["zkdns_bad_names_total",]) == (1, 1)
-        assert (samples["zkdns_zookeeper_stale_seconds",], samples["zkdns_guard_holds_total",]) == (0, 0)
+        assert samples["zkdns_znodes_passed_over",] == 1
+        assert samples["zkdns_zookeeper_stale_seconds", NAMESPACE] == 0
+        assert samples["zkdns_guard_holds_total", NAMESPACE] == 0
         assert (samples["zkdns_joined_members_total",], samples["zkdns_left_members_total",]) == (8, 0)
         transaction = client.transaction()
         for path in (*web, db):
             transaction.delete(path)
         transaction.commit()
         eventually(lambda: members(server) == (0, 1, 7))
-        assert scrape(server)["zkdns_guard_holds_total",] == 2
+        assert scrape(server)["zkdns_guard_holds_total", NAMESPACE] == 2
         own_zookeeper.kill()
-        eventually(lambda: scrape(server)["zkdns_zookeeper_state", "away"] == 1)
+        eventually(lambda: scrape(server)["zkdns_zookeeper_state", NAMESPACE, "away"] == 1)
         samples = scrape(server)  # some held members may have been removed first, and joined again
         assert samples["zkdns_joined_members_total",] - samples["zkdns_left_members_total",] == 0 + 1 + 7
-        before = scrape(server)["zkdns_zookeeper_stale_seconds",]
-        assert scrape(server)["zkdns_zookeeper_stale_seconds",] > before > 0
+        before = scrape(server)["zkdns_zookeeper_stale_seconds", NAMESPACE]
+        assert scrape(server)["zkdns_zookeeper_stale_seconds", NAMESPACE] > before > 0
         assert members(server) == (0, 1, 7)
 
 

@@ -50,7 +50,11 @@ def test_each_zone_has_the_services_of_its_namespace(config: Path, zk: Any, zk_r
         zk.delete(hello)
         eventually(lambda: server.lookup("hello.prod.www.aurora") == set())
         assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
-        for sample in ('zkdns_zookeeper_state{state="live"} 1.0', "zkdns_services 2.0"):
+        live = (
+            f'zkdns_zookeeper_state{{namespace="{template}",state="live"}} 1.0'
+            for template in ("/discovery/{environment}/{service}", "/aurora/{role}/{environment}/{job}")
+        )
+        for sample in (*live, "zkdns_services 2.0"):
             eventually(lambda: sample in httpx2.get(f"{server.admin}/metrics").text)  # noqa: B023 - called in this iteration
 
 

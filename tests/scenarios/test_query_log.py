@@ -100,7 +100,7 @@ def test_special_queries_are_logged_too(
 def test_query_with_a_cookie_is_logged_once(server: ZkdnsServer) -> None:
     cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, bytes(8))
     lines = logged(server, WEB, "A", 2, use_edns=0, options=[cookie])
-    assert [line["source"] for line in lines] == ["zone", "zone"]
+    assert [line["source"] for line in lines] == ["zone", "response_cache"]
 
 
 def test_fraction_of_queries_is_logged_and_none_by_default() -> None:

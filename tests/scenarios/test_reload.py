@@ -1,6 +1,5 @@
 """Reloads under load: each client gets a response, with the old configuration or the new one."""
 
-import asyncio
 import errno
 import json
 import os
@@ -18,9 +17,11 @@ from tests.daemon.processes import links_to_files, open_files
 from tests.scenarios.reloadable import MEMBERS, RELOADED, WEB, ReloadableServer, all_answered_with
 from tests.support.loopback import free_port
 from tests.support.steady_load import SteadyLoad
+from tests.support.tls import CertificateAuthority
 from tests.support.waiting import eventually
-from zkdns.daemon.ipc.control import send_request
-from zkdns.daemon.ipc.control_messages import Explain, Explanation
+from zkdns.address import HostPort
+from zkdns.admin.api_types import Reloaded
+from zkdns.admin.client import RELOAD_SECONDS, ApiClient, RefusedError, ServerAddress, UnreachableError
 
 pytestmark = pytest.mark.processes
 
@@ -106,12 +107,13 @@ def test_explain_uses_settings_that_replaced_only_workers(server: ReloadableServ
     assert server.reload()["roles"] == "worker"
     assert server.processes("watcher") == watchers
 
-    async def explained() -> tuple[int | None, str | None]:
-        response = await send_request(server.control, Explain("web.staging"))
-        assert isinstance(response, Explanation)
+    client = ApiClient(ServerAddress(path=server.api))
+
+    def explained() -> tuple[int | None, str | None]:
+        response = client.explain("web.staging")
         return response.ttl, response.order
 
-    assert eventually(lambda: asyncio.run(explained()) == (9, "round-robin"))
+    assert eventually(lambda: explained() == (9, "round-robin"))
 
 
 def test_new_worker_connects_to_the_replaced_watcher(
@@ -225,6 +227,51 @@ def test_admin_address_changes(server: ReloadableServer) -> None:
     host, port = before.rsplit(":", 1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), 1.0)
+
+
+def test_the_socket_of_the_api_changes(tmp_path: Path, short_path: Path) -> None:
+    """The response to the reload arrives over the old socket."""
+    old, new = (str(short_path / name) for name in ("old", "new"))
+    server = ReloadableServer(tmp_path, admin={"listen": "none", "socket": old})
+    del server.environment["ZKDNS_ADMIN_SOCKET"]
+    with server:
+        server.wait_ready()
+        server.write(admin={"listen": "none", "socket": new})
+        reloaded = ApiClient(ServerAddress(path=old)).post("reload", Reloaded, seconds=RELOAD_SECONDS)
+        assert reloaded.changed == ("admin.socket",)
+        assert ApiClient(ServerAddress(path=new)).status().ready
+        eventually(lambda: not Path(old).exists())
+        assert server.terminate() == 0
+        assert not Path(new).exists()
+
+
+def test_the_admin_address_changes_to_https_and_back(
+    server: ReloadableServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port stays open. A certificate that cannot be used is refused."""
+    authority = CertificateAuthority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    certificate = str(authority.sign("127.0.0.1"))
+    at = HostPort("127.0.0.1", free_port())
+    plain, tls = (ApiClient(ServerAddress(at=at, tls=is_tls)) for is_tls in (False, True))
+    admin = {"listen": str(at)}
+    server.write(ttl=5, admin=admin)
+    server.reload()
+    assert plain.status().ready
+    server.write(ttl=5, admin={**admin, "certificate": certificate})
+    assert server.reload()["settings"] == "admin.certificate"
+    assert tls.status().ready
+    with pytest.raises(UnreachableError):
+        plain.status()
+    server.write(ttl=5, admin={**admin, "certificate": str(authority.file)})
+    refused = pytest.raises(RefusedError, match="cannot be used with its key")
+    with refused as caught:
+        ApiClient(ServerAddress(path=server.api)).post("reload", Reloaded, seconds=RELOAD_SECONDS)
+    assert caught.value.status == 409
+    assert tls.status().ready
+    server.write(ttl=5, admin=admin)
+    server.reload()
+    assert plain.status().ready
 
 
 def test_listen_address_changes_to_a_wildcard_and_back(server: ReloadableServer) -> None:

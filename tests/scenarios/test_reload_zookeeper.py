@@ -86,8 +86,7 @@ def test_held_members_stay_held(server: ReloadableServer, client: Any) -> None:
         eventually(lambda: len(server.events("zookeeper_read")) == 2)
     assert addresses_of(load) == {frozenset(HOSTS)}
     # `zkdns accept` reaches the new watcher, which has the held members.
-    # It listens at the control socket a moment after the previous one has exited.
-    environment = {"ZKDNS_CONTROL": server.control}
+    environment = {"ZKDNS_ADMIN_SOCKET": server.api}
     eventually(lambda: run("accept", "web.staging", environment=environment).status == 0)
     eventually(lambda: server.lookup(WEB) == set())
 
@@ -135,3 +134,27 @@ def test_unreachable_zookeeper_refuses_the_reload(
         "the new watcher is not ready after 30 s: ZooKeeper at 127.0.0.1:1 has not been read"
     )
     assert server.query(WEB).answer[0].ttl == 5
+
+
+def test_members_with_another_prefix_are_served_after_a_reload(
+    server: ReloadableServer, own_zookeeper: ZooKeeperServer, client: Any
+) -> None:
+    hosts = sorted(OTHERS)
+    for host in hosts:
+        member = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
+        client.create("/discovery/staging/web/node-", member, sequence=True)
+    assert server.lookup(WEB) == HOSTS
+    source = {"static": None, "zookeeper": {"hosts": own_zookeeper.address}}
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        server.write(member_prefix="node-", **source)
+        assert server.reload()["settings"] == "namespaces"
+        eventually(lambda: server.lookup(WEB) == OTHERS)
+        server.wait_for_processes()
+    assert addresses_of(load) == {frozenset(HOSTS), frozenset(OTHERS)}
+    assert server.events(HELD) == []
+    first = client.get_children("/discovery/staging/web")
+    name = min(child for child in first if child.startswith("node-"))
+    assert server.lookup(f"m{int(name[-10:])}.{WEB}") == server.lookup(f"{name}.{WEB}") == {hosts[0]}
+    server.write(**source)
+    server.reload()
+    eventually(lambda: server.lookup(WEB) == HOSTS)

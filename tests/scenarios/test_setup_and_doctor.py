@@ -88,7 +88,7 @@ def server(network: None, tmp_path: Path) -> Iterator[ZkdnsServer]:
 def settings(server: ZkdnsServer, directory: Path) -> tuple[str, ...]:
     """The doctor's arguments for this server."""
     admin = server.admin.removeprefix("http://")
-    return "--static", str(directory / "services.toml"), "--control", server.control, "--admin", admin
+    return "--static", str(directory / "services.toml"), "--admin-socket", server.api, "--admin", admin
 
 
 def test_programs_find_services_after_setup_and_undo_restores_all_files(
@@ -101,7 +101,7 @@ def test_programs_find_services_after_setup_and_undo_restores_all_files(
     assert found["/etc/resolv.conf"] == ("wrong", "names 198.51.100.53, which does not lead to zkdns")
     assert found["end to end"][0] == "wrong"
 
-    apply = ("setup", "--control", server.control, "--search", "staging.discovery", "--apply", "--yes")
+    apply = ("setup", "--admin-socket", server.api, "--search", "staging.discovery", "--apply", "--yes")
     ended = machine.zkdns(*apply)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{SERVICE}: programs on this machine find {ADDRESS}" in ended.stdout
@@ -145,7 +145,7 @@ def test_end_to_end_check_is_retried_while_programs_reread_their_files(
         silent.bind(("127.0.0.9", 53))
         silent.settimeout(10.0)
         machine.resolv_conf.write_text("nameserver 127.0.0.9\noptions timeout:1 attempts:1\n")
-        command = [*machine.prefix, sys.executable, "-c", _CHECK, server.control]
+        command = [*machine.prefix, sys.executable, "-c", _CHECK, server.api]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as checking:
             try:
                 silent.recv(512)  # the first attempt gets no response

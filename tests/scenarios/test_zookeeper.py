@@ -1,6 +1,7 @@
 """Members in a real ZooKeeper, in the format of go.serversets, and responses of a real server."""
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,9 @@ import dns.message
 import pytest
 from kazoo.client import KazooClient
 
+from tests.cli import run
+from tests.serverset.sync_helpers import join
+from tests.support.loopback import free_port
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
@@ -158,6 +162,51 @@ def test_expired_session_removes_its_members(zookeeper: ZooKeeperServer, chroote
     expiring.stop()
     expiring.close()
     eventually(zookeeper.is_serving)
+
+
+@pytest.mark.parametrize("is_chroot", [True, False])
+def test_a_missing_chroot_or_root_is_named_and_waited_for(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, is_chroot: bool
+) -> None:
+    hosts = zookeeper.address
+    if is_chroot:
+        options = ["--zookeeper", f"{hosts}{zk_root}"]
+        path, cause = f"{zk_root}/discovery", f"the chroot {zk_root} does not exist on {hosts}"
+        event, missing = "zookeeper_chroot_missing", f"zkdns: cannot list /discovery: {cause}"
+    else:
+        options = ["--zookeeper", hosts, "--namespace", f"{zk_root}/{{environment}}/{{service}}"]
+        path, cause = zk_root, f"the znode {zk_root} does not exist"
+        event, missing = "znode_missing", f"zkdns: there is no znode {zk_root} in ZooKeeper at {hosts}"
+    with ZkdnsServer(*options) as server:
+        server.wait_ready()
+        eventually(lambda: server.events(event))
+        explain = run("explain", NAME, "--server", server.api)
+        assert f"problem: {cause}" in explain.output
+        wait = run("wait", NAME, "--timeout", "200ms", "--server", server.api)
+        assert (wait.status, f"there is no such service ({cause})" in wait.errors) == (1, True)
+        services = run("services", *options)
+        assert (services.status, services.errors.strip()) == (1, missing)
+        join(zk, f"{path}/staging/web", "10.0.0.1")
+        eventually(lambda: server.lookup(NAME) == {"10.0.0.1"})
+        assert len(server.events(event)) == 1
+        assert "problem:" not in run("explain", NAME, "--server", server.api).output
+
+
+@pytest.mark.parametrize("does_connect", [True, False])
+def test_the_cause_of_an_unreachable_zookeeper_is_named(does_connect: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1] if does_connect else free_port()}"
+        reason = "it accepts connections, but sends nothing" if does_connect else "connection refused"
+        with ZkdnsServer("--zookeeper", hosts) as server:
+            eventually(lambda: server.events("zookeeper_unreachable"))
+            problem = f"ZooKeeper cannot be reached: {reason}"
+            explain = run("explain", NAME, "--server", server.api)
+            assert f"problem: {problem}" in explain.output
+            wait = run("wait", NAME, "--timeout", "200ms", "--server", server.api)
+            assert (wait.status, f"the server has not read its table yet ({problem}" in wait.errors) == (
+                1,
+                True,
+            )
 
 
 def test_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeperServer) -> None:

@@ -12,8 +12,11 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
 
+from tests.admin.helpers import ask
 from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from zkdns.address import parse_host_port
 
 pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 
@@ -92,3 +95,28 @@ def test_all_errors_in_the_credentials_are_reported_at_the_start(credentials: Pa
     assert f"zkdns: {credentials}: digest: is not a digest; " in ended.stderr
     assert f"zkdns: {credentials}: sasl.mechanism: is 'none'; " in ended.stderr
     assert "sesame" not in ended.stderr
+
+
+def test_znodes_that_cannot_be_read_are_listed_with_their_reasons(
+    zk_root: str, zk: KazooClient, zookeeper: ZooKeeperServer
+) -> None:
+    """A directory, a service and a member, until they can be read."""
+    open_member = f"{zk_root}/test/web/member_0000000001"
+    denied = [f"{zk_root}/test/web/member_0000000002", f"{zk_root}/prod/api", f"{zk_root}/secret"]
+    for path in (open_member, *denied):
+        zk.create(path, MEMBER, makepath=True)
+    for path in denied:
+        zk.set_acls(path, [make_acl("world", "anyone", delete=True, admin=True)])
+    namespace = f"{zk_root}/{{environment}}/{{service}}"
+    with ZkdnsServer("--zookeeper", zookeeper.address, "--namespace", namespace) as server:
+
+        def unread() -> dict[str, str]:
+            listing = ask(parse_host_port(server.admin.removeprefix("http://")), "/api/services").json
+            assert listing["unread_count"] == len(listing["unread"])
+            return {one["path"]: one["reason"] for one in listing["unread"]}
+
+        server.wait_ready()
+        eventually(lambda: unread() == dict.fromkeys(denied, "access denied"))
+        for path in denied:
+            zk.set_acls(path, OPEN_ACL_UNSAFE)
+        eventually(lambda: unread() == {}, 60.0)

@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
 
 _SYSTEMD = Path("/lib/systemd/systemd")
@@ -106,9 +106,7 @@ class BootedSystemd:
         command += ["--uts", "--ipc", "sh", "-c", _ENTER, "sh", str(self._root), str(_TREE)]
         command += _SYSTEMD_COMMAND
         with self._log.open("wb") as log:
-            process = self._process = subprocess.Popen(
-                guarded(command), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
+            process = self._process = start_guarded(command, stdout=log, stderr=log)
         try:
             eventually(lambda: process.poll() is not None or self._is_up(), _SECONDS)
             if process.poll() is not None:
@@ -124,10 +122,7 @@ class BootedSystemd:
             with contextlib.suppress(OSError):
                 (self._group / "cgroup.kill").write_text("1")
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            kill_guarded(self._process)
         if self._group is not None:
             group = self._group
             eventually(lambda: _removed(group))

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 """The path of the browser, or None if it is not installed."""
 
-_SECONDS = 20.0  # for each command, on a busy machine
+_SECONDS = 60.0  # for each command, on a busy machine
 # The sandbox does not work as root, and containers have little shared memory. The other flags prevent
 # requests to the servers of the vendor.
 _FLAGS = (
@@ -195,9 +195,11 @@ class Tab:
 
     def press(self, key: str) -> None:
         """Press a key by its name in `KeyboardEvent.key`."""
-        codes = {"Enter": 13, "Escape": 27, "ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37, "/": 191}
-        for kind in ("rawKeyDown", "keyUp"):
-            self.do("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key])
+        codes = {"Enter": 13, "Tab": 9, "Escape": 27, "/": 191}
+        codes |= {"ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37}
+        text = {"text": "\r"} if key == "Enter" else {}  # the character presses a button
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            self.do("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key], **text)
 
     def point(self, selector: str, *, click: bool = False) -> None:
         """Move the mouse to the centre of an element, or of its first line, and optionally click."""

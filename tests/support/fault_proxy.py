@@ -12,8 +12,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 CREATE, DELETE, LIST, MULTI_READ, ADD_WATCH = 1, 2, 12, 22, 106  # request types (zookeeper.jute)
+_EXISTS = 3  # a request type
 UNIMPLEMENTED = -6  # an error code (zookeeper.jute)
 _LIMIT = 10.0
+
+_Frames = asyncio.Queue[tuple[float, bytes | None]]
 
 
 class FaultProxy:
@@ -33,6 +36,8 @@ class FaultProxy:
         """Request types that get UNIMPLEMENTED and a closed connection, as from servers before 3.6."""
         self.sessions: list[tuple[int, bytes]] = []
         """ID and password of each session that was established or resumed, in order."""
+        self.latency = 0.0
+        """Seconds by which each reply is delayed."""
         self._upstream = port
         self._connections: set[_Connection] = set()
         self._is_down = False
@@ -79,6 +84,15 @@ class FaultProxy:
     def stall(self) -> None:
         """Stop forwarding, and keep all connections open."""
         self._do(self._flows.clear)
+
+    def mute(self) -> None:
+        """Drop all further frames of the present connections, which stay open. New connections work."""
+
+        def mute_all() -> None:
+            for connection in self._connections:
+                connection.is_mute = True
+
+        self._do(mute_all)
 
     def resume(self) -> None:
         """Forward the delayed frames, and continue."""
@@ -147,31 +161,51 @@ class FaultProxy:
                 return
             server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream)
             connection.writers.append(to_server)
-            requests = asyncio.ensure_future(self._pass(client, to_server, connection.on_request, self))
-            replies = asyncio.ensure_future(self._pass(server, to_client, connection.on_reply, self))
-            await asyncio.wait({requests, replies}, return_when=asyncio.FIRST_COMPLETED)
-            requests.cancel()
-            replies.cancel()
-            await asyncio.gather(requests, replies, return_exceptions=True)
+            requests: _Frames = asyncio.Queue()
+            replies: _Frames = asyncio.Queue()
+            tasks = [
+                asyncio.ensure_future(work)
+                for work in (
+                    self._read(client, requests, is_reply=False),
+                    self._read(server, replies, is_reply=True),
+                    self._write(requests, to_server, connection, connection.on_request),
+                    self._write(replies, to_client, connection, connection.on_reply),
+                )
+            ]
+            await asyncio.wait(tasks[2:], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         except OSError:  # the server is down: close the connection
             pass
         finally:
             self._connections.discard(connection)
             connection.reset()
 
-    async def _pass(
-        self,
-        source: asyncio.StreamReader,
-        target: asyncio.StreamWriter,
-        transform: Callable[[bytes, "FaultProxy"], bytes | None],
-        proxy: "FaultProxy",
-    ) -> None:
+    async def _read(self, source: asyncio.StreamReader, frames: "_Frames", *, is_reply: bool) -> None:
+        """Read frames, with the times at which to forward them. None: the connection has ended."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 (length,) = struct.unpack(">i", await source.readexactly(4))
                 frame = await source.readexactly(length)
+                frames.put_nowait((self._loop.time() + (self.latency if is_reply else 0.0), frame))
+        frames.put_nowait((self._loop.time(), None))
+
+    async def _write(
+        self,
+        frames: "_Frames",
+        target: asyncio.StreamWriter,
+        connection: "_Connection",
+        transform: Callable[[bytes, "FaultProxy"], bytes | None],
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, frame = await frames.get()
+                await asyncio.sleep(max(0.0, due - self._loop.time()))
                 await self._flows.wait()
-                forwarded = transform(frame, proxy)
+                if frame is not None and connection.is_mute:
+                    continue
+                forwarded = None if frame is None else transform(frame, self)
                 if forwarded is None:
                     return
                 target.write(struct.pack(">i", len(forwarded)) + forwarded)
@@ -194,9 +228,11 @@ class _Connection:
 
     def __init__(self, to_client: asyncio.StreamWriter) -> None:
         self.writers = [to_client]
+        self.is_mute = False
         self._has_connected = False  # the first frame in each direction has no xid
         self._is_accepted = False
         self._lost_xid: int | None = None
+        self._refused_xid: int | None = None
         self._garbled: dict[int, int] = {}
         self._is_refused = False
 
@@ -205,9 +241,9 @@ class _Connection:
         if self._has_connected:
             xid, request = struct.unpack_from(">ii", frame)
             if request in proxy.refused:
-                self._is_refused = True
-                self.send_reply(xid, UNIMPLEMENTED)
-                return None
+                # The server replies to another request in its place, so that the replies keep their order.
+                self._refused_xid = xid
+                return struct.pack(">iii1s?", xid, _EXISTS, 1, b"/", False)
             if proxy.take_lost(request):
                 self._lost_xid = xid
             if (error := proxy.take_garbled(request)) is not None:
@@ -224,6 +260,10 @@ class _Connection:
                 proxy.sessions.append((session, frame[20 : 20 + size]))
             return frame
         xid, zxid = struct.unpack_from(">iq", frame)
+        if xid == self._refused_xid:
+            self.send_reply(xid, UNIMPLEMENTED)
+            self._is_refused = True
+            return None
         if xid == self._lost_xid:
             proxy.lost_replies += 1
             return None

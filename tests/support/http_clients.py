@@ -1,4 +1,4 @@
-"""One interface to the three HTTP clients of a server set: httpx2, asynchronous httpx2, and requests."""
+"""One interface to the HTTP clients of a server set: httpx, httpx2 (both also asynchronous) and requests."""
 
 import asyncio
 import ssl
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx
 import httpx2
 import requests
 
@@ -38,19 +39,22 @@ class HttpClient(Protocol):
 
 
 class Httpx:
-    errors = (httpx2.ConnectError, httpx2.TransportError)
+    """httpx. `library` is httpx or httpx2, which have the same interface."""
 
-    def __init__(self, source: EndpointSource | None, trusted: Path | None) -> None:
+    library: Any = httpx
+    errors: tuple[type[Exception], type[Exception]] = (httpx.ConnectError, httpx.TransportError)
+
+    def __init__(self, source: EndpointSource | None, trusted: Path | None, **options: Any) -> None:
         context = ssl.create_default_context(cafile=trusted) if trusted else True
-        self.transport = Transport(source, verify=context)
+        self.transport = Transport(source, verify=context, **options)
         self.set_endpoints = self.transport.set_endpoints
-        self.client = httpx2.Client(transport=self.transport, follow_redirects=True)
+        self.client = self.library.Client(transport=self.transport, follow_redirects=True)
         self.close = self.client.close
 
     def request(
         self, method: str, url: str, content: Any = None, connect: float = 5, read: float = 5
     ) -> Answer:
-        timeout = httpx2.Timeout(5, connect=connect, read=read)
+        timeout = self.library.Timeout(5, connect=connect, read=read)
         response = self.client.request(method, url, content=content, timeout=timeout)
         return Answer(response.text, str(response.url))
 
@@ -61,14 +65,20 @@ class Httpx:
             yield "".join(parts)
 
 
+class Httpx2(Httpx):
+    library = httpx2
+    errors = (httpx2.ConnectError, httpx2.TransportError)
+
+
 class AsyncHttpx:
+    library: Any = httpx
     errors = Httpx.errors
 
-    def __init__(self, source: EndpointSource | None, trusted: Path | None) -> None:
+    def __init__(self, source: EndpointSource | None, trusted: Path | None, **options: Any) -> None:
         context = ssl.create_default_context(cafile=trusted) if trusted else True
-        self.transport = AsyncTransport(source, verify=context)
+        self.transport = AsyncTransport(source, verify=context, **options)
         self.set_endpoints = self.transport.set_endpoints
-        self.client = httpx2.AsyncClient(transport=self.transport, follow_redirects=True)
+        self.client = self.library.AsyncClient(transport=self.transport, follow_redirects=True)
         self.loop = asyncio.Runner()
 
     def request(
@@ -79,7 +89,7 @@ class AsyncHttpx:
                 yield part
 
         body = asynchronous() if hasattr(content, "__next__") else content
-        timeout = httpx2.Timeout(5, connect=connect, read=read)
+        timeout = self.library.Timeout(5, connect=connect, read=read)
         response = self.loop.run(self.client.request(method, url, content=body, timeout=timeout))
         return Answer(response.text, str(response.url))
 
@@ -103,11 +113,16 @@ class AsyncHttpx:
         self.loop.close()
 
 
+class AsyncHttpx2(AsyncHttpx):
+    library = httpx2
+    errors = Httpx2.errors
+
+
 class Requests:
     errors = (requests.ConnectionError, requests.RequestException)
 
-    def __init__(self, source: EndpointSource | None, trusted: Path | None) -> None:
-        self.adapter = Adapter(source)
+    def __init__(self, source: EndpointSource | None, trusted: Path | None, **options: Any) -> None:
+        self.adapter = Adapter(source, **options)
         self.set_endpoints = self.adapter.set_endpoints
         self.session = requests.Session()
         for prefix in ("http://", "https://"):

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, start_guarded
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / ".tests" / "debian.tar"
@@ -111,19 +110,13 @@ class Container:
         self._log = log
         command = image.command(*image.config["Entrypoint"], *image.config["Cmd"])
         with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                guarded(command), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
-            )
+            self._process = start_guarded(command, stdout=out, stderr=out)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        kill_guarded(self._process)
 
     @property
     def log(self) -> str:

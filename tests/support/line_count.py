@@ -1,4 +1,4 @@
-"""A limit on executed lines of Python: a measure of work that is independent of the machine load."""
+"""Limits on executed lines and calls of Python: measures of work that are independent of the machine load."""
 
 from __future__ import annotations
 
@@ -31,3 +31,25 @@ def at_most_lines(limit: int) -> Iterator[None]:
     finally:
         sys.settrace(before)
     check()  # a called function may have caught the failure
+
+
+@contextlib.contextmanager
+def at_most_calls(limit: int) -> Iterator[None]:
+    """Fail if the block calls or resumes Python functions more than `limit` times.
+
+    Unlike lines, a list comprehension counts once. It takes a tenth of a microsecond for each element.
+    """
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        del frame, argument
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    assert count <= limit, f"{count} calls, more than {limit}"

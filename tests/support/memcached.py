@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
 
 
@@ -33,14 +33,10 @@ class MemcachedServer:
         self.port = 0
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
+        self._process = start_guarded(
             # memcached runs as root only with an explicit user.
-            guarded(
-                ["memcached", "-u", getpass.getuser(), "-l", "127.0.0.1", "-p", "-1", "-m", "8", "-t", "2"]
-            ),
-            stdin=subprocess.PIPE,
+            ["memcached", "-u", getpass.getuser(), "-l", "127.0.0.1", "-p", "-1", "-m", "8", "-t", "2"],
             env={**os.environ, "MEMCACHED_PORT_FILENAME": str(self._port_file)},
-            start_new_session=True,
         )
         try:
             # A line `TCP INET: 34071`. memcached renames the file to this name when it is complete.
@@ -89,11 +85,5 @@ class MemcachedServer:
 
     def kill(self) -> None:
         """Kill it. Its port then refuses connections."""
-        process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+        if self._process is not None:
+            kill_guarded(self._process)

@@ -14,7 +14,7 @@ import click
 from prometheus_client.parser import text_string_to_metric_families
 
 from zkdns.cli import main
-from zkdns.cli.options import STATUSES, SettingOption, default_text
+from zkdns.cli.options import COMMON_STATUSES, STATUSES, SettingOption, default_text
 from zkdns.config import SETTINGS, Setting
 from zkdns.config.schema import SERVICE_SETTINGS, ZONE_SETTINGS
 from zkdns.telemetry.prometheus import render
@@ -22,6 +22,7 @@ from zkdns.telemetry.stats import (
     SOURCES,
     ForwardStats,
     LatencyStats,
+    NamespaceStats,
     ResponseStats,
     ServerStats,
     UpstreamStats,
@@ -105,6 +106,17 @@ Reference: commands, their options and exit statuses.
 default of its setting. An option overrides its variable, and a variable overrides the configuration file.
 With `--json`, a command prints one JSON object, or one per line if there can be several; messages for people
 go to standard error.
+
+Characters that are not printable are escaped in all output (`\\x1b`, `\\u202e`): text from ZooKeeper, DNS,
+a query or a file never controls the terminal and never adds a line. Fields in lines are separated by tabs;
+those of `zkdns watch` are separated by spaces, and a space in a field is `\\x20`. JSON has its own escapes
+(`\\u202e`).
+
+If a command cannot write its standard output, its status is 4; if the program that reads the output has
+ended, it is 141. These take the place of any other status. A change that was requested (`accept`,
+`flush`, `reload`, `setup`) may have been made; without `--json`, `setup` writes no file if it cannot print
+the changes. A line that cannot be written to standard error is lost. `serve` runs without standard output,
+and `register` and `wait` print nothing there.
 """
 
 
@@ -122,7 +134,7 @@ def _statuses() -> str:
     listed = {name: statuses(command) for name, command in commands().items()}
     lines = ["| exit status | meaning | commands |", "|---|---|---|"]
     for status, meaning in STATUSES.items():
-        names = [name for name, own in listed.items() if not status or status in own]
+        names = [name for name, own in listed.items() if status in COMMON_STATUSES or status in own]
         named = "all" if names == list(listed) else ", ".join(f"`{name}`" for name in names)
         lines.append(f"| {status} | {meaning} | {named} |")
     return "\n".join(lines) + "\n"
@@ -215,7 +227,13 @@ OpenMetrics format if the client accepts it. Counters start at 0 in a new proces
 """
 
 _EVERYTHING = (
-    WatcherStats(state="live", bad=0, bad_members={"json": 0}, ignored_fields={"shard": 0}),
+    WatcherStats(
+        state="live",
+        namespaces=(NamespaceStats("/discovery/{environment}/{service}"),),
+        bad=0,
+        bad_members={"json": 0},
+        ignored_fields={"shard": 0},
+    ),
     (
         WorkerStats(
             responses=(ResponseStats(transport="udp", qtype="A", rcode="NOERROR", count=0),),

@@ -20,8 +20,9 @@ import dns.query
 import dns.rcode
 
 from tests.support.files import new_short_directory
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
+from zkdns.admin.client import ApiClient, RefusedError, ServerAddress, UnreachableError
 
 _START_SECONDS = 30.0  # on a busy machine the start takes a few seconds
 _END_SECONDS = 10.0
@@ -68,11 +69,11 @@ class ZkdnsServer:
         self._directory = new_short_directory()
         self.log_file = Path(self._directory.name) / "log"
         self.out_file = Path(self._directory.name) / "out"
-        self.control = str(Path(self._directory.name) / "control")
+        self.api = str(Path(self._directory.name) / "api")
         defaults = {
             "ZKDNS_LISTEN": "127.0.0.1:0",
             "ZKDNS_ADMIN": "127.0.0.1:0",
-            "ZKDNS_CONTROL": self.control,
+            "ZKDNS_ADMIN_SOCKET": self.api,
             "ZKDNS_UPSTREAM": "none",  # queries of tests must not reach the resolver of this machine
             "ZKDNS_LOG_FORMAT": "json",
             "ZKDNS_LOG_LEVEL": "debug",
@@ -87,15 +88,13 @@ class ZkdnsServer:
 
     def __enter__(self) -> Self:
         with self.log_file.open("wb") as log, self.out_file.open("wb") as out:
-            self._process = subprocess.Popen(
-                guarded(self.command),
-                stdin=subprocess.PIPE,
+            self._process = start_guarded(
+                self.command,
                 stdout=out,
                 stderr=log,
                 env=self.environment,
                 cwd=self._cwd,
                 pass_fds=self._passed,
-                start_new_session=True,
             )
         try:
             eventually(lambda: self.ended or self.address, _START_SECONDS)
@@ -108,11 +107,7 @@ class ZkdnsServer:
         process = self._process
         if process is not None:
             children = _children(process.pid)
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            kill_guarded(process)
             _wait_for_end(children)
         self._directory.cleanup()
 
@@ -151,11 +146,25 @@ class ZkdnsServer:
         return int(started[-1])
 
     def wait_ready(self, timeout: float = 20.0) -> Self:
-        """Wait until all workers have their table and the control socket is open, or has failed to open."""
+        """Wait until all workers have their table and the API's socket is open, or has failed to open."""
         eventually(lambda: self.events("server_ready"), timeout)
-        if self.environment["ZKDNS_CONTROL"] == self.control and "--control" not in self.command:
-            failed = "control_socket_failed"
-            eventually(lambda: Path(self.control).exists() or self.events(failed), timeout)
+        if self.environment.get("ZKDNS_ADMIN_SOCKET") == self.api and "--admin-socket" not in self.command:
+            failed = "admin_socket_failed"
+            eventually(lambda: Path(self.api).exists() or self.events(failed), timeout)
+        return self
+
+    def wait_api(self, timeout: float = 20.0) -> Self:
+        """Wait until the API responds with data of the watcher. The table may not have been read."""
+        client = ApiClient(ServerAddress(path=self.api))
+
+        def responds() -> bool:
+            try:
+                client.count("none")
+            except (UnreachableError, RefusedError):
+                return False
+            return True
+
+        eventually(responds, timeout)
         return self
 
     def terminate(self) -> int:

@@ -70,6 +70,15 @@ class EchoServer:
             if thread.ident:
                 thread.join()
 
+    def disconnect(self) -> None:
+        """Close all connections, and wait until that is done. New ones are accepted."""
+        with self._lock:
+            threads = list(self._connections.values())
+            for connection in self._connections:
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+
     @property
     def open(self) -> int:
         """The number of open connections."""
@@ -122,10 +131,10 @@ class EchoClient(TClient):
 
     def __init__(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        transport = TBufferedTransportFactory().get_transport(
-            TSocket(host, port, socket_family=family, socket_timeout=10_000)
-        )
+        connection = TSocket(host, port, socket_family=family, socket_timeout=10_000)
+        transport = TBufferedTransportFactory().get_transport(connection)
         transport.open()
+        self.sock: socket.socket = connection.sock
         super().__init__(echo_thrift.Echo, TBinaryProtocolFactory().get_protocol(transport))
         self.endpoint = str(HostPort(host, port))
         try:

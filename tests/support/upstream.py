@@ -66,6 +66,8 @@ class Send(NamedTuple):
     """Delay in seconds."""
     from_another_port: bool = False
     """Send from another source port; only over UDP."""
+    framed: bool = True
+    """Send the length before the message; only over TCP and TLS."""
 
 
 Behaviour = Callable[[ReceivedQuery], Iterable[Send]]
@@ -321,7 +323,7 @@ class UpstreamServer:
             if sent.message is None or transport is None:
                 continue
             if sent.after:
-                self._loop.call_later(sent.after, transport.sendto, sent.message, source)
+                self._loop.call_later(sent.after, _send_later, transport, sent.message, source)
             else:
                 transport.sendto(sent.message, source)
 
@@ -353,12 +355,17 @@ class UpstreamServer:
             if sent.message is None:
                 self._loop.call_later(sent.after, writer.transport.abort)
             else:
-                framed = len(sent.message).to_bytes(2) + sent.message
+                framed = len(sent.message).to_bytes(2) + sent.message if sent.framed else sent.message
                 self._loop.call_later(sent.after, writer.write, framed)
 
     def _actions(self, query: ReceivedQuery) -> Iterable[Send]:
         self.queries.append(query)
         return self._behaviours.get(query.name, self._behaviour)(query)
+
+
+def _send_later(transport: asyncio.DatagramTransport, message: bytes, target: tuple[str, int]) -> None:
+    if not transport.is_closing():
+        transport.sendto(message, target)
 
 
 async def _run_pending_callbacks() -> None:

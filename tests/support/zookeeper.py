@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.process_guard import guarded
+from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
 
 _HOST = "127.0.0.1"
@@ -198,13 +198,7 @@ class ZooKeeperServer:
         class_path = f"{self.directory}:{_class_path()}"
         jvm = [_java(), *self._jvm_flags, "-cp", class_path, _MAIN_CLASS, str(self._config)]
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                guarded(jvm, remove=str(self.directory)),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # one process group to kill, without SIGINT by Ctrl-C
-            )
+            self._process = start_guarded(jvm, remove=str(self.directory), stdout=log, stderr=log)
 
     def wait_until_serving(self, *, timeout: float = _START_TIMEOUT) -> None:
         """Wait until it serves clients. An error contains the end of its log."""
@@ -236,6 +230,17 @@ class ZooKeeperServer:
         """Remove all znodes and transactions. The server must be down."""
         assert not self.running
         shutil.rmtree(self.directory / "data" / "version-2")
+
+    def save_data(self) -> None:
+        """Save a copy of its data directory for `restore_data`. The server must be down."""
+        assert not self.running
+        shutil.copytree(self.directory / "data", self.directory / "saved", dirs_exist_ok=True)
+
+    def restore_data(self) -> None:
+        """Replace its data directory with the saved copy. The server must be down."""
+        assert not self.running
+        shutil.rmtree(self.directory / "data")
+        shutil.copytree(self.directory / "saved", self.directory / "data")
 
     def pause(self) -> None:
         """Stop it with SIGSTOP, and wait until it has stopped. Connections stay open without responses."""
@@ -303,15 +308,8 @@ class ZooKeeperServer:
 
     def _end_process(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        # The process group contains the JVM and its guard. While the guard runs, the ID of the group is not
-        # reused.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+        if process is not None:
+            kill_guarded(process)
 
 
 class Ensemble:

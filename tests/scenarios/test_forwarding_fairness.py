@@ -1,0 +1,86 @@
+"""A client that asks for thousands of names of a dead upstream, and other clients, at a real server."""
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+import pytest
+
+from tests.support.server import ZkdnsServer
+from tests.support.upstream import UpstreamServer, answers
+from tests.support.waiting import eventually
+from zkdns.forward.forwarder import MAX_WAITING
+
+pytestmark = pytest.mark.processes
+
+HOSTILE, POLITE_CLIENTS, NAMES = "127.0.0.66", 20, 3
+SECONDS = 10.0
+BURST, PAUSE_SECONDS = 200, 0.05  # far more than `MAX_WAITING` in the 3.8 s that a query waits
+
+
+@contextlib.contextmanager
+def flooding(at: tuple[str, int]) -> Iterator[None]:
+    """A client that asks for new names below dead.example, and does not wait for responses."""
+    stopping = threading.Event()
+
+    def flood() -> None:
+        number = 0
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.bind((HOSTILE, 0))
+            while not stopping.wait(PAUSE_SECONDS):
+                for _ in range(BURST):
+                    number += 1
+                    sock.sendto(dns.message.make_query(f"n{number}.dead.example", "A").to_wire(), at)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def waiting(server: ZkdnsServer) -> int:
+    """The number of queries that wait for upstreams."""
+    host, _, port = server.admin.removeprefix("http://").rpartition(":")
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=SECONDS)) as connection:
+        connection.request("GET", "/api/stats")
+        (worker,) = json.loads(connection.getresponse().read())["workers"]
+    return int(worker["forward"]["waiting"])
+
+
+def test_a_client_that_floods_a_dead_upstream_costs_others_no_response(tmp_path: Path) -> None:
+    config = tmp_path / "zkdns.toml"
+    with (
+        UpstreamServer(answers) as upstream,
+        socket.socket(type=socket.SOCK_DGRAM) as dead,
+        contextlib.ExitStack() as stack,
+    ):
+        dead.bind(("127.0.0.1", 0))  # never read
+        zone = f'[forward.zone."dead.example"]\nupstreams = ["127.0.0.1:{dead.getsockname()[1]}"]\n'
+        config.write_text(zone)
+        arguments = ("--demo", "--config", str(config), "--upstream", str(upstream.address))
+        server = stack.enter_context(ZkdnsServer(*arguments, environment={"ZKDNS_WORKERS": "1"})).wait_ready()
+        clients = []
+        for number in range(POLITE_CLIENTS):
+            clients.append(stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)))
+            clients[-1].bind((f"127.0.1.{number + 1}", 0))
+            clients[-1].settimeout(SECONDS)
+        at = server.addresses[0]
+        with flooding(at):
+            eventually(lambda: waiting(server) == MAX_WAITING, 60.0)
+            for name in range(NAMES):
+                for number, client in enumerate(clients):
+                    query = dns.message.make_query(f"n{name}-{number}.alive.example", "A")
+                    client.sendto(query.to_wire(), at)
+                for client in clients:
+                    response = dns.message.from_wire(client.recv(4096))
+                    assert response.rcode() == dns.rcode.NOERROR
+                    assert len(response.answer) == 1
