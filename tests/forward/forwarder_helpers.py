@@ -17,7 +17,7 @@ import dns.message
 import dns.rcode
 from structlog.testing import capture_logs
 
-from tests.forward.resolution_helpers import until
+from tests.forward.resolution_helpers import PATIENT, until
 from tests.support.upstream import (
     UDP,
     Behaviour,
@@ -34,6 +34,7 @@ from zkdns.dns.edns import MIN_UDP_SIZE
 from zkdns.dns.message import parse_query
 from zkdns.forward.forwarder import Forwarder, group_of_question
 from zkdns.forward.own_names import make_own_names
+from zkdns.forward.upstreams import UdpTimes
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
 from zkdns.transport.codecs import TcpCodec, UdpCodec
@@ -185,13 +186,15 @@ async def forwarding(
     resolv_conf: Path | None = None,
     trust_ad: bool = False,
     forward: Mapping[str, Any] | None = None,
+    udp_times: UdpTimes = PATIENT,
     cache: CacheSettings = CacheSettings(),  # noqa: B008 - it is frozen
     **limits: Any,
 ) -> AsyncIterator[Scene]:
     """Run a server with these upstreams; fail on internal errors.
 
     `forward` has more settings of forwarding. With `resolv_conf`, the server has `upstreams = "auto"`, and
-    this is the file of the system. `limits` are keyword arguments of `Forwarder`.
+    this is the file of the system. `limits` are keyword arguments of `Forwarder`. By default, no query is
+    sent again because an upstream is late, so a test can count queries on a busy machine.
     """
     if resolv_conf is not None:
         limits["system_files"] = [resolv_conf]
@@ -207,7 +210,7 @@ async def forwarding(
         cache=cache,
     )
     with capture_logs() as logs:
-        scene = Scene(config, **limits)
+        scene = Scene(config, udp_times=udp_times, **limits)
         await scene.start()
         try:
             yield scene

@@ -49,6 +49,7 @@ from tests.support.upstream import (
 from zkdns.dns.message import Type
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import MAX_BAD_MESSAGES, FailureKind
+from zkdns.forward.upstreams import UDP_TIMES
 
 # -- silence, delay ---------------------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ from zkdns.forward.resolution import MAX_BAD_MESSAGES, FailureKind
 def test_dns_32_next_upstream_replaces_a_silent_one_within_a_second() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_silent, last_byte=1) as silent, UpstreamServer(last_byte=2) as good:
-            async with running_resolver(silent.address, good.address) as resolver:
+            async with running_resolver(silent.address, good.address, udp_times=UDP_TIMES) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 in_time(started_at, 1.0)
@@ -67,7 +68,9 @@ def test_dns_32_next_upstream_replaces_a_silent_one_within_a_second() -> None:
 def test_silent_upstream_gets_no_queries_until_it_responds_again() -> None:
     async def scenario() -> None:
         with UpstreamServer(last_byte=1) as first, UpstreamServer(is_slow(0.05), last_byte=2) as second:
-            async with running_resolver(first.address, second.address, probe_seconds=0.3) as resolver:
+            async with running_resolver(
+                first.address, second.address, probe_seconds=0.3, udp_times=UDP_TIMES
+            ) as resolver:
                 for number in range(3):
                     assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
                 first.set_behaviour(is_silent)
@@ -97,7 +100,7 @@ def test_late_response_is_accepted() -> None:
 
     async def scenario() -> None:
         with UpstreamServer(act) as slow:
-            async with running_resolver(slow.address) as resolver:
+            async with running_resolver(slow.address, udp_times=UDP_TIMES) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 assert resolver.upstreams.all[0].timed_out
                 assert len(slow.queries) > 1
@@ -108,7 +111,9 @@ def test_late_response_is_accepted() -> None:
 def test_dns_32_silence_of_all_fails_at_the_time_limit() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_silent) as one, UpstreamServer(is_silent) as other:
-            async with running_resolver(one.address, other.address, limit_seconds=1.0) as resolver:
+            async with running_resolver(
+                one.address, other.address, limit_seconds=1.0, udp_times=UDP_TIMES
+            ) as resolver:
                 started_at = now()
                 outcome = await failure(resolver, "www.example")
                 assert now() - started_at > 0.9
@@ -182,7 +187,7 @@ def test_dns_31_replies_from_another_port_are_not_received() -> None:
 
     async def scenario() -> None:
         with UpstreamServer(is_silent) as upstream:
-            async with running_resolver(upstream.address) as resolver:
+            async with running_resolver(upstream.address, udp_times=UDP_TIMES) as resolver:
                 outcome = resolving(resolver, "www.example")
                 await until(lambda: upstream.queries)
                 first_query = upstream.queries[0]
@@ -243,7 +248,7 @@ def test_dns_31_reply_from_another_port_is_ignored() -> None:
             UpstreamServer(answers_from_another_port, last_byte=1) as wrong,
             UpstreamServer(last_byte=2) as good,
         ):
-            async with running_resolver(wrong.address, good.address) as resolver:
+            async with running_resolver(wrong.address, good.address, udp_times=UDP_TIMES) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 assert bad_messages(resolver) == 0
 
@@ -273,7 +278,7 @@ def test_reply_cut_off_at_any_byte_does_no_harm(length: int) -> None:
             only_over_udp(lambda received: [Send(correct_answer(received)[:length])])
         ) as upstream:
             upstream.set_behaviour(answers, "good.example")
-            async with running_resolver(upstream.address) as resolver:
+            async with running_resolver(upstream.address, udp_times=UDP_TIMES) as resolver:
                 assert await answer(resolver, "good.example") == ["192.0.2.1"]
                 outcome = resolving(resolver, "www.example")
                 if length < 2:  # too short for an id

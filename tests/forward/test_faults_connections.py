@@ -47,7 +47,7 @@ from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import FailureKind
 from zkdns.forward.system_upstreams import parse_upstreams
 from zkdns.forward.tcp_client import TcpTimes
-from zkdns.forward.upstreams import MAX_DOUBTS
+from zkdns.forward.upstreams import MAX_DOUBTS, UDP_TIMES
 
 
 class Tls:
@@ -115,7 +115,7 @@ def test_upstream_silent_over_tcp_leads_to_the_next_in_time() -> None:
             UpstreamServer(silent_over_tcp, last_byte=1) as bad,
             UpstreamServer(truncates, last_byte=2) as good,
         ):
-            async with running_resolver(bad.address, good.address) as resolver:
+            async with running_resolver(bad.address, good.address, udp_times=UDP_TIMES) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 in_time(started_at, 2.0)
@@ -295,7 +295,9 @@ def test_stalled_connection_is_replaced(secured: Tls) -> None:
     async def scenario() -> None:
         with UpstreamServer(certificate=secured.certificate) as upstream:
             times = TcpTimes(stalled=0.2)
-            async with running_resolver(upstream.tls_address, tls=secured.trust, tcp_times=times) as resolver:
+            async with running_resolver(
+                upstream.tls_address, tls=secured.trust, tcp_times=times, udp_times=UDP_TIMES
+            ) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 lost = {received.port for received in upstream.queries}
                 upstream.set_behaviour(lambda received: [] if received.port in lost else answers(received))
@@ -317,7 +319,9 @@ def test_stalled_tls_handshake_leads_to_the_next_upstream(secured: Tls) -> None:
         tcp.listen()
         with UpstreamServer(last_byte=2, certificate=secured.certificate) as good, tcp:
             stuck = UpstreamAddress("127.0.0.1", tcp.getsockname()[1], TLS_NAME)
-            async with running_resolver(stuck, good.tls_address, tls=secured.trust) as resolver:
+            async with running_resolver(
+                stuck, good.tls_address, tls=secured.trust, udp_times=UDP_TIMES
+            ) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 in_time(started_at, 1.7)

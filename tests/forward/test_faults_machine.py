@@ -27,6 +27,7 @@ from tests.support.upstream import UpstreamServer, answers, is_silent, truncates
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import RETRY_SECONDS, Failure, FailureKind
 from zkdns.forward.udp_client import affordable_sockets
+from zkdns.forward.upstreams import UDP_TIMES
 
 # -- no file descriptor left ------------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ def test_connection_without_a_file_descriptor_waits_too() -> None:
 def test_number_of_sockets_is_limited() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_silent) as upstream:
-            async with running_resolver(upstream.address, max_sockets=10) as resolver:
+            async with running_resolver(upstream.address, max_sockets=10, udp_times=UDP_TIMES) as resolver:
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(30)]
                 await until(lambda: len(upstream.queries) == 10)
                 await until(lambda: len(upstream.queries) == 20)  # late attempts pass their sockets on
@@ -109,7 +110,7 @@ def test_a_new_question_takes_the_socket_of_a_late_attempt_of_another_one() -> N
     async def scenario() -> None:
         with UpstreamServer(is_silent) as upstream:
             upstream.set_behaviour(answers, "fine.example")
-            async with running_resolver(upstream.address, max_sockets=3) as resolver:
+            async with running_resolver(upstream.address, max_sockets=3, udp_times=UDP_TIMES) as resolver:
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(3)]
                 await until(lambda: len(upstream.queries) == 3)
                 assert isinstance(await resolving(resolver, "fine.example"), Reply)
@@ -196,7 +197,9 @@ def test_unreachable_upstreams_fail_at_once_and_recover_at_once() -> None:
 def test_questions_to_silent_upstreams_fail_in_time_and_later_ones_succeed() -> None:
     async def scenario() -> None:
         with UpstreamServer(last_byte=1) as one, UpstreamServer(last_byte=2) as other:
-            async with running_resolver(one.address, other.address, limit_seconds=1.6) as resolver:
+            async with running_resolver(
+                one.address, other.address, limit_seconds=1.6, udp_times=UDP_TIMES
+            ) as resolver:
                 one.set_behaviour(is_silent)
                 other.set_behaviour(is_silent)
                 started_at = now()

@@ -12,6 +12,7 @@ from tests.forward.forwarder_helpers import forwarding
 from tests.forward.misbehaviours import CASES, Case, ask, describe, documented
 from tests.forward.resolution_helpers import run
 from tests.support.upstream import UpstreamServer
+from zkdns.forward.upstreams import UDP_TIMES
 
 PAGE = Path(zkdns.__file__).parent / "docs" / "forwarding.md"
 
@@ -20,7 +21,7 @@ PAGE = Path(zkdns.__file__).parent / "docs" / "forwarding.md"
 def test_client_gets_the_right_response(case: Case) -> None:
     async def scenario() -> None:
         with UpstreamServer(case.act) as upstream:
-            async with forwarding(upstream) as scene:
+            async with forwarding(upstream, udp_times=UDP_TIMES) as scene:
                 for _ in range(2):  # the second one from the cache, if it is cached
                     response = await asyncio.to_thread(ask, scene.address.port, case.qtype)
                     assert describe(response) == case.ours

@@ -37,7 +37,7 @@ from zkdns.forward.message import Question
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure, FailureKind
 from zkdns.forward.resolver import Resolver
-from zkdns.forward.upstreams import MAX_FAILURES
+from zkdns.forward.upstreams import MAX_FAILURES, UDP_TIMES
 from zkdns.transport.event_loop import add_server, remove_server
 
 
@@ -63,7 +63,7 @@ def test_question_gets_its_reply() -> None:
 def test_concurrent_questions_get_their_own_replies() -> None:
     async def scenario() -> None:
         with UpstreamServer(answers_with_its_name) as upstream:
-            async with running_resolver(upstream.address) as resolver:
+            async with running_resolver(upstream.address, udp_times=UDP_TIMES) as resolver:
                 names = [f"n{number}.example" for number in range(400)]
                 questions = [question(name, Type.TXT) for name in names]
                 outcomes = await asyncio.gather(*(resolving(resolver, what) for what in questions))
@@ -105,7 +105,7 @@ def test_dns_31_repeated_query_has_another_port_and_id() -> None:
 
     async def scenario() -> None:
         with upstream:
-            async with running_resolver(upstream.address) as resolver:
+            async with running_resolver(upstream.address, udp_times=UDP_TIMES) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
             assert len(upstream.queries) > 1
             assert len({received.port for received in upstream.queries}) == len(upstream.queries)
@@ -146,7 +146,7 @@ def test_exploring_a_slow_upstream_delays_no_question() -> None:
 def test_replace_upstreams() -> None:
     async def scenario() -> None:
         with UpstreamServer(last_byte=1) as old, UpstreamServer(last_byte=2) as new:
-            async with running_resolver(old.address) as resolver:
+            async with running_resolver(old.address, udp_times=UDP_TIMES) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 old.set_behaviour(is_silent)
                 outcome = resolving(resolver, "mail.example")

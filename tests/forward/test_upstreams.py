@@ -11,9 +11,8 @@ from zkdns.forward.upstreams import (
     MAX_DOUBTS,
     MAX_FAILURES,
     MAX_REFUSALS,
-    MAX_TIMEOUT,
-    MIN_TIMEOUT,
     PROBE_SECONDS,
+    UDP_TIMES,
     Upstream,
     Upstreams,
 )
@@ -98,9 +97,9 @@ def test_rtt_is_smoothed() -> None:
 @pytest.mark.parametrize(
     ("rtts", "timeout"),
     [
-        ([0.001], MIN_TIMEOUT),
+        ([0.001], UDP_TIMES.shortest),
         ([0.15], 0.45),  # RFC 6298 §2.2: the first measurement plus four times its half
-        ([5.0], MAX_TIMEOUT),
+        ([5.0], UDP_TIMES.longest),
         ([0.4] * 50, 0.4),  # constant round-trip times: no variation
     ],
 )
@@ -112,7 +111,7 @@ def test_timeout_follows_the_measurements_within_limits(rtts: list[float], timeo
 
 
 def test_timeout_before_any_measurement_is_within_limits() -> None:
-    assert MIN_TIMEOUT <= Upstream(A).plan(0.0).timeout <= MAX_TIMEOUT
+    assert UDP_TIMES.shortest <= Upstream(A).plan(0.0).timeout <= UDP_TIMES.longest
 
 
 def test_late_upstream_soon_ranks_below_others() -> None:

@@ -61,6 +61,7 @@ from zkdns.forward.resolver import Resolver
 from zkdns.forward.special_use import SPECIAL_USE_DOMAINS, special_use_answer
 from zkdns.forward.system_upstreams import FILES
 from zkdns.forward.udp_client import affordable_sockets
+from zkdns.forward.upstreams import UDP_TIMES, UdpTimes
 from zkdns.forward.waiting_places import TurnQueue, WaitingPlaces, client_key
 from zkdns.names import Labels, parse_name, to_text
 from zkdns.transport.contract import DeferredResponse, Deliver
@@ -134,6 +135,7 @@ class Forwarder:
             client gets SERVFAIL.
         client_response_seconds: how long a query waits for a fresh response if there is a stale one.
         system_files: the files for `forward.upstreams = "auto"`, in order of precedence.
+        udp_times: limits of the time-out of a query to an upstream.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Forwarder:
         max_waiting: int = MAX_WAITING,
         client_response_seconds: float = CLIENT_RESPONSE_SECONDS,
         system_files: Sequence[Path] = FILES,
+        udp_times: UdpTimes = UDP_TIMES,
     ) -> None:
         self.cache = Cache(
             max_entries=config.cache.entries,
@@ -161,7 +164,9 @@ class Forwarder:
         max_sockets = max(1, affordable_sockets(2 * max_waiting) // resolvers)
 
         def make_resolver(servers: Iterable[UpstreamAddress]) -> Resolver:
-            return Resolver(servers, max_in_flight=2 * max_waiting + 1, max_sockets=max_sockets)
+            return Resolver(
+                servers, max_in_flight=2 * max_waiting + 1, max_sockets=max_sockets, udp_times=udp_times
+            )
 
         self.zones = ForwardZones(config, listening, secret, make_resolver, system_files=system_files)
         self._trust_ad = config.forward.trust_ad

@@ -45,7 +45,7 @@ from zkdns.forward.resolution import (
 )
 from zkdns.forward.tcp_client import TCP_TIMES, TcpClient, TcpTimes
 from zkdns.forward.udp_client import UdpClient, is_resource_shortage
-from zkdns.forward.upstreams import PROBE_SECONDS, Upstream, Upstreams
+from zkdns.forward.upstreams import PROBE_SECONDS, UDP_TIMES, UdpTimes, Upstream, Upstreams
 from zkdns.transport.event_loop import Defer, add_server, deferrer, remove_server
 from zkdns.transport.log_once import LogOnce
 
@@ -93,6 +93,7 @@ class Resolver:
         limit_seconds: maximum duration of a resolution.
         probe_seconds: interval between probes of a dead upstream.
         tcp_times: times of TCP and TLS connections.
+        udp_times: limits of the time-out of a query.
     """
 
     def __init__(
@@ -105,8 +106,9 @@ class Resolver:
         limit_seconds: float = LIMIT_SECONDS,
         probe_seconds: float = PROBE_SECONDS,
         tcp_times: TcpTimes = TCP_TIMES,
+        udp_times: UdpTimes = UDP_TIMES,
     ) -> None:
-        self.upstreams = Upstreams(servers, probe_seconds=probe_seconds)
+        self.upstreams = Upstreams(servers, probe_seconds=probe_seconds, times=udp_times)
         self.in_flight = self.questions = self.sent = self.answered = self.failed = 0
         self.timed_out = self.overloaded = self.cancelled = self.sent_over_tcp = 0
         self._max_in_flight = max_in_flight

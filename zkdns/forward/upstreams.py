@@ -22,10 +22,22 @@ import msgspec
 
 from zkdns.address import UpstreamAddress
 
-# Seconds after which the next upstream is queried as well. A late response is still accepted.
-MIN_TIMEOUT: Final = 0.3
-MAX_TIMEOUT: Final = 0.8
-_FIRST_TIMEOUT = 0.4  # before the first measurement
+
+class UdpTimes(msgspec.Struct, frozen=True):
+    """Limits of the time-out of a query, in seconds. A late response is still accepted.
+
+    Attributes:
+        first: the time-out before the first measurement.
+        shortest: the least time-out after measurements.
+        longest: the greatest time-out after measurements.
+    """
+
+    first: float = 0.4
+    shortest: float = 0.3
+    longest: float = 0.8
+
+
+UDP_TIMES: Final = UdpTimes()
 
 MAX_FAILURES: Final = 3
 """An upstream is dead after this number of failures in a row."""
@@ -84,10 +96,14 @@ class Upstream:
     Args:
         address: see above.
         probe_seconds: interval between probes while it is dead.
+        times: limits of the time-out of a query.
     """
 
-    def __init__(self, address: UpstreamAddress, probe_seconds: float = PROBE_SECONDS) -> None:
+    def __init__(
+        self, address: UpstreamAddress, probe_seconds: float = PROBE_SECONDS, times: UdpTimes = UDP_TIMES
+    ) -> None:
         self.address = address
+        self._times = times
         self._is_stream = address.is_stream
         self.rtt: float | None = None
         self.failures = self.recoveries = self.refusals = 0
@@ -106,11 +122,12 @@ class Upstream:
 
     def plan(self, now: float) -> Plan:
         """Return how to send the next query to it."""
+        times = self._times
         if self.rtt is None:
-            timeout = _FIRST_TIMEOUT
+            timeout = times.first
         else:
             timeout = self.rtt + 4 * self._variation
-            timeout = MIN_TIMEOUT if timeout < MIN_TIMEOUT else min(timeout, MAX_TIMEOUT)
+            timeout = times.shortest if timeout < times.shortest else min(timeout, times.longest)
         return Plan(timeout, self._is_stream or now < self._tcp_until, now >= self._no_edns_until)
 
     def accepts_edns(self, now: float) -> bool:
@@ -205,10 +222,18 @@ class Upstreams:
     Args:
         addresses: in order of preference as long as nothing has been measured.
         probe_seconds: interval between probes of a dead upstream.
+        times: limits of the time-out of a query.
     """
 
-    def __init__(self, addresses: Iterable[UpstreamAddress], *, probe_seconds: float = PROBE_SECONDS) -> None:
+    def __init__(
+        self,
+        addresses: Iterable[UpstreamAddress],
+        *,
+        probe_seconds: float = PROBE_SECONDS,
+        times: UdpTimes = UDP_TIMES,
+    ) -> None:
         self.all: Sequence[Upstream] = ()
+        self._times = times
         self._probe_seconds = probe_seconds
         self._explore_at = _NEVER
         self.replace(addresses)
@@ -217,7 +242,7 @@ class Upstreams:
         """Replace the upstreams; an upstream in both groups keeps its state."""
         current = {upstream.address: upstream for upstream in self.all}
         self.all = [
-            current.get(address) or Upstream(address, self._probe_seconds)
+            current.get(address) or Upstream(address, self._probe_seconds, self._times)
             for address in dict.fromkeys(addresses)
         ]
         self._explore_at = _NEVER
