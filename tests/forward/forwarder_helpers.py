@@ -27,6 +27,7 @@ from tests.support.upstream import (
     correct_answer,
     reply_to,
 )
+from tests.support.waiting import PATIENCE
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import CacheSettings, Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.authority import Authority
@@ -46,7 +47,6 @@ from zkdns.transport.udp import UdpServer
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 SECRET = b"0123456789abcdef"
 WWW = "www.example"
-_SECONDS = 6.0
 _RD = dns.flags.RD
 _CACHE_BYTES = 16 << 20
 
@@ -147,7 +147,7 @@ class Scene:
         if size is not None:
             made.use_edns(0, dns.flags.DO if do else 0, size, options=list(options))
         send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
-        return await send(made, self.address.host, port=self.address.port, timeout=_SECONDS)
+        return await send(made, self.address.host, port=self.address.port, timeout=PATIENCE)
 
     def querying(
         self, name: str = WWW, qtype: str = "A", **options: Any

@@ -30,10 +30,11 @@ import dns.rdatatype
 
 from tests.support.loopback import free_port
 from tests.support.upstream import TCP, UDP, Behaviour, ReceivedQuery, Send, UpstreamServer, answers
+from tests.support.waiting import PATIENCE
 from zkdns.dns.message import end_of_question
 
 NAME = "www.example"
-SECONDS = 5.0
+SECONDS = PATIENCE
 """Time-out of a stub resolver (resolv.conf(5))."""
 GOOD = "192.0.2.1"
 NO_RESPONSE = "no response"

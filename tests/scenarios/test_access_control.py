@@ -18,12 +18,12 @@ import pytest
 
 from tests.support.network import Network, ip, link_twice, new_network
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.processes
 
 OWN, NEIGHBOUR, STRANGER = "192.0.0.1", "10.1.0.1", "203.0.113.7"
-SECONDS = 5.0
+SECONDS = PATIENCE
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ import pytest
 from tests.support.network import ip, link_twice, new_network
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer
+from tests.support.waiting import PATIENCE
 from zkdns.dns.cookies import Cookies
 
 pytestmark = pytest.mark.processes
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.processes
 DIG = shutil.which("dig")
 CLIENT = "2464c4abcf10c957"
 NEIGHBOUR, SPOOFER = "10.1.0.1", "10.1.0.2"
-SECONDS = 5.0
+SECONDS = PATIENCE
 # The number of client ports: the kernel selects the worker by the source port.
 PORTS = 24
 

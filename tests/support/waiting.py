@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 _T = TypeVar("_T")
 
+PATIENCE: Final = 60.0
+"""Seconds to wait for something that a working program does at once; enough on a busy machine."""
 
 _MIN_PAUSE, _MAX_PAUSE = 0.005, 0.1  # seconds
 _PART = 0.05

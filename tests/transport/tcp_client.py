@@ -5,9 +5,10 @@ import socket
 import struct
 from typing import Self
 
+from tests.support.waiting import PATIENCE
 from tests.transport.helpers import Running
 
-SECONDS = 5.0
+SECONDS = PATIENCE
 
 
 def framed(*messages: bytes) -> bytes:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
+from tests.support.waiting import PATIENCE
 from tests.transport.helpers import FILLER, Running
 
-SECONDS = 5.0
+SECONDS = PATIENCE
 
 Serve: TypeAlias = Callable[..., AbstractContextManager[Running]]
 """`serving`, with batches or single datagrams."""

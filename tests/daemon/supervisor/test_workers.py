@@ -14,7 +14,7 @@ import pytest
 
 from tests.daemon.processes import children
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.processes
 
@@ -22,7 +22,7 @@ WORKERS = 3
 CLIENTS = 60
 """Client sockets. The kernel selects a worker by their ports, so nearly certainly each worker has some."""
 RATE = 500
-SECONDS = 5.0
+SECONDS = PATIENCE
 QUERY = dns.message.make_query("web.staging.discovery", "A").to_wire()
 
 

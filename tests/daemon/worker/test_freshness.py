@@ -9,6 +9,7 @@ from pathlib import Path
 import dns.message
 
 from tests.daemon.ipc.feed_helpers import health_of, member, put, running_publisher, until
+from tests.support.waiting import PATIENCE
 from zkdns.config import Config
 from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
 from zkdns.dns.authority import Authority
@@ -20,7 +21,7 @@ from zkdns.transport.udp import UdpServer
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 VERSIONS = 300
-SECONDS = 5.0
+SECONDS = PATIENCE
 
 
 class Clients:
