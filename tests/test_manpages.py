@@ -13,6 +13,7 @@ from zkdns.cli.command import Command
 from zkdns.cli.options import SettingOption
 from zkdns.config import SETTINGS, load_config
 
+PAGES = man_pages()
 SECTIONS = {
     "man/man1/zkdns.1": "OPTIONS COMMANDS EXIT_STATUS ENVIRONMENT FILES EXAMPLES",
     "man/man5/zkdns.toml.5": "SETTINGS FILES EXAMPLES",
@@ -21,26 +22,26 @@ SECTIONS = {
 MISSING_DATE = "missing date"  # on purpose: the pages change only if their content does
 
 
-@pytest.mark.parametrize("path", man_pages())
+@pytest.mark.parametrize("path", PAGES)
 def test_a_page_equals_the_code(path: str) -> None:
     written = (ROOT / path).read_text(encoding="utf-8")
-    assert written == man_pages()[path], "the page is out of date: run tests/run reference"
+    assert written == PAGES[path], "the page is out of date: run tests/run reference"
 
 
 def test_there_are_no_other_pages() -> None:
-    assert {str(file.relative_to(ROOT)) for file in ROOT.glob("man/*/*")} == set(man_pages())
+    assert {str(file.relative_to(ROOT)) for file in ROOT.glob("man/*/*")} == set(PAGES)
 
 
-@pytest.mark.parametrize("path", man_pages())
+@pytest.mark.parametrize("path", PAGES)
 def test_a_page_has_the_usual_sections(path: str) -> None:
-    titles = re.findall(r"^\.SH (.+)$", man_pages()[path], re.MULTILINE)
+    titles = re.findall(r"^\.SH (.+)$", PAGES[path], re.MULTILINE)
     expected = ["NAME", "SYNOPSIS", "DESCRIPTION", *SECTIONS[path].split(), "SEE_ALSO"]
     assert titles == [title.replace("_", " ") for title in expected]
 
 
 def text_of(path: str) -> str:
     """The page without fonts and escapes."""
-    page = re.sub(r"\\f[BIR]", "", man_pages()[path])
+    page = re.sub(r"\\f[BIR]", "", PAGES[path])
     for escape, char in ((r"\-", "-"), (r"\(aq", "'"), (r"\(dq", '"'), (r"\(ti", "~"), (r"\e", "\\")):
         page = page.replace(escape, char)
     return page
@@ -87,7 +88,7 @@ def test_the_example_of_the_configuration_is_valid(tmp_path: Path) -> None:
     assert list(config.service) == ["web.staging.discovery"]
 
 
-@pytest.mark.parametrize("path", man_pages())
+@pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize(
     "command",
     [("groff", "-man", "-ww", "-z", "-Tutf8"), ("mandoc", "-T", "lint")],

@@ -153,7 +153,7 @@ def typed_commands(page: str) -> list[list[str]]:
         words: list[str] = []
         for word in [*parser, "&&"]:
             if set(word) <= set("|&;<>()"):
-                if words and Path(words[0]).name == "zkdns":
+                if words and re.fullmatch(r"(.*/bin/)?zkdns", words[0]):
                     found.append(words[1:])
                 words = []
             else:
@@ -325,7 +325,7 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
                 lambda: output.read_text().endswith("\nready\n") or process.poll() is not None,
                 timeout=180,
             )
-            line = next(line for line in output.read_text().splitlines() if line.startswith("  "))
+            line = next(line for line in output.read_text().splitlines() if line.startswith("  zkdns "))
             assert re.fullmatch(r"  zkdns lookup web\.staging\.discovery --dns 127\.0\.0\.1:\d+ +# .*", line)
             for page in topics().values():
                 shown = subprocess.run(

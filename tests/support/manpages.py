@@ -5,7 +5,6 @@ Their text is that of `zkdns --help` and of the schema of settings. `tests/run r
 date, so that they change only if their content does.
 """
 
-import functools
 import re
 import textwrap
 from collections.abc import Iterable
@@ -91,7 +90,6 @@ max_answers = 4
 """The example in zkdns.toml(5)."""
 
 
-@functools.cache
 def man_pages() -> dict[str, str]:
     """The text of each page, by its path in the source tree."""
     return {

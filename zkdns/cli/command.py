@@ -13,7 +13,7 @@ class Example(NamedTuple):
 
     command: str
     meaning: str
-    """What it does: a phrase without a full stop."""
+    """Its purpose or result: a phrase without a full stop."""
 
 
 class Command(click.Command):

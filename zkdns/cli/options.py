@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -137,7 +138,7 @@ def default_text(setting: Setting) -> str:
     """The default of a setting as text; empty if there is none."""
     if setting.key in _WITHOUT_DEFAULT:
         return ""
-    defaults = load_config(flags={}, environment={}, file=None)
+    defaults = _defaults()
     if setting.key == "zone":
         return to_text(defaults.zone)
     if setting.key == "namespace":
@@ -145,6 +146,11 @@ def default_text(setting: Setting) -> str:
     if setting.key == "member_prefix":
         return defaults.namespace.member_prefix
     return _value_text(attrgetter(setting.field)(defaults))
+
+
+@functools.cache
+def _defaults() -> Config:
+    return load_config(flags={}, environment={}, file=None)
 
 
 def _value_text(value: object) -> str:

@@ -167,7 +167,8 @@ SOURCES = (
         "zookeeper.hosts",
         text(parse_connect_string, "HOST[:PORT],…[/CHROOT]"),
         "HOSTS[/CHROOT]",
-        f"Servers of the ensemble; the default port is {ZOOKEEPER_PORT}. Default: 127.0.0.1, without another source.",
+        f"Servers of the ensemble; the default port is {ZOOKEEPER_PORT}. "
+        "Default: 127.0.0.1, if no source is configured.",
         used_by=_WATCHER | _SUPERVISOR,
         name="zookeeper",
     ),
