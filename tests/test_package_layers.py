@@ -54,6 +54,7 @@ NO_COMMANDS = frozenset(
         *(
             "cli.__init__",
             "cli.api_options",
+            "cli.command",
             "cli.name_completion",
             "cli.options",
             "cli.output",

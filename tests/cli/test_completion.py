@@ -65,6 +65,7 @@ def plain(*words: str) -> list[str]:
     ("typed", "words"),
     [
         ("zkdns lo", ["lookup"]),
+        ("zkdns -", ["-V", "--version", "-h", "--help"]),
         ("zkdns lookup --ti", ["--timeout"]),
         ("zkdns lookup WEB", ["web.prod.discovery", "web.staging.discovery"]),
         ("zkdns lookup web.staging.discovery aa", ["AAAA"]),

@@ -2,17 +2,21 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+import zkdns
 from tests.cli import SCRIPTS, Terminal, completions
 from zkdns.cli import main
+from zkdns.cli.command import Command
 from zkdns.cli.help import pages, summary
-from zkdns.cli.options import DONE, EX_USAGE, default_text
+from zkdns.cli.options import DONE, EX_USAGE, SettingOption
 from zkdns.config import SETTINGS
 
 DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
@@ -119,39 +123,135 @@ def test_a_page_is_rendered_and_paged_in_a_terminal(tmp_path: Path) -> None:
 # -- help of commands ---------------------------------------------------------------------------------------
 
 
-def help_at_80_columns(*command: str) -> list[str]:
-    environment = {**os.environ, "COLUMNS": "80"}
-    return subprocess.run(
-        [SCRIPTS / "zkdns", *command, "--help"],
+PROGRAM = main.make_context("zkdns", ["x"])
+COMMAND_OF = {"": main, **{name: main.get_command(PROGRAM, name) for name in COMMANDS}}
+
+
+@pytest.fixture
+def columns_80(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def context_of(name: str) -> click.Context:
+    """A context of the command as it is called; the empty name is the program itself."""
+    command = COMMAND_OF[name]
+    assert command is not None
+    return (
+        click.Context(command, parent=PROGRAM, info_name=name, **command.context_settings)
+        if name
+        else PROGRAM
+    )
+
+
+def help_at_80_columns(name: str) -> list[str]:
+    return context_of(name).get_help().splitlines()
+
+
+@pytest.mark.usefixtures("columns_80")
+def test_the_summary_of_every_command_is_complete() -> None:
+    lines = help_at_80_columns("")
+    summaries = {name: line for line in lines for name in COMMANDS if line.startswith(f"  {name} ")}
+    assert list(summaries) == list(COMMANDS)
+    assert [line for line in summaries.values() if not line.endswith(".") or line.endswith("...")] == []
+
+
+@pytest.mark.usefixtures("columns_80")
+@pytest.mark.parametrize("name", COMMAND_OF)
+def test_no_line_of_the_help_is_longer_than_80_columns(name: str) -> None:
+    lines = help_at_80_columns(name)
+    assert len(lines) > 10
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_without_a_terminal_the_help_has_80_columns() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    shown = subprocess.run(
+        [SCRIPTS / "zkdns", "lookup", "-h"],
         check=True,
         capture_output=True,
+        stdin=subprocess.DEVNULL,
         text=True,
         env=environment,
         timeout=30,
     ).stdout.splitlines()
+    assert 70 < max(map(len, shown)) <= 80
 
 
-def test_at_80_columns_the_summary_of_every_command_is_complete() -> None:
-    lines = help_at_80_columns()
-    summaries = {name: line for line in lines for name in COMMANDS if line.startswith(f"  {name} ")}
-    assert list(summaries) == list(COMMANDS)
-    assert [line for line in summaries.values() if not line.endswith(".") or line.endswith("...")] == []
-    assert [line for line in lines if len(line) > 80] == []
+@pytest.mark.parametrize("typed", ["-V", "--version"])
+def test_the_version(typed: str) -> None:
+    assert invoke(typed) == (DONE, f"zkdns, version {zkdns.__version__}\n", "")
 
 
-def test_the_help_of_an_option_has_the_variable_and_the_default_of_its_setting() -> None:
-    text = " ".join(" ".join(help_at_80_columns("serve")).split())
-    for setting in SETTINGS:
-        if not setting.in_flags:
+@pytest.mark.usefixtures("columns_80")
+@pytest.mark.parametrize("name", COMMAND_OF)
+def test_the_help_has_two_examples_before_the_options(name: str) -> None:
+    command, lines = COMMAND_OF[name], help_at_80_columns(name)
+    assert isinstance(command, Command)
+    assert len(command.examples) >= 2
+    shown = lines[lines.index("Examples:") + 1 : lines.index("Options:") - 1]
+    assert shown == [line for one in command.examples for line in (f"  # {one.meaning}", f"  {one.command}")]
+    assert not any(one.meaning.endswith(".") for one in command.examples)
+
+
+@pytest.mark.parametrize("name", COMMAND_OF)
+def test_the_command_line_of_an_example_is_accepted(name: str) -> None:
+    command = COMMAND_OF[name]
+    assert isinstance(command, Command)
+    for example in command.examples:
+        program, called, *arguments = shlex.split(example.command)
+        assert (program, called) == ("zkdns", name or called)
+        if ">" in arguments:
+            arguments = arguments[: arguments.index(">")]
+        context_of(called).command.make_context(called, arguments, parent=PROGRAM)
+
+
+NO_DEFAULTS = (None, False, (), "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_an_option_has_its_default_and_its_variable(name: str) -> None:
+    context = context_of(name)
+    for option in context.command.params:
+        if not isinstance(option, click.Option):
             continue
-        option = text[text.index(f" {setting.flag} ") :]
-        extra = re.search(r"\[env var: (\w+)(?:; default: ([^]]*))?\]", option)
-        assert extra is not None
-        assert extra[1] == setting.variable
-        if "Default: " not in setting.help:
-            assert (extra[2] or "") == default_text(setting)
+        record = option.get_help_record(context)
+        assert record is not None
+        if isinstance(option, SettingOption) and option.variable:
+            assert f"env var: {option.variable}" in record[1]
+        if default_of(option) not in NO_DEFAULTS:
+            assert re.search(r"\bdefault: |Default: ", record[1]), record
 
 
+def default_of(option: click.Option) -> object:
+    """The default of its setting, or that of click."""
+    return (isinstance(option, SettingOption) and option.default_text) or option.to_info_dict()["default"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "required"),
+    [
+        ("register web", {"--environment", "--port"}),
+        ("watch web", {"--environment"}),
+        ("dump", {"--zone", "--json"}),
+        ("accept", {"--all"}),
+    ],
+)
+def test_an_option_that_an_error_reports_as_missing_is_marked_as_required(
+    typed: str, required: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("ZKDNS_")]:
+        monkeypatch.delenv(name)
+    status, _, errors = invoke(*typed.split())
+    assert status == EX_USAGE
+    assert set(re.findall(r"--[a-z]+(?=: is missing| for )", errors)) == required
+    name = typed.split(maxsplit=1)[0]
+    context = context_of(name)
+    records = [parameter.get_help_record(context) or ("", "") for parameter in context.command.params]
+    marked = {forms.split()[0] for forms, text in records if re.search(r"\brequired\b[^\]]*\]$", text)}
+    assert marked == required
+
+
+@pytest.mark.usefixtures("columns_80")
 @pytest.mark.parametrize("command", ["serve", "check", "doctor"])
 def test_the_help_lists_the_settings_by_sections(command: str) -> None:
     titles: list[str] = []

@@ -1,5 +1,8 @@
 """The wheel and the sdist: their files, and that they work in environments without the source tree."""
 
+import os
+import shutil
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -35,12 +38,13 @@ def files(*names: str) -> set[str]:
 
 def test_the_wheel_has_all_files_of_the_package(wheel: Path) -> None:
     metadata = f"zkdns-{zkdns.__version__}.dist-info/"
-    data = f"zkdns-{zkdns.__version__}.data/data/share/zkdns/"
+    data = f"zkdns-{zkdns.__version__}.data/data/share/"
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith(metadata)}
         entry_points = archive.read(f"{metadata}entry_points.txt").decode()
     assert {name for name in names if not name.startswith(data)} == files("zkdns")
-    assert {name.removeprefix(data) for name in names if name.startswith(data)} == files("systemd")
+    shared = {name.removeprefix(data) for name in names if name.startswith(data)}
+    assert shared == files("man") | {f"zkdns/{unit}" for unit in files("systemd")}
     assert {"zkdns/py.typed", "zkdns/serverset/demo.toml", "zkdns/admin/page/index.html"} < names
     assert "zkdns = zkdns.__main__:main" in entry_points
 
@@ -49,7 +53,7 @@ def test_the_sdist_has_the_source_tree(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {entry.name.partition("/")[2] for entry in archive if entry.isfile()}
-    expected = files("zkdns", "systemd", "tests", ".ci", "Dockerfile", ".dockerignore", "README.md")
+    expected = files("zkdns", "man", "systemd", "tests", ".ci", "Dockerfile", ".dockerignore", "README.md")
     assert names == expected | {"pyproject.toml", ".gitignore", "PKG-INFO"}
 
 
@@ -90,3 +94,11 @@ def test_the_wheel_works_in_a_fresh_environment(
     for shell in ("bash", "zsh", "fish"):
         assert "zkdns" in venv.run("zkdns", "completion", shell).stdout
     assert (venv.directory / "share/zkdns/systemd/zkdns.service").is_file()
+    if shutil.which("man"):  # which searches next to the directories of the PATH
+        path = f"{venv.directory}/bin:{os.environ['PATH']}"
+        for page in ("man1/zkdns.1", "man5/zkdns.toml.5", "man8/zkdns-serve.8"):
+            name = page.partition("/")[2][:-2]
+            found = subprocess.run(
+                ["man", "-w", name], env={"PATH": path}, capture_output=True, text=True, check=True
+            )
+            assert found.stdout == f"{venv.directory}/share/man/{page}\n"

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 import zkdns
+from zkdns.cli.command import Command
 from zkdns.cli.streams import run_checked
 from zkdns.escape import printable
 
@@ -50,7 +51,7 @@ def _printable_errors() -> Iterator[None]:
         raise
 
 
-class _Commands(click.Group):
+class _Commands(Command, click.Group):
     """The commands by name. A command is imported when it is used."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:  # noqa: ANN401 - click's arguments
@@ -98,9 +99,14 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    examples=(
+        ("zkdns serve --demo", "Serve the built-in example, at 127.0.0.1:5300"),
+        ("zkdns lookup web.staging.discovery", "Query the running server"),
+        ("zkdns help names", "Show a page of the documentation"),
+    ),
     epilog="'zkdns help' lists the pages of the documentation.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(zkdns.__version__, prog_name="zkdns")
+@click.version_option(zkdns.__version__, "-V", "--version", prog_name="zkdns")
 def main() -> None:
     """DNS server and tools for the services in ZooKeeper server sets."""

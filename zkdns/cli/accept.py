@@ -6,14 +6,28 @@ import click
 
 from zkdns.admin.api_types import LossesAccepted, ReleasedMember
 from zkdns.cli.api_options import make_client, request_or_exit, server_option, token_option
+from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_held
-from zkdns.cli.options import config_option, fail_usage
+from zkdns.cli.options import SettingOption, config_option, fail_usage
 from zkdns.cli.streams import write_fields, write_json
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns accept web.staging", "After a planned shutdown of most members of a service"),
+        ("zkdns accept --all", "All services, after the end of an environment"),
+    ),
+)
 @click.argument("service", required=False, shell_complete=complete_held)
-@click.option("--all", "is_all", is_flag=True, help="Drop the held members of all services.")
+@click.option(
+    "--all",
+    "is_all",
+    cls=SettingOption,
+    required="required without SERVICE",
+    is_flag=True,
+    help="Drop the held members of all services.",
+)
 @server_option
 @token_option
 @config_option

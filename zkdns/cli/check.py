@@ -37,7 +37,13 @@ class Report(msgspec.Struct, frozen=True):
     listen: tuple[str, ...] = ()
 
 
-@click.command(cls=SettingsCommand)
+@click.command(
+    cls=SettingsCommand,
+    examples=(
+        ("zkdns check --config zkdns.toml", "A file before the server reads it"),
+        ("zkdns check --config zkdns.toml --json", "All errors as JSON, for a program"),
+    ),
+)
 @config_option
 @setting_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, also for errors.")

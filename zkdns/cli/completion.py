@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
+from zkdns.cli.command import Command
 from zkdns.cli.streams import write_out
 
 _VARIABLE = "_ZKDNS_COMPLETE"  # set by the scripts; click derives the name from the program's
@@ -25,7 +26,13 @@ class _ZshComplete(ZshComplete):
 _SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": _ZshComplete, "fish": FishComplete}
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns completion bash > ~/.local/share/bash-completion/completions/zkdns", "For bash"),
+        ("zkdns completion fish > ~/.config/fish/completions/zkdns.fish", "For fish"),
+    ),
+)
 @click.argument("shell", type=click.Choice(tuple(_SHELLS)), metavar="|".join(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

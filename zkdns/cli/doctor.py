@@ -22,7 +22,13 @@ from zkdns.telemetry.log_setup import configure_logging
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
-@click.command(cls=SettingsCommand)
+@click.command(
+    cls=SettingsCommand,
+    examples=(
+        ("zkdns doctor --config /etc/zkdns/zkdns.toml", "With the configuration of the server"),
+        ("zkdns doctor --json", "As JSON, for a program"),
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each finding as a JSON object on a line.")
 @config_option
 @setting_options

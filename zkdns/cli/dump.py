@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import NoReturn
 
 import click
 
 from zkdns.admin.client import ApiClient
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
+from zkdns.cli.command import Command
 from zkdns.cli.options import (
+    SettingOption,
     config_option,
     fail,
     fail_usage,
@@ -29,19 +32,39 @@ from zkdns.names import Labels, lower, parse_name, to_text
 from zkdns.serverset.auth import ACCESS_KEYS
 from zkdns.telemetry.log_setup import configure_logging
 
-_SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper.hosts", "static", "demo", "offline"})
+# Without a source, the table of a server is read: no source has a default.
+_SOURCES = tuple(
+    replace(row, help=row.help.partition(" Default: ")[0])
+    for row in SETTINGS
+    if row.key in {"zookeeper.hosts", "static", "demo", "offline"}
+)
 _SOURCE_OPTIONS = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot.path"})
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns dump --zone discovery > discovery.zone", "A zone file of the running server's table"),
+        ("zkdns dump --json --zookeeper zk01:2181", "All members in ZooKeeper, without a server"),
+    ),
+)
 @click.option(
     "--zone",
+    cls=SettingOption,
+    required="required without --json",
     is_flag=False,
     flag_value="",
     metavar="[NAME]",
     help="Write a zone file (RFC 1035) of the zone NAME. NAME may be omitted if there is only one zone.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each member, one per line.")
+@click.option(
+    "--json",
+    "as_json",
+    cls=SettingOption,
+    required="required without --zone",
+    is_flag=True,
+    help="Print a JSON object for each member, one per line.",
+)
 @server_option
 @config_option
 @options_of((*_SOURCES, *_SOURCE_OPTIONS))

@@ -9,6 +9,7 @@ import click
 
 from zkdns.admin.api_types import ExplainedMember, Explanation
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
+from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import NOT_FOUND, config_option
 from zkdns.cli.output import StyledLines, write_columns
@@ -34,7 +35,13 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns explain web.staging", "Which members the server answers with, and why"),
+        ("zkdns explain /discovery/staging/web/member_0000000318", "One member, by its znode"),
+    ),
+)
 @click.argument("name", shell_complete=complete_names)
 @server_option
 @config_option

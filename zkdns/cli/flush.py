@@ -7,6 +7,7 @@ import msgspec
 
 from zkdns.admin.api_types import Flushed
 from zkdns.cli.api_options import make_client, request_or_exit, server_option, token_option
+from zkdns.cli.command import Command
 from zkdns.cli.options import FAILED, config_option, fail
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.errors import ZkdnsError
@@ -23,7 +24,13 @@ class Report(msgspec.Struct, frozen=True):
     """The number of workers of the server."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns flush example.com", "After a change of records in this domain"),
+        ("zkdns flush", "The whole cache"),
+    ),
+)
 @click.argument("name", required=False)
 @server_option
 @token_option

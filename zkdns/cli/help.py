@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 import click
 from click.shell_completion import CompletionItem
 
+from zkdns.cli.command import Command
 from zkdns.cli.streams import is_terminal, write_out
 
 _SUFFIX = ".md"
@@ -52,7 +53,14 @@ def _complete(context: click.Context, _parameter: click.Parameter, incomplete: s
     return [CompletionItem(name) for name in names if name.startswith(incomplete.lower())]
 
 
-@click.command("help")
+@click.command(
+    "help",
+    cls=Command,
+    examples=(
+        ("zkdns help configuration", "The page about the configuration file"),
+        ("zkdns help lookup", "The help of a command, as 'zkdns lookup --help' prints it"),
+    ),
+)
 @click.argument("topic", required=False, shell_complete=_complete)
 @click.pass_context
 def help(context: click.Context, topic: str | None) -> None:  # noqa: A001 - the name of the command

@@ -17,6 +17,7 @@ import click
 from zkdns.admin.api_types import HistoryEntry
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, request_or_exit, server_option
+from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
@@ -54,7 +55,13 @@ _STYLES = {
 }
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns history web.staging --since 1h", "The changes of the last hour"),
+        ("zkdns history --follow --json", "The latest changes and all further ones, as JSON"),
+    ),
+)
 @click.argument("service", required=False, shell_complete=complete_names)
 @duration_option("--since", 0, _MAX_SINCE, help="Only changes in this time until now, such as 10m or 2h.")
 @click.option(

@@ -16,6 +16,7 @@ import msgspec
 from zkdns.address import DNS_PORT, HostPort, connectable, parse_host_port, parse_listen
 from zkdns.admin.client import ApiClient
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
+from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
@@ -69,7 +70,17 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
     return value
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns lookup web.staging.discovery", "The addresses of a service's members"),
+        ("zkdns lookup web.staging.discovery SRV", "Their ports too"),
+        (
+            "zkdns lookup example.com AAAA --dns 127.0.0.1:5300",
+            "A forwarded name, from the server at this address",
+        ),
+    ),
+)
 @click.argument("name", shell_complete=complete_names)
 @click.argument("qtype", metavar="[TYPE]", default="A", shell_complete=complete_words(*_USUAL_TYPES))
 @server_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from zkdns.address import HostPort
+from zkdns.cli.command import Command
 from zkdns.cli.streams import NOT_WRITTEN, READER_GONE, write_error
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
@@ -61,6 +63,7 @@ COMMON_STATUSES = (DONE, NOT_WRITTEN, READER_GONE)
 
 _TOP_LEVEL = "Top level"  # of the configuration file
 _WITHOUT_DEFAULT = frozenset({"zookeeper.hosts", "admin.socket"})  # depends on other settings or the user
+_NONE: Mapping[str, str] = {}
 
 
 class SettingOption(click.Option):
@@ -71,6 +74,8 @@ class SettingOption(click.Option):
     Args:
         variable: the environment variable; empty if there is none.
         setting: None if the option belongs to no setting, or the default is in its help.
+        required: whether a command needs it: `required`, or with the condition; empty if it does not. click
+            is not told, so that a missing option is reported together with all other errors.
     """
 
     def __init__(
@@ -78,10 +83,12 @@ class SettingOption(click.Option):
         *args: Any,  # noqa: ANN401 - click's arguments
         variable: str = "",
         setting: Setting | None = None,
+        required: str = "",
         **attributes: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*args, **attributes)
         self.variable = variable
+        self.required_text = required
         self._setting = setting
 
     @property
@@ -98,7 +105,7 @@ class SettingOption(click.Option):
         return default_text(self._setting) if self._setting is not None else ""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The forms of the option, and its help with the variable and the default in brackets."""
+        """The forms of the option, and its help; in brackets the variable, the default and `required`."""
         record = super().get_help_record(ctx)
         if record is None:
             return None
@@ -106,10 +113,12 @@ class SettingOption(click.Option):
         extra = [f"env var: {self.variable}"] if self.variable else []
         if self.default_text and "Default: " not in text:
             extra.append(f"default: {self.default_text}")
+        if self.required_text:
+            extra.append(self.required_text)
         return forms, f"{text}  [{'; '.join(extra)}]" if extra else text
 
 
-class SettingsCommand(click.Command):
+class SettingsCommand(Command):
     """A command with an option for each setting. Its help lists them by the sections of the configuration."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -129,7 +138,7 @@ def default_text(setting: Setting) -> str:
     """The default of a setting as text; empty if there is none."""
     if setting.key in _WITHOUT_DEFAULT:
         return ""
-    defaults = load_config(flags={}, environment={}, file=None)
+    defaults = _defaults()
     if setting.key == "zone":
         return to_text(defaults.zone)
     if setting.key == "namespace":
@@ -137,6 +146,11 @@ def default_text(setting: Setting) -> str:
     if setting.key == "member_prefix":
         return defaults.namespace.member_prefix
     return _value_text(attrgetter(setting.field)(defaults))
+
+
+@functools.cache
+def _defaults() -> Config:
+    return load_config(flags={}, environment={}, file=None)
 
 
 def _value_text(value: object) -> str:
@@ -171,7 +185,7 @@ config_option = click.option(
 )
 
 
-def flag_option(setting: Setting) -> Callable[[F], F]:
+def flag_option(setting: Setting, required: str = "") -> Callable[[F], F]:
     """Make the option of a setting. click accepts any text; `load_config` reports all errors together."""
     variable = setting.variable if setting.in_environment else ""
     configured = setting if setting.in_environment else None
@@ -194,6 +208,7 @@ def flag_option(setting: Setting) -> Callable[[F], F]:
         cls=SettingOption,
         variable=variable,
         setting=configured,
+        required=required,
         metavar=setting.metavar,
         multiple=setting.many,
         help=setting.help + (" Repeatable." if setting.many else ""),
@@ -214,13 +229,18 @@ def complete_words(
     return complete
 
 
-def options_of(settings: Iterable[Setting]) -> Callable[[F], F]:
-    """Return a decorator that adds the options of these settings, except those without a flag."""
+def options_of(settings: Iterable[Setting], required: Mapping[str, str] = _NONE) -> Callable[[F], F]:
+    """Return a decorator that adds the options of these settings, except those without a flag.
+
+    Args:
+        settings: in the order of the help.
+        required: by `Setting.name`, as in `SettingOption`.
+    """
 
     def add(command: F) -> F:
         for setting in reversed(tuple(settings)):
             if setting.in_flags:
-                command = flag_option(setting)(command)
+                command = flag_option(setting, required.get(setting.name, ""))(command)
         return command
 
     return add

@@ -8,6 +8,7 @@ from functools import partial
 import click
 
 from zkdns.address import MAX_PORT, parse_host_port
+from zkdns.cli.command import Command
 from zkdns.cli.options import fail, fail_usage
 from zkdns.cli.serverset_options import ENVIRONMENT, SERVICE, ParsedOptions, server_set_options
 from zkdns.config import Setting
@@ -85,10 +86,22 @@ _ROWS = (
 )
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        (
+            "zkdns register web --environment staging --port 8080 -- ./server",
+            "Run a server, and register it while it runs",
+        ),
+        (
+            "zkdns register web --environment staging --port 8080 --check http:/health",
+            "Register a server that runs already, while its health check passes",
+        ),
+    ),
+)
 @click.argument("service")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARGS]...]")
-@server_set_options(*_ROWS)
+@server_set_options(*_ROWS, environment="required", port="required")
 def register(config_file: str | None, command: tuple[str, ...], **flags: object) -> None:
     """Register a member of SERVICE, until SIGTERM or Ctrl-C.
 

@@ -9,12 +9,22 @@ import click
 from zkdns.admin.api_types import Reloaded
 from zkdns.admin.client import RELOAD_SECONDS, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, server_option, token_option
+from zkdns.cli.command import Command
 from zkdns.cli.options import NO_ANSWER, config_option, fail, fail_usage
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.durations import format_duration
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns reload", "After a change of the configuration file"),
+        (
+            "zkdns reload --server https://dns1.example.com:9153 --token-file token",
+            "The server of another machine, with its token",
+        ),
+    ),
+)
 @click.option("--all", "is_all", is_flag=True, help="Replace all processes, even if nothing has changed.")
 @server_option
 @token_option

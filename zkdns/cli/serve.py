@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -22,24 +23,35 @@ from zkdns.telemetry.sd_notify import Notifier
 from zkdns.transport.activation import addresses_of, take_inherited_sockets
 
 _STDERR = 2
+_COLUMNS = 80  # of the hints; a longer command has no description
 
 # Packages that are imported only after the start, or by child processes.
 _LATER_IMPORTS = ("aiohttp", "cachetools", "dnslib", "prometheus_client")
 
 # Name, type and description of the queries that --demo suggests.
-_EXAMPLES = (
-    ("web.staging", "A", "addresses, rotated"),
-    ("web.staging", "SRV", "addresses with ports"),
-    ("_admin._tcp.web.staging", "SRV", "an additional endpoint"),
-    ("_web._tcp.staging", "SRV", "the form of RFC 2782"),
-    ("m1.web.staging", "A", "one member"),
+_QUERIES = (
+    ("web.staging", "", "addresses, rotated"),
+    ("web.staging", "SRV", "with ports"),
+    ("_admin._tcp.web.staging", "SRV", "an admin port"),
+    ("_web._tcp.staging", "SRV", "as in RFC 2782"),
+    ("m1.web.staging", "", "one member"),
     ("s2.web.staging", "SRV", "one shard"),
     ("api.v2.staging", "AAAA", "IPv6"),
-    ("database.prod", "SRV", "members with host names"),
+    ("database.prod", "SRV", "host names"),
 )
 
 
-@click.command(cls=SettingsCommand)
+@click.command(
+    cls=SettingsCommand,
+    examples=(
+        ("zkdns serve --demo", "The built-in example, at 127.0.0.1:5300"),
+        (
+            "zkdns serve --zookeeper zk01:2181,zk02:2181,zk03:2181",
+            "The services in ZooKeeper, at 127.0.0.1:53",
+        ),
+        ("zkdns serve --config /etc/zkdns/zkdns.toml", "With a configuration file"),
+    ),
+)
 @config_option
 @setting_options
 def serve(config_file: str | None, **flags: object) -> None:
@@ -64,7 +76,9 @@ def serve(config_file: str | None, **flags: object) -> None:
         if not config.demo:
             return
         try:
-            _show_examples(config, connectable(addresses[0]))
+            # A command without options uses the socket that the same user's configuration names.
+            is_found = bool(config.admin.socket) and flags["admin_socket"] is None and config_file is None
+            _show_hints(config, connectable(addresses[0]), is_found=is_found)
         except OutputError:  # the server runs without standard output
             sys.stdout = None  # as Python does if it was closed at the start
 
@@ -95,9 +109,23 @@ def _open_standard_streams() -> None:
     os.close(number)
 
 
-def _show_examples(config: Config, address: HostPort) -> None:
-    write_lines("", "Try, in another terminal:", "")
-    for name, qtype, description in _EXAMPLES:
-        command = f"dig @{address.host} -p {address.port} {name}.{to_text(config.zone)} {qtype}"
-        write_lines(f"  {command:<72} # {description}")
-    write_lines("", "Press Ctrl-C to stop the server.", "")
+def _show_hints(config: Config, address: HostPort, *, is_found: bool) -> None:
+    """Print commands to try in another terminal, and that the server is ready.
+
+    `is_found`: whether commands without options find the server.
+    """
+    zone = to_text(config.zone)
+    options = "" if is_found else f" --dns {shlex.quote(str(address))}"
+    hints = [
+        (f"zkdns lookup {name}.{zone} {qtype}".rstrip() + options, meaning)
+        for name, qtype, meaning in _QUERIES
+    ]
+    name, qtype, _ = _QUERIES[1]
+    hints.append((f"dig @{address.host} -p {address.port} {name}.{zone} {qtype} +short", "with dig"))
+    widest = max(len(command) for command, _ in hints)
+    lines = [(f"  {command:{widest}}  # {meaning}", f"  {command}") for command, meaning in hints]
+    write_lines(
+        *("", "Try, in another terminal:", ""),
+        *(line if len(line) <= _COLUMNS else bare for line, bare in lines),
+        *("", "Ctrl-C stops the server.", "ready"),
+    )

@@ -72,11 +72,16 @@ _CONFIGURED = tuple(
 )
 
 
-def server_set_options(*rows: Setting) -> Callable[[F], F]:
-    """Return a decorator that adds the options of these rows, and those that all these commands have."""
+def server_set_options(*rows: Setting, **required: str) -> Callable[[F], F]:
+    """Return a decorator that adds the options of these rows, and those that all these commands have.
+
+    Args:
+        rows: in the order of the help.
+        required: as in `options_of`.
+    """
 
     def add(command: F) -> F:
-        return options_of((*rows, *_CONFIGURED))(config_option(command))
+        return options_of((*rows, *_CONFIGURED), required)(config_option(command))
 
     return add
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
+from zkdns.cli.command import Command
 from zkdns.cli.options import FAILED, fail
 from zkdns.cli.output import ProgressBar, make_console, styled
 from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
@@ -19,7 +20,13 @@ from zkdns.serverset.reachability import NO_QUORUM
 _MAX_WARNINGS = 10
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns services", "The services of all environments"),
+        ("zkdns services --environment staging --json", "Those of one environment, as JSON"),
+    ),
+)
 @server_set_options(ENVIRONMENT)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each service, one per line.")
 def services(config_file: str | None, as_json: bool, **flags: object) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import click
 import msgspec
 
+from zkdns.cli.command import Command
 from zkdns.cli.options import (
     FAILED,
     config_option,
@@ -71,7 +72,17 @@ class _Report(msgspec.Struct):
     """Completed steps and their results."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        (
+            "zkdns setup --search staging.discovery",
+            "Show the changes; programs will find web as web.staging.discovery",
+        ),
+        ("zkdns setup --search staging.discovery --apply", "Make these changes"),
+        ("zkdns setup --undo", "Restore the previous files"),
+    ),
+)
 @click.option("--apply", "is_to_apply", is_flag=True, help="Write the changes, after confirmation.")
 @click.option("--undo", "is_to_undo", is_flag=True, help="Restore the previous files.")
 @click.option("--yes", "is_agreed", is_flag=True, help="Do not ask for confirmation.")
@@ -81,7 +92,7 @@ class _Report(msgspec.Struct):
     multiple=True,
     help="Add a search domain, so that web finds web.DOMAIN. Repeatable.",
 )
-@click.option("--root", metavar="DIR", default="/", help="Change the system image in DIR.")
+@click.option("--root", metavar="DIR", default="/", show_default=True, help="Change the system image in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 @options_of(_CONFIGURED)

@@ -21,6 +21,7 @@ from rich.live import Live
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.admin.status import StatsReading
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
+from zkdns.cli.command import Command
 from zkdns.cli.options import NO_ANSWER, config_option, fail
 from zkdns.cli.output import make_console, styled
 from zkdns.cli.streams import ReaderGoneError, is_terminal, watch_reader, write_error, write_json
@@ -36,7 +37,13 @@ Wait = Callable[[float], bool]
 """Waits for some seconds. Returns true as soon as the user wants to quit."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns top", "A live display, until q"),
+        ("zkdns top --once --json", "One measurement, for a program"),
+    ),
+)
 @server_option
 @config_option
 @click.option("--once", is_flag=True, help="Measure for one second, print the result, and exit.")

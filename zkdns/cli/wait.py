@@ -12,6 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from zkdns.admin.api_types import MemberCount
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, server_option
+from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     FAILED,
@@ -39,7 +40,13 @@ _MAX_TIMEOUT = 86_400.0
 _member_count = click.IntRange(0, _MAX_MEMBERS)
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns wait web.staging --min 3 --timeout 5m", "Until a deployment has three members"),
+        ("zkdns wait web.staging --gone", "Until the last member has left"),
+    ),
+)
 @click.argument("service", shell_complete=complete_names)
 @click.option("--min", "minimum", type=_member_count, metavar="N", help="N members or more. Default: 1.")
 @click.option(

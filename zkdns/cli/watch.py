@@ -11,6 +11,7 @@ import threading
 import click
 import msgspec
 
+from zkdns.cli.command import Command
 from zkdns.cli.options import fail
 from zkdns.cli.serverset_options import ENVIRONMENT, SERVICE, ParsedOptions, server_set_options
 from zkdns.cli.streams import ReaderGoneError, watch_reader
@@ -54,9 +55,18 @@ A `SetWatch` is the watch that has started, and a `ZkdnsError` the reason why it
 """
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        ("zkdns watch web --environment staging", "Show the members, and each change"),
+        (
+            "zkdns watch web --environment staging --exec 'cat > endpoints'",
+            "Write the endpoints to a file at each change",
+        ),
+    ),
+)
 @click.argument("service")
-@server_set_options(ENVIRONMENT)
+@server_set_options(ENVIRONMENT, environment="required")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each change, one per line.")
 @click.option(
     "--exec",

@@ -167,7 +167,8 @@ SOURCES = (
         "zookeeper.hosts",
         text(parse_connect_string, "HOST[:PORT],…[/CHROOT]"),
         "HOSTS[/CHROOT]",
-        f"Servers of the ensemble; the default port is {ZOOKEEPER_PORT}.",
+        f"Servers of the ensemble; the default port is {ZOOKEEPER_PORT}. "
+        "Default: 127.0.0.1, if no source is configured.",
         used_by=_WATCHER | _SUPERVISOR,
         name="zookeeper",
     ),
@@ -369,7 +370,8 @@ OPERATION = (
         "admin.socket",
         path_or_none,
         "FILE|none",
-        "Unix socket of the HTTP API, which commands on this machine use; none disables it.",
+        "Unix socket of the HTTP API, which commands on this machine use; none disables it. "
+        "Default: /run/zkdns/api for root, $XDG_RUNTIME_DIR/zkdns/api for other users.",
         used_by=_SUPERVISOR,
     ),
     Setting(
