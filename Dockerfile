@@ -20,7 +20,6 @@ RUN python3 -c 'import ensurepip' 2>/dev/null || { apt-get update && \
         apt-get install --yes --no-install-recommends python3-venv; }
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/zkdns
 COPY pyproject.toml README.md /src/
-COPY man /src/man
 COPY systemd /src/systemd
 COPY zkdns /src/zkdns
 # pip also compiles the modules. The user of the image cannot write there, and would compile them at each start.

@@ -15,9 +15,9 @@ from zkdns.config import SETTINGS, load_config
 
 PAGES = man_pages()
 SECTIONS = {
-    "man/man1/zkdns.1": "OPTIONS COMMANDS EXIT_STATUS ENVIRONMENT FILES EXAMPLES",
-    "man/man5/zkdns.toml.5": "SETTINGS FILES EXAMPLES",
-    "man/man8/zkdns-serve.8": "OPTIONS EXIT_STATUS ENVIRONMENT FILES EXAMPLES",
+    "zkdns/docs/man/man1/zkdns.1": "OPTIONS COMMANDS EXIT_STATUS ENVIRONMENT FILES EXAMPLES",
+    "zkdns/docs/man/man5/zkdns.toml.5": "SETTINGS FILES EXAMPLES",
+    "zkdns/docs/man/man8/zkdns-serve.8": "OPTIONS EXIT_STATUS ENVIRONMENT FILES EXAMPLES",
 }
 MISSING_DATE = "missing date"  # on purpose: the pages change only if their content does
 
@@ -29,7 +29,7 @@ def test_a_page_equals_the_code(path: str) -> None:
 
 
 def test_there_are_no_other_pages() -> None:
-    assert {str(file.relative_to(ROOT)) for file in ROOT.glob("man/*/*")} == set(PAGES)
+    assert {str(file.relative_to(ROOT)) for file in ROOT.glob("zkdns/docs/man/*/*")} == set(PAGES)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -48,7 +48,7 @@ def text_of(path: str) -> str:
 
 
 def test_zkdns_1_has_every_command_with_its_options_and_examples() -> None:
-    page = text_of("man/man1/zkdns.1")
+    page = text_of("zkdns/docs/man/man1/zkdns.1")
     sections = {part.split()[1]: part for part in page.split("\n.SS ")[1:]}
     assert list(sections) == list(commands())
     of_server = {option for parameter in commands()["serve"].params for option in parameter.opts}
@@ -63,7 +63,7 @@ def test_zkdns_1_has_every_command_with_its_options_and_examples() -> None:
 
 
 def test_zkdns_serve_8_has_every_option_with_its_variable() -> None:
-    page = " ".join(text_of("man/man8/zkdns-serve.8").split())
+    page = " ".join(text_of("zkdns/docs/man/man8/zkdns-serve.8").split())
     for option in commands()["serve"].params:
         assert isinstance(option, SettingOption)
         assert f".TP {option.opts[0]} " in page
@@ -71,7 +71,7 @@ def test_zkdns_serve_8_has_every_option_with_its_variable() -> None:
 
 
 def test_zkdns_toml_5_has_every_setting() -> None:
-    page = text_of("man/man5/zkdns.toml.5")
+    page = text_of("zkdns/docs/man/man5/zkdns.toml.5")
     for setting in SETTINGS:
         section, _, key = setting.key.rpartition(".")
         if "TABLES" in setting.metavar:

@@ -17,6 +17,7 @@ from tests.support.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.processes
 
+MAN = "zkdns/docs/man"
 REGISTER_AND_WATCH = """\
 import sys
 from zkdns import ServerSet
@@ -42,9 +43,11 @@ def test_the_wheel_has_all_files_of_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith(metadata)}
         entry_points = archive.read(f"{metadata}entry_points.txt").decode()
-    assert {name for name in names if not name.startswith(data)} == files("zkdns")
+    assert {name for name in names if not name.startswith(data)} == files("zkdns") - files(MAN)
     shared = {name.removeprefix(data) for name in names if name.startswith(data)}
-    assert shared == files("man") | {f"zkdns/{unit}" for unit in files("systemd")}
+    assert shared == {page.removeprefix("zkdns/docs/") for page in files(MAN)} | {
+        f"zkdns/{unit}" for unit in files("systemd")
+    }
     assert {"zkdns/py.typed", "zkdns/serverset/demo.toml", "zkdns/admin/page/index.html"} < names
     assert "zkdns = zkdns.__main__:main" in entry_points
 
@@ -53,7 +56,7 @@ def test_the_sdist_has_the_source_tree(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {entry.name.partition("/")[2] for entry in archive if entry.isfile()}
-    expected = files("zkdns", "man", "systemd", "tests", ".ci", "Dockerfile", ".dockerignore", "README.md")
+    expected = files("zkdns", "systemd", "tests", ".ci", "Dockerfile", ".dockerignore", "README.md")
     assert names == expected | {"pyproject.toml", ".gitignore", "PKG-INFO"}
 
 

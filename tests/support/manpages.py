@@ -1,8 +1,8 @@
 """The man pages zkdns(1), zkdns-serve(8) and zkdns.toml(5), in the macros of man(7).
 
 Their text is that of `zkdns --help` and of the schema of settings. `tests/run reference` writes them to
-`man/`, from which the wheel installs them; tests/test_manpages.py compares them with the code. They have no
-date, so that they change only if their content does.
+`zkdns/docs/man/`, from which the wheel installs them; tests/test_manpages.py compares them with the code.
+They have no date, so that they change only if their content does.
 """
 
 import re
@@ -93,9 +93,9 @@ max_answers = 4
 def man_pages() -> dict[str, str]:
     """The text of each page, by its path in the source tree."""
     return {
-        "man/man1/zkdns.1": _program(),
-        "man/man5/zkdns.toml.5": _configuration(),
-        "man/man8/zkdns-serve.8": _server(),
+        "zkdns/docs/man/man1/zkdns.1": _program(),
+        "zkdns/docs/man/man5/zkdns.toml.5": _configuration(),
+        "zkdns/docs/man/man8/zkdns-serve.8": _server(),
     }
 
 
