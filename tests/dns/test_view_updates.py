@@ -19,11 +19,11 @@ from tests.dns.helpers import (
     ask,
     count_alive,
     data,
+    encode_query,
     many,
     member,
     origin_of,
     put,
-    query,
     rcode,
 )
 from tests.support.line_count import at_most_calls
@@ -190,7 +190,7 @@ def test_the_work_for_a_query_does_not_depend_on_the_number_of_members(
     server = large(dns_sd=True, reverse=True, order=order)
     ask(server, name, qtype)
     for size in range(512, 530):  # other queries, which are not in the response cache
-        message = query(name, qtype, edns=0, size=size).to_wire()
+        message = encode_query(name, qtype, edns=0, size=size)
         with at_most_calls(_FIRST_RESPONSE):
             assert server.respond(message) is not None
 
@@ -199,7 +199,7 @@ def test_the_work_for_a_query_does_not_depend_on_the_number_of_members(
 def test_the_work_after_a_change_does_not_depend_on_the_number_of_members(name: str, qtype: str) -> None:
     server = large(dns_sd=True, reverse=True)
     ask(server, name, qtype)
-    message = query(name, qtype).to_wire()
+    message = encode_query(name, qtype)
     for number in range(5):
         with at_most_calls(_FIRST_RESPONSE):
             server.change("web.staging", [member(5000 + number, "10.9.9.9:80")], [f"member_{number:010d}"])
@@ -211,7 +211,7 @@ def test_the_work_for_a_list_of_types_does_not_depend_on_the_number_of_services(
     name = "_services._dns-sd._udp.staging.discovery"
     ask(server, name, "PTR")
     for number in range(3):
-        message = query(name, "PTR", edns=0, size=512 + number).to_wire()
+        message = encode_query(name, "PTR", edns=0, size=512 + number)
         with at_most_calls(_FIRST_RESPONSE):
             server.apply(put(f"x{number}.staging", []))
             assert server.respond(message) is not None
@@ -222,7 +222,7 @@ def test_the_work_for_a_members_hosts_is_linear(name: str) -> None:
     """`decode_member` limits the additional endpoints to 100; the static file does not."""
     additional = {f"e{number}": f"10.1.{number >> 8}.{number & 255}:80" for number in range(1000)}
     server = Server({"web.staging": [member(1, "10.0.0.1:80", additional=additional)]})
-    message = query(name).to_wire()
+    message = encode_query(name)
     with at_most_calls(16_000):
         assert server.respond(message) is not None
 
@@ -306,7 +306,7 @@ def test_rolling_deployments_leave_no_memory_behind(hosts: str) -> None:
 
 def follow(server: Server, number: int, deployment: int) -> None:
     """Query the names that a client finds in SRV records, and other names of the member."""
-    response = server.respond(query(WEB, "SRV", edns=0).to_wire())
+    response = server.respond(encode_query(WEB, "SRV", edns=0))
     assert response is not None
     assert to_wire((b"m%d" % number, *KEY)) in response
     for name, qtype in (
@@ -317,7 +317,7 @@ def follow(server: Server, number: int, deployment: int) -> None:
         (f"m{number}._web._tcp.staging.discovery", "SRV"),
         (f"_v{deployment % 40}._tcp.{WEB}", "SRV"),
     ):
-        wire = server.respond(query(name, qtype).to_wire())
+        wire = server.respond(encode_query(name, qtype))
         assert wire is not None
         assert wire[7] > 0  # the number of answers
 
