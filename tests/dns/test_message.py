@@ -102,19 +102,19 @@ def mutated_queries(draw: st.DrawFn) -> bytes:
 @example(bytes(12), False)
 @example(b"\xff" * 12, False)
 @example(bytes(4) + b"\0\1" + bytes(6) + b"\0\0\xff\0\1", False)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_arbitrary_bytes_never_raise_and_get_a_parsable_response(message: bytes, stream: bool) -> None:
     check_any(message, stream=stream)
 
 
 @given(mutated_queries(), st.booleans())
-@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_mutated_queries_never_raise_and_get_a_parsable_response(message: bytes, stream: bool) -> None:
     check_any(message, stream=stream)
 
 
 @given(valid_queries(), st.booleans())
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_valid_queries_get_their_question_back_and_an_opt_for_an_opt(message: bytes, stream: bool) -> None:
     response = check_any(message, stream=stream)
     assert response is not None
@@ -125,7 +125,7 @@ def test_valid_queries_get_their_question_back_and_an_opt_for_an_opt(message: by
 
 
 @given(valid_queries())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_truncated_query_is_formerr_or_gets_no_response(message: bytes) -> None:
     for size in range(len(message)):
         response = SERVER.respond(message[:size], stream=False)
@@ -135,7 +135,7 @@ def test_a_truncated_query_is_formerr_or_gets_no_response(message: bytes) -> Non
 
 
 @given(valid_queries())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_response_is_a_function_of_the_query_but_for_its_id(message: bytes) -> None:
     """With members in a fixed order, nothing else can differ."""
     server = Server({"web.staging": many(5)}, order="fixed")

@@ -97,7 +97,7 @@ def some_change(server: Server, dice: random.Random, health: dict[str, tuple[boo
     server.table.serial += 1
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(8))  # each combination of the settings
 def test_responses_equal_those_of_the_responder(seed: int) -> None:
     dice = random.Random(seed)
     server = Server(

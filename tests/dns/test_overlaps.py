@@ -78,7 +78,7 @@ def _fail(_query: bytes, error: Exception) -> None:
     raise error
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 1 << 32), st.booleans(), st.booleans())
 def test_cached_responses_equal_new_ones(seed: int, dns_sd: bool, hides_empty: bool) -> None:
     dice = random.Random(seed)

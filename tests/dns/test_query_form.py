@@ -130,15 +130,15 @@ def some_change(server: Server, dice: random.Random) -> None:
 
 
 @pytest.mark.parametrize("has_room", [True, False])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_responses_equal_those_of_the_long_way(
     seed: int, has_room: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_room:
         limit_views(monkeypatch, 7)
     dice = random.Random(seed)
-    order = dice.choice(("fixed", "round-robin"))
-    server = Server(namespaces=(NAMESPACE, SUB), order=order, dns_sd=dice.random() < 0.5, max_answers=1)
+    order = "round-robin" if seed & 1 else "fixed"
+    server = Server(namespaces=(NAMESPACE, SUB), order=order, dns_sd=bool(seed & 2), max_answers=1)
     monkeypatch.undo()  # the zones to compare with have room
     for _ in range(60):
         some_change(server, dice)
