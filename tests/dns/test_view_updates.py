@@ -128,7 +128,7 @@ def contents(zone: Zone, names: Iterable[Labels]) -> dict[Labels, Any]:
     dns_sd=st.booleans(),
     empty=st.sampled_from(["nodata", "nxdomain"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_an_updated_view_is_equal_to_a_new_one(
     steps: list[tuple[Change, str]], dns_sd: bool, empty: str
 ) -> None:
@@ -236,8 +236,9 @@ def test_each_of_many_members_leads_equally_often(qtype: str, stream: bool) -> N
     """The records are rendered and joined in several parts."""
     count = 130
     server = large(count)
-    answers = [data(ask(server, WEB, qtype, stream=stream)) for _ in range(2 * count)]
-    assert set(Counter(answer[0] for answer in answers).values()) == {2}
+    turns = 1 if stream else 2  # over TCP, each response has all records
+    answers = [data(ask(server, WEB, qtype, stream=stream)) for _ in range(turns * count)]
+    assert set(Counter(answer[0] for answer in answers).values()) == {turns}
     assert len({answer[0] for answer in answers}) == count
     whole = answers[0] if stream else [answer[0] for answer in answers[:count]]
     for answer in answers:
@@ -251,11 +252,9 @@ def test_heavier_ones_of_many_members_lead_more_often_and_held_ones_come_last() 
     members = [member(at, text, weight=weights[at]) for at, text in enumerate(many(count))]
     server = Server({"web.staging": members})
     server.apply(MembersHeld(origin_of("web.staging"), tuple(member.name for member in members[:100])))
-    answers = [data(ask(server, WEB, stream=True)) for _ in range(300)]
+    answers = [data(ask(server, WEB, stream=True)) for _ in range(150)]
     addresses = [text.partition(":")[0] for text in many(count)]
-    assert Counter(answer[0] for answer in answers) == {
-        address: 2 * weight for address, weight in zip(addresses[100:], weights[100:], strict=True)
-    }
+    assert Counter(answer[0] for answer in answers) == dict(zip(addresses[100:], weights[100:], strict=True))
     assert {frozenset(answer[:100]) for answer in answers} == {frozenset(addresses[100:])}
     assert {frozenset(answer[100:]) for answer in answers} == {frozenset(addresses[:100])}
 
@@ -278,7 +277,7 @@ def test_rolling_deployments_leave_no_memory_behind(hosts: str) -> None:
     server = Server({"web.staging": []}, dns_sd=True)
     size = 5
     counts = dict[int, int]()
-    for deployment in range(200):
+    for deployment in range(120):
         now = 100.0 * deployment
         for number in range(size * deployment, size * deployment + size):
             own = f"h{number}:80" if hosts == "names" else f"10.0.{number >> 8}.{number & 255}:80"
@@ -291,17 +290,16 @@ def test_rolling_deployments_leave_no_memory_behind(hosts: str) -> None:
             follow(server, number, deployment)
         server.expire(now + 99.0)
         follow(server, size * deployment, deployment)
-        if deployment == 110:
+        if deployment == 50:
             tracemalloc.start()
-        if deployment in (120, 199):
+        if deployment in (60, 119):
             counts[deployment] = count_objects()
             gc.collect()
             counts[deployment + 1] = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert counts[199] - counts[120] <= 10
-    assert (
-        counts[200] - counts[121] < 50_000
-    )  # 395 members have departed since; each had left 290 bytes or more
+    assert counts[119] - counts[60] <= 10
+    # 295 members have departed since; each had left 290 bytes or more.
+    assert counts[120] - counts[61] < 50_000
 
 
 def follow(server: Server, number: int, deployment: int) -> None:
