@@ -154,8 +154,8 @@ def test_responses_equal_those_of_the_long_way(
             )
             for stream in (False, True):
                 responses = fresh.responder.answer(message[2:], stream=stream, encode=_bare).responses
-                expected = (message[:2] + response for response in itertools.islice(responses, 40))
-                assert server.respond(message, stream=stream) in expected
+                found = server.respond(message, stream=stream) or b""
+                assert found[2:] in itertools.islice(responses, 40)
 
 
 def _bare(body: bytes, _question: int) -> bytes:
