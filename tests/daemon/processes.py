@@ -19,9 +19,9 @@ def children(server: ZkdnsServer) -> dict[int, str]:
             continue
         pid = int(entry.name)
         state, parent = _state_and_parent(pid)
-        arguments = command_line(pid)
         if parent != server.process.pid:
             continue
+        arguments = command_line(pid)
         if state == "Z":
             found[pid] = "zombie"
         elif "zkdns.daemon" in arguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -82,7 +83,17 @@ class ZoneFiles:
         """
         if name in self._records:
             return any(text in remark for remark in self._remarks.get(name, ()))
-        return any(
-            other.is_subdomain(name) and any(text in remark for remark in remarks)
+        return name not in self._above_records and any(
+            any(text in remark for remark in remarks) and other.is_subdomain(name)
             for other, remarks in self._remarks.items()
-        ) and not any(other.is_subdomain(name) for other in self._records)
+        )
+
+    @functools.cached_property
+    def _above_records(self) -> set[dns.name.Name]:
+        """All names that have records below them."""
+        found: set[dns.name.Name] = set()
+        for name in self._records:
+            above = name
+            while above != dns.name.root and (above := above.parent()) not in found:
+                found.add(above)
+        return found

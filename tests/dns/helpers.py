@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 from collections import Counter
@@ -24,7 +25,7 @@ from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.forward_form import ForwardForm
 from zkdns.dns.query_form import QueryForm
 from zkdns.dns.responder import Absence, CacheableAnswer, EncodeResponse
-from zkdns.names import Labels
+from zkdns.names import Labels, parse_name, to_wire
 from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
@@ -189,6 +190,32 @@ def query(
     if edns is not None:
         message.use_edns(edns, ednsflags | (dns.flags.DO if do else 0), size, options=list(options))
     return message
+
+
+def encode_query(
+    name: str | Labels,
+    qtype: str = "A",
+    *,
+    edns: int | None = None,
+    size: int = OPT_SIZE,
+    do: bool = False,
+    options: bytes = b"",
+    flags: int = dns.flags.RD,
+    ident: int = 4711,
+) -> bytes:
+    """The bytes of a `query`, with encoded options. Much faster than dnspython, for thousands of queries."""
+    numbers = ident, flags, 1, 0, 0, edns is not None
+    question = to_wire(parse_name(name) if isinstance(name, str) else name) + _number_of(qtype) + b"\0\1"
+    opt = b""
+    if edns is not None:
+        fields = size, edns, do << 15, len(options)
+        opt = b"\0\0\x29" + b"".join(field.to_bytes(2) for field in fields) + options
+    return b"".join(number.to_bytes(2) for number in numbers) + question + opt
+
+
+@functools.cache
+def _number_of(qtype: str) -> bytes:
+    return dns.rdatatype.from_text(qtype).to_bytes(2)
 
 
 def random_case(name: str, rng: random.Random) -> str:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.dns.helpers import Server, ask, data, ede, member, query, rcode
+from tests.dns.helpers import Server, ask, data, ede, encode_query, member, rcode
 from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from zkdns.dns.authority import Authority
 from zkdns.dns.freshness import Freshness
@@ -154,7 +154,7 @@ def test_others_are_kept_if_many_responses_are_dropped(server: Server, stream: b
     for number in range(MAX_DROPPED_AT_ONCE + 1):
         service = DISCOVERY.name_of(("staging", f"s{number}"))
         server.apply(SetPut(f"/discovery/staging/s{number}", service, ()))
-        server.respond(query(service.absolute).to_wire(), stream=stream)
+        server.respond(encode_query(service.absolute), stream=stream)
     misses = cache.misses
     server.authority.set_health(ready=True, stale=True, source=DISCOVERY.template)
     assert set(cache) == kept
@@ -166,7 +166,7 @@ def test_others_are_kept_if_many_responses_are_dropped(server: Server, stream: b
 
 PATHS = ("/discovery", "/discovery/staging", "/other/staging", "/aurora/www")
 QUERIES = [
-    query(name, "SRV", edns=0).to_wire()
+    encode_query(name, "SRV", edns=0)
     for name in (
         *(WEB, BATCH, JOB, f"m1.{WEB}", f"no.{WEB}", f"no.{BATCH}", f"no.{JOB}", "no.staging.discovery"),
         *("staging.discovery", "discovery", "aurora", "no.www.aurora", "1.0.0.10.in-addr.arpa"),
@@ -180,7 +180,7 @@ QUERIES = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))  # each combination of the settings
 def test_cached_responses_equal_new_ones_in_every_state(seed: int) -> None:
     dice = random.Random(seed)
     server = Server(namespaces=NAMESPACES, order="fixed", reverse=bool(seed & 1), dns_sd=bool(seed & 2))
@@ -205,9 +205,10 @@ def test_cached_responses_equal_new_ones_in_every_state(seed: int) -> None:
         fresh = Authority(server.table, server.config, _fail, random.Random(1))
         for source, (ready, stale) in health.items():
             fresh.set_health(ready=ready, stale=stale, source=source)
-        for message in QUERIES * 2:
+        for message in QUERIES:
             expected = next(fresh.responder.answer(message[2:], stream=True, encode=_bare).responses)
-            assert server.respond(message, stream=True) == message[:2] + expected
+            for _ in range(2):  # the second response may come from the cache
+                assert server.respond(message, stream=True) == message[:2] + expected
 
 
 def test_answers_of_a_source_without_a_state_depend_on_every_source(server: Server) -> None:

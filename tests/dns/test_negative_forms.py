@@ -14,9 +14,9 @@ from tests.dns.helpers import (
     ask,
     count_answers,
     ede,
+    encode_query,
     has_soa,
     member,
-    query,
     random_case,
     rcode,
 )
@@ -63,15 +63,15 @@ def some_name(dice: random.Random) -> str:
 
 def some_query(dice: random.Random, name: str) -> bytes:
     """A query in one of few forms."""
-    cookie = dns.edns.CookieOption(dice.randbytes(8), b"")
-    return query(
+    cookie = b"\0\x0a\0\x08" + dice.randbytes(8)
+    return encode_query(
         random_case(name, dice) if dice.random() < 0.3 else name,
         dice.choice(("A", "SRV", "ANY", "DS", "TYPE65", "TYPE97")),
         edns=dice.choice((None, 0, 0)),
         do=dice.random() < 0.3,
-        options=[cookie] if dice.random() < 0.3 else [],
+        options=cookie if dice.random() < 0.3 else b"",
         flags=dice.choice((0, 0x0100)),
-    ).to_wire()
+    )
 
 
 def some_change(server: Server, dice: random.Random, health: dict[str, tuple[bool, bool]]) -> None:
@@ -97,7 +97,7 @@ def some_change(server: Server, dice: random.Random, health: dict[str, tuple[boo
     server.table.serial += 1
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(8))  # each combination of the settings
 def test_responses_equal_those_of_the_responder(seed: int) -> None:
     dice = random.Random(seed)
     server = Server(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.dns.helpers import NAMESPACE, Server, ask, data, member, put, query, rcode
+from tests.dns.helpers import NAMESPACE, Server, ask, data, encode_query, member, put, rcode
 from zkdns.config import Config
 from zkdns.dns.authority import Authority
 from zkdns.dns.overlaps import names_above_services, rivals
@@ -78,7 +78,7 @@ def _fail(_query: bytes, error: Exception) -> None:
     raise error
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 1 << 32), st.booleans(), st.booleans())
 def test_cached_responses_equal_new_ones(seed: int, dns_sd: bool, hides_empty: bool) -> None:
     dice = random.Random(seed)
@@ -91,16 +91,17 @@ def test_cached_responses_equal_new_ones(seed: int, dns_sd: bool, hides_empty: b
     name = some_name(dice)
     services = [some_service(dice.choice(keys_with(name)), dice) for _ in range(dice.choice((2, 3, 6)))]
     queries = [
-        query(to_text((*asked, b"discovery")), qtype).to_wire()
+        encode_query((*asked, b"discovery"), qtype)
         for asked in {name, name[1:], (b"_web", *name), (b"v2", *name)}
         for qtype in ("SRV", "TXT")
     ]
     for _ in range(16):
         some_change(server, services, dice)
         responder = fresh(server).responder
-        for message in queries * 2:
+        for message in queries:
             expected = next(responder.answer(message[2:], stream=True, encode=_bare).responses)
-            assert server.respond(message, stream=True) == message[:2] + expected
+            for _ in range(2):  # the second response may come from the cache
+                assert server.respond(message, stream=True) == message[:2] + expected
 
 
 def _bare(body: bytes, _question: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from tests.dns.helpers import (
     count_alive,
     count_answers,
     data,
+    encode_query,
     endpoint,
     many,
     member,
@@ -128,15 +130,15 @@ def some_change(server: Server, dice: random.Random) -> None:
 
 
 @pytest.mark.parametrize("has_room", [True, False])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_responses_equal_those_of_the_long_way(
     seed: int, has_room: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_room:
         limit_views(monkeypatch, 7)
     dice = random.Random(seed)
-    order = dice.choice(("fixed", "round-robin"))
-    server = Server(namespaces=(NAMESPACE, SUB), order=order, dns_sd=dice.random() < 0.5, max_answers=1)
+    order = "round-robin" if seed & 1 else "fixed"
+    server = Server(namespaces=(NAMESPACE, SUB), order=order, dns_sd=bool(seed & 2), max_answers=1)
     monkeypatch.undo()  # the zones to compare with have room
     for _ in range(60):
         some_change(server, dice)
@@ -144,16 +146,16 @@ def test_responses_equal_those_of_the_long_way(
         fresh.set_health(ready=True, stale=not server.authority.freshness.is_current)
         for _ in range(20):
             name = f"{dice.choice(_LABELS)}.{dice.choice(_SERVICES)}.discovery"
-            message = query(
+            message = encode_query(
                 random_case(name, dice) if dice.random() < 0.2 else name,
                 dice.choice(("A", "AAAA", "SRV", "SRV", "TXT", "ANY")),
                 edns=dice.choice((None, 0, 0)),
                 do=dice.random() < 0.2,
-            ).to_wire()
+            )
             for stream in (False, True):
                 responses = fresh.responder.answer(message[2:], stream=stream, encode=_bare).responses
-                expected = {message[:2] + next(responses) for _ in range(40)}
-                assert server.respond(message, stream=stream) in expected
+                found = server.respond(message, stream=stream) or b""
+                assert found[2:] in itertools.islice(responses, 40)
 
 
 def _bare(body: bytes, _question: int) -> bytes:

@@ -17,6 +17,7 @@ from tests.dns.helpers import (
     ask,
     data,
     ede,
+    encode_query,
     has_soa,
     member,
     origin_of,
@@ -335,9 +336,9 @@ def test_only_the_spelling_of_a_response_depends_on_the_query(name: str, qtype: 
     made, other = server(order="fixed"), server(order="fixed")
     dice = random.Random(7)
     for edns in (None, 0) * 10:
-        message = query(random_case(name, dice), qtype, edns=edns).to_wire()
+        message = encode_query(random_case(name, dice), qtype, edns=edns)
         response = made.respond(message, stream=stream)
-        plain = other.respond(query(name, qtype, edns=edns).to_wire(), stream=stream)
+        plain = other.respond(encode_query(name, qtype, edns=edns), stream=stream)
         assert response is not None
         assert plain is not None
         name_end = 12 + len(name) + 2

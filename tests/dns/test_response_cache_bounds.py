@@ -11,7 +11,7 @@ import dns.flags
 import dns.message
 import pytest
 
-from tests.dns.helpers import Server, ask, data, many, member, put, query, random_case, read
+from tests.dns.helpers import Server, ask, data, encode_query, many, member, put, random_case, read
 from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from zkdns.dns.response_cache import MAX_DROPPED_AT_ONCE, MAX_EVICTED_AT_ONCE, MAX_PER_SERVICE, ResponseCache
 from zkdns.transport.codecs import UdpCodec
@@ -22,12 +22,12 @@ _PREFIX = 2  # an id
 
 def key_of(name: str, qtype: str = "A", **how: object) -> bytes:
     """The cache key of a query."""
-    return UdpCodec.key(query(name, qtype, **how).to_wire()[_PREFIX:])  # type: ignore[arg-type]
+    return UdpCodec.key(encode_query(name, qtype, **how)[_PREFIX:])  # type: ignore[arg-type]
 
 
-def ask_over(cache: ResponseCache, message: dns.message.Message) -> bytes:
+def ask_over(cache: ResponseCache, message: bytes) -> bytes:
     """Query this cache; the response in the form of its codec."""
-    return next(cache[UdpCodec.key(message.to_wire()[_PREFIX:])])
+    return next(cache[UdpCodec.key(message[_PREFIX:])])
 
 
 def leader_of(response: bytes | None) -> bytes:
@@ -44,7 +44,7 @@ def leader_of(response: bytes | None) -> bytes:
 def query_forms(name: str, qtype: str, rng: random.Random) -> Iterator[tuple[bytes, bool]]:
     """All forms of one query, endlessly, and whether each arrives over TCP."""
     while True:
-        message = query(
+        message = encode_query(
             random_case(name, rng) if rng.random() < 0.5 else name,
             qtype,
             edns=rng.choice((None, 0)),
@@ -52,7 +52,7 @@ def query_forms(name: str, qtype: str, rng: random.Random) -> Iterator[tuple[byt
             do=rng.random() < 0.5,
             flags=rng.choice((0, dns.flags.RD)),
         )
-        yield message.to_wire(), rng.random() < 0.5
+        yield message, rng.random() < 0.5
 
 
 @pytest.mark.parametrize("qtype", ["A", "SRV"])
@@ -98,8 +98,8 @@ def test_entries_are_limited_and_evicted_queries_are_answered_again() -> None:
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26, max_entries=100)
     for _ in range(2):
         for number in range(400):
-            message = query(f"s{number}.staging.discovery")
-            response = UdpCodec.message(message.to_wire(), ask_over(cache, message))
+            message = encode_query(f"s{number}.staging.discovery")
+            response = UdpCodec.message(message, ask_over(cache, message))
             assert data(read(response)) == [f"10.0.{number >> 8}.{number & 255}"]
             assert len(cache) <= 100
     assert cache.evicted > 600
@@ -108,7 +108,7 @@ def test_entries_are_limited_and_evicted_queries_are_answered_again() -> None:
 def test_large_services_take_no_more_memory_than_their_records() -> None:
     """One response at a time, since all 5,000 responses of 64 KiB would take 320 MB."""
     server = Server({"web.staging": many(5000)})
-    message = query(WEB, edns=0).to_wire()
+    message = encode_query(WEB, edns=0)
     leaders = {leader_of(server.respond(message, stream=True)) for _ in range(300)}
     assert len(leaders) == 300
     assert server.streams.size < 1 << 20
@@ -119,10 +119,10 @@ def test_the_number_of_entries_of_one_service_is_limited(spelled: str) -> None:
     """Dropping 30,000 entries took 50 ms (measured), during which no query was answered."""
     server = Server({"web.staging": many(5), "db.staging": many(2)})
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
-    ask_over(cache, query(DB, edns=0))
+    ask_over(cache, encode_query(DB, edns=0))
     for size in range(MAX_PER_SERVICE + 2 * MAX_EVICTED_AT_ONCE):
         before = cache.evicted
-        ask_over(cache, query(spelled, edns=0, size=size))
+        ask_over(cache, encode_query(spelled, edns=0, size=size))
         assert cache.evicted - before <= MAX_EVICTED_AT_ONCE
         assert len(cache) <= 1 + MAX_PER_SERVICE
     assert cache.evicted > 0
@@ -137,7 +137,7 @@ def test_room_is_made_in_small_steps() -> None:
     for name in (WEB, DB):
         for size in range(600):
             before = cache.evicted
-            ask_over(cache, query(name, edns=0, size=size))
+            ask_over(cache, encode_query(name, edns=0, size=size))
             assert cache.evicted - before <= 800 // 16 + 1
     assert key_of(WEB, edns=0, size=0) not in cache
     assert key_of(WEB, edns=0, size=599) in cache
@@ -171,7 +171,7 @@ def test_a_service_that_affects_all_others_drops_their_entries_at_once() -> None
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
     for number in range(count):
         for qtype in ("A", "AAAA", "SRV", "TXT", "MX"):
-            ask_over(cache, query(f"s{number}.staging.discovery", qtype))
+            ask_over(cache, encode_query(f"s{number}.staging.discovery", qtype))
     assert len(cache) == 5 * count
     server.apply(put("_tcp.staging", ["10.0.0.2:80"]))
     assert len(cache) == 0
@@ -184,7 +184,7 @@ def test_dropped_entries_make_room_for_new_ones() -> None:
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=200_000)
     for turn in range(3):
         for number in range(200):
-            ask_over(cache, query(f"s{number}.staging.discovery"))
+            ask_over(cache, encode_query(f"s{number}.staging.discovery"))
             assert cache.size <= 200_000
         assert cache.evicted > 0
         assert len(cache) > 50

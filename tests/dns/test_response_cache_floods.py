@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.dns.helpers import Server, ask, data, many, query, random_case
+from tests.dns.helpers import Server, ask, data, encode_query, many, random_case
 from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from zkdns.dns.response_cache import MAX_ENTRIES, MAX_WITHOUT_SERVICE, ResponseCache
 from zkdns.transport.codecs import TcpCodec, UdpCodec
@@ -34,28 +34,28 @@ def bounded(server: Server, max_bytes: int, max_entries: int = MAX_ENTRIES) -> l
 
 def random_names(dice: random.Random) -> bytes:
     where = dice.choice(("staging.discovery", "discovery", WEB, f"_tcp.{WEB}"))
-    return query(f"x{dice.getrandbits(60)}.{where}", "A").to_wire()
+    return encode_query(f"x{dice.getrandbits(60)}.{where}", "A")
 
 
 def random_spellings(dice: random.Random) -> bytes:
-    return query(random_case(f"m{dice.randrange(50)}.{WEB}", dice), dice.choice(("A", "SRV"))).to_wire()
+    return encode_query(random_case(f"m{dice.randrange(50)}.{WEB}", dice), dice.choice(("A", "SRV")))
 
 
 def random_members(dice: random.Random) -> bytes:
-    return query(f"m{dice.randrange(MEMBERS)}.{WEB}", dice.choice(("A", "SRV", "TXT"))).to_wire()
+    return encode_query(f"m{dice.randrange(MEMBERS)}.{WEB}", dice.choice(("A", "SRV", "TXT")))
 
 
 def random_sizes(dice: random.Random) -> bytes:
-    return query(WEB, "SRV", edns=0, size=dice.getrandbits(16), do=dice.random() < 0.5).to_wire()
+    return encode_query(WEB, "SRV", edns=0, size=dice.getrandbits(16), do=dice.random() < 0.5)
 
 
 def random_flags(dice: random.Random) -> bytes:
-    wire = query(random_case(WEB, dice), "A", edns=0, size=512 + dice.getrandbits(4)).to_wire()
+    wire = encode_query(random_case(WEB, dice), "A", edns=0, size=512 + dice.getrandbits(4))
     return wire[:2] + bytes((dice.getrandbits(3), dice.getrandbits(8))) + wire[4:]
 
 
 def random_types(dice: random.Random) -> bytes:
-    return query(WEB, f"TYPE{dice.getrandbits(16)}", edns=0).to_wire()
+    return encode_query(WEB, f"TYPE{dice.getrandbits(16)}", edns=0)
 
 
 def random_bytes(dice: random.Random) -> bytes:
@@ -103,7 +103,7 @@ def test_no_flood_exceeds_the_memory_limit(
 @pytest.mark.parametrize("flood", [random_names, random_spellings, random_sizes, random_types])
 def test_the_reported_memory_is_the_memory_in_use(flood: Callable[[random.Random], bytes]) -> None:
     server = Server({"web.staging": many(10)})
-    server.respond(query(WEB, "SRV").to_wire())
+    server.respond(encode_query(WEB, "SRV"))
     max_bytes = 1 << 19
     dice = random.Random(1)
     messages = [flood(dice) for _ in range(500)]
@@ -131,9 +131,9 @@ def test_an_absent_name_is_forgotten_after_too_many_others() -> None:
     """It is then cached at its third query, and the memory for names that were queried once is limited."""
     server = Server({"web.staging": many(3)})
     for number in (*range(MAX_WITHOUT_SERVICE + 1), 0):
-        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
+        assert server.respond(encode_query(f"x{number}.staging.discovery"))
         assert not server.datagrams
-    assert server.respond(query("x0.staging.discovery").to_wire())
+    assert server.respond(encode_query("x0.staging.discovery"))
     assert len(server.datagrams) == 1
 
 
@@ -169,8 +169,8 @@ def test_absent_names_evict_no_answer_of_a_service() -> None:
     for qtype in ("A", "SRV"):
         ask(server, WEB, qtype)
     for number in range(3 * MAX_WITHOUT_SERVICE):
-        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
-        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
+        assert server.respond(encode_query(f"x{number}.staging.discovery"))
+        assert server.respond(encode_query(f"x{number}.staging.discovery"))
     assert 0 < len(server.datagrams) <= MAX_WITHOUT_SERVICE + 2
     before = server.datagrams.misses
     assert len(data(ask(server, WEB))) == len(data(ask(server, WEB, "SRV"))) == 3

@@ -356,7 +356,7 @@ def _fail(_query: bytes, error: Exception) -> None:
 
 TestResponseCacheMachine = ResponseCacheMachine.TestCase
 TestResponseCacheMachine.settings = settings(
-    max_examples=70,
+    max_examples=30,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

@@ -69,7 +69,7 @@ def test_over_a_cycle_each_record_leads_in_proportion_to_its_weight(
 
 @given(st.lists(st.floats(0.01, 1000), min_size=2, max_size=40), st.integers(0, 65535))
 @example([1.0, 1.01] + [1.0] * 38, 0)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_cycles_are_bounded_and_near_the_weights(weights: list[float], start: int) -> None:
     records = rrset(*weights)
     cycle = len(records.leaders) or len(weights)
@@ -84,7 +84,7 @@ def test_cycles_are_bounded_and_near_the_weights(weights: list[float], start: in
 
 
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_leaders_are_spread_over_the_cycle(weights: list[int]) -> None:
     """In every part of the cycle, each position has its share, within the number of positions."""
     records = rrset(*weights)

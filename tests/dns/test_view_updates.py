@@ -19,11 +19,11 @@ from tests.dns.helpers import (
     ask,
     count_alive,
     data,
+    encode_query,
     many,
     member,
     origin_of,
     put,
-    query,
     rcode,
 )
 from tests.support.line_count import at_most_calls
@@ -128,7 +128,7 @@ def contents(zone: Zone, names: Iterable[Labels]) -> dict[Labels, Any]:
     dns_sd=st.booleans(),
     empty=st.sampled_from(["nodata", "nxdomain"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_an_updated_view_is_equal_to_a_new_one(
     steps: list[tuple[Change, str]], dns_sd: bool, empty: str
 ) -> None:
@@ -190,7 +190,7 @@ def test_the_work_for_a_query_does_not_depend_on_the_number_of_members(
     server = large(dns_sd=True, reverse=True, order=order)
     ask(server, name, qtype)
     for size in range(512, 530):  # other queries, which are not in the response cache
-        message = query(name, qtype, edns=0, size=size).to_wire()
+        message = encode_query(name, qtype, edns=0, size=size)
         with at_most_calls(_FIRST_RESPONSE):
             assert server.respond(message) is not None
 
@@ -199,7 +199,7 @@ def test_the_work_for_a_query_does_not_depend_on_the_number_of_members(
 def test_the_work_after_a_change_does_not_depend_on_the_number_of_members(name: str, qtype: str) -> None:
     server = large(dns_sd=True, reverse=True)
     ask(server, name, qtype)
-    message = query(name, qtype).to_wire()
+    message = encode_query(name, qtype)
     for number in range(5):
         with at_most_calls(_FIRST_RESPONSE):
             server.change("web.staging", [member(5000 + number, "10.9.9.9:80")], [f"member_{number:010d}"])
@@ -211,7 +211,7 @@ def test_the_work_for_a_list_of_types_does_not_depend_on_the_number_of_services(
     name = "_services._dns-sd._udp.staging.discovery"
     ask(server, name, "PTR")
     for number in range(3):
-        message = query(name, "PTR", edns=0, size=512 + number).to_wire()
+        message = encode_query(name, "PTR", edns=0, size=512 + number)
         with at_most_calls(_FIRST_RESPONSE):
             server.apply(put(f"x{number}.staging", []))
             assert server.respond(message) is not None
@@ -222,7 +222,7 @@ def test_the_work_for_a_members_hosts_is_linear(name: str) -> None:
     """`decode_member` limits the additional endpoints to 100; the static file does not."""
     additional = {f"e{number}": f"10.1.{number >> 8}.{number & 255}:80" for number in range(1000)}
     server = Server({"web.staging": [member(1, "10.0.0.1:80", additional=additional)]})
-    message = query(name).to_wire()
+    message = encode_query(name)
     with at_most_calls(16_000):
         assert server.respond(message) is not None
 
@@ -236,8 +236,9 @@ def test_each_of_many_members_leads_equally_often(qtype: str, stream: bool) -> N
     """The records are rendered and joined in several parts."""
     count = 130
     server = large(count)
-    answers = [data(ask(server, WEB, qtype, stream=stream)) for _ in range(2 * count)]
-    assert set(Counter(answer[0] for answer in answers).values()) == {2}
+    turns = 1 if stream else 2  # over TCP, each response has all records
+    answers = [data(ask(server, WEB, qtype, stream=stream)) for _ in range(turns * count)]
+    assert set(Counter(answer[0] for answer in answers).values()) == {turns}
     assert len({answer[0] for answer in answers}) == count
     whole = answers[0] if stream else [answer[0] for answer in answers[:count]]
     for answer in answers:
@@ -251,11 +252,9 @@ def test_heavier_ones_of_many_members_lead_more_often_and_held_ones_come_last() 
     members = [member(at, text, weight=weights[at]) for at, text in enumerate(many(count))]
     server = Server({"web.staging": members})
     server.apply(MembersHeld(origin_of("web.staging"), tuple(member.name for member in members[:100])))
-    answers = [data(ask(server, WEB, stream=True)) for _ in range(300)]
+    answers = [data(ask(server, WEB, stream=True)) for _ in range(150)]
     addresses = [text.partition(":")[0] for text in many(count)]
-    assert Counter(answer[0] for answer in answers) == {
-        address: 2 * weight for address, weight in zip(addresses[100:], weights[100:], strict=True)
-    }
+    assert Counter(answer[0] for answer in answers) == dict(zip(addresses[100:], weights[100:], strict=True))
     assert {frozenset(answer[:100]) for answer in answers} == {frozenset(addresses[100:])}
     assert {frozenset(answer[100:]) for answer in answers} == {frozenset(addresses[:100])}
 
@@ -278,7 +277,7 @@ def test_rolling_deployments_leave_no_memory_behind(hosts: str) -> None:
     server = Server({"web.staging": []}, dns_sd=True)
     size = 5
     counts = dict[int, int]()
-    for deployment in range(200):
+    for deployment in range(120):
         now = 100.0 * deployment
         for number in range(size * deployment, size * deployment + size):
             own = f"h{number}:80" if hosts == "names" else f"10.0.{number >> 8}.{number & 255}:80"
@@ -291,22 +290,21 @@ def test_rolling_deployments_leave_no_memory_behind(hosts: str) -> None:
             follow(server, number, deployment)
         server.expire(now + 99.0)
         follow(server, size * deployment, deployment)
-        if deployment == 110:
+        if deployment == 50:
             tracemalloc.start()
-        if deployment in (120, 199):
+        if deployment in (60, 119):
             counts[deployment] = count_objects()
             gc.collect()
             counts[deployment + 1] = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert counts[199] - counts[120] <= 10
-    assert (
-        counts[200] - counts[121] < 50_000
-    )  # 395 members have departed since; each had left 290 bytes or more
+    assert counts[119] - counts[60] <= 10
+    # 295 members have departed since; each had left 290 bytes or more.
+    assert counts[120] - counts[61] < 50_000
 
 
 def follow(server: Server, number: int, deployment: int) -> None:
     """Query the names that a client finds in SRV records, and other names of the member."""
-    response = server.respond(query(WEB, "SRV", edns=0).to_wire())
+    response = server.respond(encode_query(WEB, "SRV", edns=0))
     assert response is not None
     assert to_wire((b"m%d" % number, *KEY)) in response
     for name, qtype in (
@@ -317,7 +315,7 @@ def follow(server: Server, number: int, deployment: int) -> None:
         (f"m{number}._web._tcp.staging.discovery", "SRV"),
         (f"_v{deployment % 40}._tcp.{WEB}", "SRV"),
     ):
-        wire = server.respond(query(name, qtype).to_wire())
+        wire = server.respond(encode_query(name, qtype))
         assert wire is not None
         assert wire[7] > 0  # the number of answers
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.conftest import RECURSIVE
 from tests.faults.interruptions import make_changes, scenario_with_members
 from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
@@ -16,6 +17,7 @@ pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
 _SECONDS = 60.0
 
 
+@pytest.mark.parametrize("proxy", [RECURSIVE], indirect=True)  # test_cuts.py has both strategies
 def test_network_is_cut_for_a_minute(
     direct_client: Any, proxy: FaultProxy, member_network: FaultProxy
 ) -> None:

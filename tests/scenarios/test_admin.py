@@ -13,7 +13,6 @@ import pytest
 from tests.admin.helpers import Answer, Reader, ask, reading
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
-from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 from zkdns.address import HostPort, parse_host_port
 
@@ -43,8 +42,8 @@ def token_file(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
-    with client_of(own_zookeeper.address) as found:
+def client(hosts: str) -> Iterator[Any]:
+    with client_of(hosts) as found:
         yield found
 
 
@@ -87,9 +86,9 @@ def test_health_covers_each_address_and_status_each_worker() -> None:
         assert status["started"] <= status["now"] <= time.time()
 
 
-def test_change_in_zookeeper_is_in_all_resources(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+def test_change_in_zookeeper_is_in_all_resources(hosts: str, client: Any) -> None:
     first = register(client, "10.0.0.1")
-    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+    with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
         with reading(admin_of(server)) as reader:
             reader.next("status")
@@ -111,7 +110,7 @@ def test_change_in_zookeeper_is_in_all_resources(own_zookeeper: ZooKeeperServer,
         assert call(server, "/api/explain?name=a..b").status == HTTPStatus.BAD_REQUEST
         namespace = {"namespace": "/discovery/{environment}/{service}", "held": 0, "unread": 0}
         state = {"state": "live", "stale_seconds": 0.0}
-        live = {"hosts": own_zookeeper.address, **state, "problem": "", "namespaces": [namespace | state]}
+        live = {"hosts": hosts, **state, "problem": "", "namespaces": [namespace | state]}
         eventually(lambda: call(server, "/api/status").json["zookeeper"] == live)
 
 
@@ -119,14 +118,10 @@ def held_of(server: ZkdnsServer) -> dict[str, int]:
     return {line["name"]: line["held"] for line in call(server, "/api/services").json["services"]}
 
 
-def test_loss_is_accepted_with_the_token(
-    own_zookeeper: ZooKeeperServer, client: Any, token_file: str
-) -> None:
+def test_loss_is_accepted_with_the_token(hosts: str, client: Any, token_file: str) -> None:
     paths = [register(client, f"10.0.0.{number}") for number in range(1, 7)]
     others = [register(client, f"10.0.1.{number}", "api") for number in range(1, 4)]
-    with ZkdnsServer(
-        "--zookeeper", own_zookeeper.address, environment={"ZKDNS_ADMIN_TOKEN": token_file}
-    ) as server:
+    with ZkdnsServer("--zookeeper", hosts, environment={"ZKDNS_ADMIN_TOKEN": token_file}) as server:
         server.wait_ready()
         assert change(server, "/api/accept?all=1").error == "no members are held"
         transaction = client.transaction()

@@ -60,14 +60,14 @@ def wait_for_all_members(server: ZkdnsServer, *services: str) -> None:
 
 
 @pytest.fixture
-def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
-    with client_of(own_zookeeper.address) as found:
+def client(hosts: str) -> Iterator[Any]:
+    with client_of(hosts) as found:
         register_all(found)
         yield found
 
 
-def test_members_that_are_deleted_together_are_held(own_zookeeper: ZooKeeperServer, client: Any) -> None:
-    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+def test_members_that_are_deleted_together_are_held(hosts: str, client: Any) -> None:
+    with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
         delete(client, *SERVICES)
         eventually(lambda: len(server.events(HELD)) == len(SERVICES))
@@ -79,9 +79,10 @@ def test_members_that_are_deleted_together_are_held(own_zookeeper: ZooKeeperServ
 
 
 def test_losses_after_an_outage_are_held_for_the_configured_time(
-    own_zookeeper: ZooKeeperServer, client: Any, tmp_path: Path
+    own_zookeeper: ZooKeeperServer, tmp_path: Path
 ) -> None:
-    del client  # it has registered the members
+    with client_of(own_zookeeper.address) as client:
+        register_all(client)
     config = tmp_path / "zkdns.toml"
     config.write_text("[guard]\nseconds = 3\n")
     with ZkdnsServer("--zookeeper", own_zookeeper.address, "--config", str(config)) as server:
@@ -101,8 +102,8 @@ def test_losses_after_an_outage_are_held_for_the_configured_time(
         assert [entry["reason"] for entry in server.events("members_released")] == ["hold expired"]
 
 
-def test_deleted_service_is_removed_immediately(own_zookeeper: ZooKeeperServer, client: Any) -> None:
-    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+def test_deleted_service_is_removed_immediately(hosts: str, client: Any) -> None:
+    with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
         client.delete("/discovery/staging/api", recursive=True)
         eventually(lambda: server.rcode(name_of("api")) == "NXDOMAIN")

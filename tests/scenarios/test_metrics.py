@@ -1,5 +1,6 @@
 """Metrics of a real server with a real ZooKeeper, scraped and parsed as Prometheus does."""
 
+import contextlib
 import json
 import os
 import signal
@@ -82,11 +83,12 @@ def test_metrics_follow_the_table(own_zookeeper: ZooKeeperServer, client: Any) -
         assert members(server) == (0, 1, 7)
 
 
-def test_joining_and_leaving_members_are_counted(own_zookeeper: ZooKeeperServer, client: Any) -> None:
-    for number in range(1, 7):
-        register(client, "web", f"10.0.0.{number}")
-    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
-        server.wait_ready()
+def test_joining_and_leaving_members_are_counted(hosts: str) -> None:
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(client_of(hosts))
+        for number in range(1, 7):
+            register(client, "web", f"10.0.0.{number}")
+        server = stack.enter_context(ZkdnsServer("--zookeeper", hosts)).wait_ready()
         joined, left = ("zkdns_joined_members_total",), ("zkdns_left_members_total",)
         eventually(lambda: scrape(server)[joined] == 6)
         before = scrape(server)

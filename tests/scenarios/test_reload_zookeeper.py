@@ -1,5 +1,6 @@
 """Reloads of ZooKeeper settings: the new watcher takes over the state of the old one."""
 
+import contextlib
 import json
 import time
 import urllib.request
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli import run
-from tests.scenarios.reloadable import REFUSED, ReloadableServer, ttl_and_addresses
+from tests.scenarios.reloadable import REFUSED, ReloadableServer, distinct_answers
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -32,30 +33,44 @@ def register(client: Any, hosts: set[str], service: str = "web") -> None:
 
 
 @pytest.fixture
-def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
-    with client_of(own_zookeeper.address) as found:
-        register(found, HOSTS)
-        register(found, {"10.2.0.1"}, "db")
+def client(hosts: str) -> Iterator[Any]:
+    with client_of(hosts) as found:
         yield found
 
 
-@pytest.fixture
-def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[ReloadableServer]:
-    assert client.connected
-    with ReloadableServer(tmp_path, static=None, zookeeper={"hosts": own_zookeeper.address}) as running:
+@contextlib.contextmanager
+def serving(hosts: str, directory: Path) -> Iterator[ReloadableServer]:
+    """Register members, and run a server with them."""
+    with client_of(hosts) as client:
+        register(client, HOSTS)
+        register(client, {"10.2.0.1"}, "db")
+    with ReloadableServer(directory, static=None, zookeeper={"hosts": hosts}) as running:
         running.wait_ready()
+        yield running
+
+
+@pytest.fixture
+def server(hosts: str, tmp_path: Path) -> Iterator[ReloadableServer]:
+    with serving(hosts, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def server_of_own(own_zookeeper: ZooKeeperServer, tmp_path: Path) -> Iterator[ReloadableServer]:
+    """A server of `own_zookeeper`."""
+    with serving(own_zookeeper.address, tmp_path) as running:
         yield running
 
 
 def addresses_of(load: SteadyLoad) -> set[frozenset[str]]:
     """Check that no query was lost, and return the different sets of addresses in responses."""
-    assert (load.lost, load.failures) == (0, [])
-    return {frozenset(ttl_and_addresses(message)[1]) for message in load.messages}
+    return {frozenset(addresses) for _, addresses in distinct_answers(load)}
 
 
 def test_new_zookeeper_is_read_before_its_members_are_served(
-    server: ReloadableServer, own_zookeeper: ZooKeeperServer
+    server_of_own: ReloadableServer, own_zookeeper: ZooKeeperServer
 ) -> None:
+    server = server_of_own
     with ZooKeeperServer() as other, client_of(other.address) as client:
         register(client, OTHERS)
         with SteadyLoad(server.addresses[0], WEB) as load:
@@ -69,7 +84,7 @@ def test_new_zookeeper_is_read_before_its_members_are_served(
     eventually(lambda: own_zookeeper.count_watches() == 0)
 
 
-def test_held_members_stay_held(server: ReloadableServer, client: Any) -> None:
+def test_held_members_stay_held(server: ReloadableServer, hosts: str, client: Any) -> None:
     deletion = client.transaction()
     for service in ("web", "db"):
         path = f"/discovery/staging/{service}"
@@ -80,7 +95,7 @@ def test_held_members_stay_held(server: ReloadableServer, client: Any) -> None:
     # Members that were removed before the guard detected the loss are restored.
     eventually(lambda: server.lookup(WEB) == HOSTS)
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(static=None, zookeeper={"hosts": zookeeper_of(server), "session_timeout": 12}, ttl=6)
+        server.write(static=None, zookeeper={"hosts": hosts, "session_timeout": 12}, ttl=6)
         server.reload()
         server.wait_for_processes()
         eventually(lambda: len(server.events("zookeeper_read")) == 2)
@@ -91,18 +106,15 @@ def test_held_members_stay_held(server: ReloadableServer, client: Any) -> None:
     eventually(lambda: server.lookup(WEB) == set())
 
 
-def zookeeper_of(server: ReloadableServer) -> str:
-    return server.file.read_text().partition('hosts = "')[2].partition('"')[0]
-
-
 def stale_seconds(server: ReloadableServer) -> float:
     with urllib.request.urlopen(f"{server.admin}/api/status", timeout=5.0) as response:  # noqa: S310 - a local URL
         return float(json.load(response)["zookeeper"]["stale_seconds"])
 
 
 def test_settings_change_while_zookeeper_is_unavailable(
-    server: ReloadableServer, own_zookeeper: ZooKeeperServer
+    server_of_own: ReloadableServer, own_zookeeper: ZooKeeperServer
 ) -> None:
+    server = server_of_own
     own_zookeeper.kill()
     eventually(lambda: server.events("zookeeper_disconnected"))
     eventually(lambda: stale_seconds(server) > 0)
@@ -137,14 +149,14 @@ def test_unreachable_zookeeper_refuses_the_reload(
 
 
 def test_members_with_another_prefix_are_served_after_a_reload(
-    server: ReloadableServer, own_zookeeper: ZooKeeperServer, client: Any
+    server: ReloadableServer, hosts: str, client: Any
 ) -> None:
-    hosts = sorted(OTHERS)
-    for host in hosts:
+    others = sorted(OTHERS)
+    for host in others:
         member = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
         client.create("/discovery/staging/web/node-", member, sequence=True)
     assert server.lookup(WEB) == HOSTS
-    source = {"static": None, "zookeeper": {"hosts": own_zookeeper.address}}
+    source = {"static": None, "zookeeper": {"hosts": hosts}}
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(member_prefix="node-", **source)
         assert server.reload()["settings"] == "namespaces"
@@ -154,7 +166,7 @@ def test_members_with_another_prefix_are_served_after_a_reload(
     assert server.events(HELD) == []
     first = client.get_children("/discovery/staging/web")
     name = min(child for child in first if child.startswith("node-"))
-    assert server.lookup(f"m{int(name[-10:])}.{WEB}") == server.lookup(f"{name}.{WEB}") == {hosts[0]}
+    assert server.lookup(f"m{int(name[-10:])}.{WEB}") == server.lookup(f"{name}.{WEB}") == {others[0]}
     server.write(**source)
     server.reload()
     eventually(lambda: server.lookup(WEB) == HOSTS)
