@@ -138,6 +138,14 @@ class Namespace(msgspec.Struct, frozen=True):
         """Whether a znode is the root of this namespace or below it."""
         return self.root in (path, "/") or path.startswith(self.root + "/")
 
+    def environment_of(self, path: str) -> str | None:
+        """The value of `{environment}` in the path of a znode in this namespace. None: it has none."""
+        below = path[len(self.root.rstrip("/")) + 1 :].split("/")
+        for element, step, fixed in zip(below, self.steps, self.fixed, strict=False):
+            if step == "environment" and fixed is None:
+                return element or None
+        return None
+
     def may_be_below(self, directory: str, labels: Labels) -> bool:
         """Whether a name in the zone may belong to a service below a znode of this namespace.
 

@@ -274,7 +274,9 @@ def test_a_response_is_sent_after_the_workers_have_applied_the_changes(short_pat
             for count in range(1, 100):
                 publisher.publish([put("web", *(member(n, f"10.0.0.{n}") for n in range(count)))])
                 counted = await respond_when_applied(CountMembers("web.staging"), context)
-                assert counted == MemberCount(count, 0, exists=True, ready=True)
+                assert counted == MemberCount(
+                    count, 0, exists=True, ready=True, service="web.staging.discovery"
+                )
                 assert contents(worker.table) == contents(publisher.table)
                 await respond_when_applied(FlushCaches(None), context)
                 assert len(worker.flushed) == count
