@@ -118,6 +118,15 @@ def test_there_are_examples() -> None:
     assert len({served for by_server in found for served in by_server}) == 2
 
 
+def test_every_example_of_the_page_of_the_commands_is_run() -> None:
+    page = PAGES["zkdns/docs/cli.md"]
+    assert blocks(page, "sh") == ["zkdns serve --demo --dns-sd --reverse\n"]  # the server of the examples
+    ((_, examples),) = console_examples(page).items()
+    assert len(examples) == sum(block.count("$ ") for block in blocks(page, "console"))
+    shown = {command.split()[1] for command, _ in examples}
+    assert shown == {"check", "services", "lookup", "explain", "wait", "history", "accept", "dump"}
+
+
 @pytest.mark.parametrize("name", pages_with("console"))
 def test_console_examples(name: str) -> None:
     has_dig = shutil.which("dig") is not None

@@ -120,6 +120,10 @@ class Namespace(msgspec.Struct, frozen=True):
         service, *scope = (elements[step] for step in self.order)
         return ServiceName(service, ".".join(scope), self.zone)
 
+    def service_at(self, path: str) -> ServiceName:
+        """The name of the service with its znode at a path that `matches_path`."""
+        return self.name_of(path.split("/")[-self.depth :])
+
     def overlaps(self, other: Namespace) -> bool:
         """Whether a znode can be a service in both namespaces."""
         here, there = self.pattern, other.pattern

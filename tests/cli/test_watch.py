@@ -312,7 +312,7 @@ def test_all_usage_errors_are_printed() -> None:
     ended = run("watch", "a/b", "--exec", " ", "--zookeeper", "h:0")
     assert ended.status == 2
     options = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
-    assert sorted(options) == ["--environment", "--exec", "--zookeeper", "SERVICE"]
+    assert sorted(options) == ["--exec", "--zookeeper"]
 
 
 def test_missing_permission_is_an_error(environment: dict[str, str], zk: Any, zk_root: str) -> None:

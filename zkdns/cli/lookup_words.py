@@ -168,7 +168,7 @@ def _domains(search: ResolvConf) -> Iterator[Labels]:
 def _name_of_path(path: str, namespaces: Sequence[Namespace]) -> Labels:
     for namespace in namespaces:
         if namespace.matches_path(path):
-            name = namespace.name_of(path.split("/")[-namespace.depth :])
+            name = namespace.service_at(path)
             name.check()
             return name.labels
     templates = " or ".join(namespace.template for namespace in namespaces)

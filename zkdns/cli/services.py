@@ -71,8 +71,7 @@ def services(
     if not listing.services and listing.denied:
         sys.exit(FAILED)
     if not listing.services and not listing.empty:
-        what = f"is no environment {environment!r}" if environment else "are no services"
-        write_error(f"there {what} {place}")
+        write_error(f"there {_nothing(environment, has_root=listing.exists or not direct)} {place}")
         sys.exit(FAILED)
 
 
@@ -114,8 +113,14 @@ def _list_directly(config: Config, environment: str | None, access: Access) -> t
         is_read_only=any(listing.is_read_only for listing in listings),
     )
     roots = " and ".join(dict.fromkeys(namespace.root for namespace in config.namespaces))
-    missing = "" if merged.exists else ", which does not exist,"
-    return merged, f"below {roots}{missing} in ZooKeeper at {hosts}"
+    is_missing = not merged.exists and environment is None
+    return merged, f"{'' if is_missing else 'below '}{roots} in ZooKeeper at {hosts}"
+
+
+def _nothing(environment: str | None, *, has_root: bool) -> str:
+    if environment is not None:
+        return f"is no environment {environment!r}"
+    return "are no services" if has_root else "is no znode"
 
 
 def _warn_of_others(foreign: Sequence[ServiceCount]) -> None:

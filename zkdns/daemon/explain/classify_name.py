@@ -172,13 +172,15 @@ class NameClassifier:
             return self._classify_member(owner.name.key, origin, name)
         for namespace in self._config.namespaces:
             if namespace.matches_path(path):
-                elements = path[len(namespace.root.rstrip("/")) + 1 :].split("/")
+                name_there = namespace.service_at(path)
                 try:
-                    namespace.name_of(elements).check()
+                    name_there.check()
                 except BadValueError as error:
                     return NameClass(
                         name=path, kind="absent", rule=f"DNS cannot carry that znode's name: {error}"
                     )
+                if name_there.key in self._zone.services:  # from a static file
+                    return self._classify_in_zone(name_there.key)
         nearest = self._findings.similar(path, self._table.origins, str)
         rule = f"no service's znode is at {path}"
         return NameClass(name=path, kind="absent", rule=rule, nearest=nearest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 
 import msgspec
 
@@ -11,11 +12,13 @@ from zkdns.daemon.ipc.request_messages import AcceptLosses, CountMembers, Refuse
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.errors import BadValueError
 from zkdns.names import Labels, to_text
+from zkdns.namespace import STATIC_PREFIX
 from zkdns.serverset.member import Member
 from zkdns.spelling import MemberAddress, ServiceText, ZnodePath, parse_spelling
 from zkdns.table import MemberSet
 
 _MAX_NAMED = 3  # services in an error
+_LEAST_SIMILARITY = 0.6  # as in `difflib.get_close_matches`
 
 
 def find_sets(text: str, context: WatcherContext) -> list[MemberSet]:
@@ -29,17 +32,28 @@ def find_sets(text: str, context: WatcherContext) -> list[MemberSet]:
     table = context.publisher.table
     match parse_spelling(text):
         case ZnodePath(path):
-            owner = table.set_of(path)
+            if (owner := table.set_of(path)) is not None:
+                return [owner]
             parent = path.rpartition("/")[0]
-            if owner is None and table.set_of(parent) is not None:
+            if table.set_of(parent) is not None:
                 raise BadValueError(f"{path!r} is below the znode of a service; write {parent}")
-            return [owner] if owner is not None else []
+            return _static_sets(path, context)
         case ServiceText() as name:
             keys = name.keys(context.config.zones)
             found = next((table.services[key] for key in keys if key in table.services), None)
             return found.by_precedence() if found is not None else []
         case MemberAddress():
             return []
+
+
+def _static_sets(path: str, context: WatcherContext) -> list[MemberSet]:
+    """Return the sets of the static file for a service that would have its znode at this path."""
+    namespace = next((one for one in context.config.namespaces if one.matches_path(path)), None)
+    if namespace is None:
+        return []
+    service = context.publisher.table.services.get(namespace.service_at(path).key)
+    sets = service.by_precedence() if service is not None else []
+    return [owner for owner in sets if owner.origin.startswith(STATIC_PREFIX)]
 
 
 async def name_address(
@@ -92,10 +106,20 @@ async def similar_names(text: str, context: WatcherContext) -> tuple[str, ...]:
             zone = next((zone for zone in zones if labels[-len(zone) :] == zone), ())
             below = labels[: len(labels) - len(zone)]
             keys = list(table.services)
-            if below and (found := await _BeginningWith(below, keys).run()):
-                return tuple(_short_name(key, context) for key in found[:MAX_SUGGESTIONS])
+            if below and (begun := await _BeginningWith(below, keys).run()):
+                return tuple(_short_name(key, context) for key in begun[:MAX_SUGGESTIONS])
             wanted = _short_name(labels, context)
-            return await SimilarNames(wanted, keys, lambda key: _short_name(key, context)).run()
+            found = await SimilarNames(wanted, keys, lambda key: _short_name(key, context)).run()
+            return tuple(name for name in found if _differs_little(wanted, name))
+
+
+def _differs_little(wanted: str, name: str) -> bool:
+    """Whether two names are also similar without their equal labels, such as that of the environment."""
+    one, other = wanted.split("."), name.split(".")
+    for at in (-1, 0):
+        while one and other and one[at] == other[at]:
+            del one[at], other[at]
+    return SequenceMatcher(None, ".".join(one), ".".join(other)).ratio() >= _LEAST_SIMILARITY
 
 
 class _BeginningWith(Search[Labels, list[Labels]]):
