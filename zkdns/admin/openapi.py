@@ -183,7 +183,11 @@ ENDPOINTS: Final = (
         summary="Remove entries from the forward caches",
         response=Flushed,
         parameters=(
-            Parameter("name", "Only this name and the names below it. Without it: all entries.", _TEXT),
+            Parameter(
+                "name",
+                "Only this name and the names below it, or an address. Without it: all entries.",
+                _TEXT,
+            ),
         ),
         errors=(HTTPStatus.NOT_FOUND,),
     ),

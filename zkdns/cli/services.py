@@ -22,7 +22,6 @@ from zkdns.cli.streams import is_terminal, write_error, write_fields, write_json
 from zkdns.config import Config
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.serverset.auth import Access
-from zkdns.serverset.listing import list_services
 from zkdns.serverset.reachability import NO_QUORUM
 from zkdns.serverset.service_counts import Listing, ServiceCount
 
@@ -37,7 +36,7 @@ _MAX_WARNINGS = 10
 def services(
     direct: bool, server: str | None, config_file: str | None, as_json: bool, **flags: object
 ) -> None:
-    """List the services of a running server, with their numbers of registered members.
+    """List the services of the server, with their numbers of members.
 
     Prints a table in a terminal; otherwise a line for each service: environment, service and number of
     members, separated by tabs. With --direct, the services in ZooKeeper, without a server: only then the
@@ -94,6 +93,8 @@ def _checked(flags: dict[str, object]) -> str | None:
 
 def _list_directly(config: Config, environment: str | None, access: Access) -> tuple[Listing, str]:
     """List the services of all namespaces in ZooKeeper, and return the place for an error too."""
+    from zkdns.serverset.listing import list_services  # noqa: PLC0415 - loads kazoo, only for --direct
+
     bar = ProgressBar("counting members")
     hosts = str(config.zookeeper.hosts)
     try:

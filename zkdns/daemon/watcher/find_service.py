@@ -101,7 +101,8 @@ async def similar_names(text: str, context: WatcherContext) -> tuple[str, ...]:
         case MemberAddress():
             return ()
         case ZnodePath(path):
-            return await SimilarNames(path, table.origins, str).run()
+            paths = await SimilarNames(path, table.origins, str).run()
+            return tuple(one for one in paths if _differs_little(path, one, "/"))
         case ServiceText(labels):
             zone = next((zone for zone in zones if labels[-len(zone) :] == zone), ())
             below = labels[: len(labels) - len(zone)]
@@ -110,16 +111,16 @@ async def similar_names(text: str, context: WatcherContext) -> tuple[str, ...]:
                 return tuple(_short_name(key, context) for key in begun[:MAX_SUGGESTIONS])
             wanted = _short_name(labels, context)
             found = await SimilarNames(wanted, keys, lambda key: _short_name(key, context)).run()
-            return tuple(name for name in found if _differs_little(wanted, name))
+            return tuple(name for name in found if _differs_little(wanted, name, "."))
 
 
-def _differs_little(wanted: str, name: str) -> bool:
-    """Whether two names are also similar without their equal labels, such as that of the environment."""
-    one, other = wanted.split("."), name.split(".")
+def _differs_little(wanted: str, name: str, separator: str) -> bool:
+    """Whether two names are also similar without their equal parts, such as the environment."""
+    one, other = wanted.split(separator), name.split(separator)
     for at in (-1, 0):
         while one and other and one[at] == other[at]:
             del one[at], other[at]
-    return SequenceMatcher(None, ".".join(one), ".".join(other)).ratio() >= _LEAST_SIMILARITY
+    return SequenceMatcher(None, separator.join(one), separator.join(other)).ratio() >= _LEAST_SIMILARITY
 
 
 class _BeginningWith(Search[Labels, list[Labels]]):

@@ -31,7 +31,7 @@ async def list_sets(request: ListSets, context: WatcherContext) -> Refused | Ite
 
 
 async def _rows(context: WatcherContext) -> list[ServiceCount]:
-    """Return a row for each set of the table, with the numbers of ZooKeeper where they are known."""
+    """Return a row for each set of the table, with the numbers of ZooKeeper if they are known."""
     counted: dict[str, ServiceCount] = {}
     for source in context.zookeeper_sources:
         for number, row in enumerate(source.sync.service_counts(), 1):
