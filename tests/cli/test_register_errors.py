@@ -14,7 +14,7 @@ pytestmark = pytest.mark.processes
 
 def test_all_usage_errors_are_printed(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     ended = run(
-        "register", "a/b", "--port", "65536", "--host", "10.0.0", "--endpoint", "admin", "--check", "ping",
+        "register", "a..b", "--port", "65536", "--host", "10.0.0", "--endpoint", "admin", "--check", "ping",
         "--interval", "fast", "--shard", "x", "--metadata", "k", "--drain", "2h", "--log-level", "loud",
         environment=environment,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import check_znode_path
 from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, load_access
-from zkdns.spelling import SetPlace, locate_set
+from zkdns.spelling import SetPlace, locate_set, parse_spelling
 from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -122,10 +122,11 @@ class ParsedOptions:
     def locate_set(self, service: str) -> None:
         """Find the server set that the argument SERVICE and --environment stand for."""
         environment = self.values.get("environment")
-        if self._config is None or ("environment" in self.values and environment is None):
-            return  # an error was reported
         try:
-            self._place = locate_set(service, environment, self._config.namespaces)
+            if self._config is not None and ("environment" not in self.values or environment is not None):
+                self._place = locate_set(service, environment, self._config.namespaces)
+            else:  # an error was reported
+                parse_spelling(service)
         except BadValueError as error:
             self.errors.append(f"SERVICE: {error}")
 

@@ -36,11 +36,11 @@ _MAX_WARNINGS = 10
 def services(
     direct: bool, server: str | None, config_file: str | None, as_json: bool, **flags: object
 ) -> None:
-    """List the services of the server, with their numbers of members.
+    """List all services, with their numbers of members.
 
     Prints a table in a terminal; otherwise a line for each service: environment, service and number of
-    members, separated by tabs. With --direct, the services in ZooKeeper, without a server: only then the
-    options for ZooKeeper are used.
+    members, separated by tabs. The services are those of the running server or, with --direct, those in
+    ZooKeeper. Only --direct uses the options for ZooKeeper.
 
     The exit status is 1 if there are no services or ZooKeeper is unreachable, 2 for usage errors, 3 if the
     server does not respond.
