@@ -17,7 +17,18 @@ import zkdns
 PACKAGE = Path(zkdns.__file__).parent
 
 LAYERS = (
-    ("clock", "errors", "escape", "names", "address", "namespace", "durations", "resolv_conf", "config"),
+    (
+        "clock",
+        "errors",
+        "escape",
+        "names",
+        "address",
+        "namespace",
+        "spelling",
+        "durations",
+        "resolv_conf",
+        "config",
+    ),
     ("serverset",),
     # "" is the package zkdns itself, which imports the library's modules when they are used.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),
@@ -58,9 +69,17 @@ NO_COMMANDS = frozenset(
             "cli.name_completion",
             "cli.options",
             "cli.output",
+            "cli.service_argument",
             "cli.streams",
         ),
-        *("cli.serverset_options", "cli.table_copy", "cli.top_rates", "cli.top_view", "cli.watch_output"),
+        *(
+            "cli.serverset_options",
+            "cli.lookup_words",
+            "cli.table_copy",
+            "cli.top_rates",
+            "cli.top_view",
+            "cli.watch_output",
+        ),
     }
 )
 

@@ -6,6 +6,7 @@ A name is a tuple of labels, each of type `bytes`. A dot or a non-ASCII byte ins
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TypeAlias
 
@@ -14,6 +15,8 @@ from zkdns.errors import BadValueError
 Labels: TypeAlias = tuple[bytes, ...]
 
 MAX_LABEL = 63  # RFC 1035 §2.3.4, bytes
+IN_ADDR_ARPA: Labels = (b"in-addr", b"arpa")  # RFC 1035 §3.5
+IP6_ARPA: Labels = (b"ip6", b"arpa")  # RFC 3596 §2.5
 MAX_NAME = 255  # RFC 1035 §2.3.4, bytes on the wire, including length bytes and root
 
 _PLAIN_LABEL = re.compile(rb"[A-Za-z0-9_-]+")
@@ -107,3 +110,11 @@ def _escaped(byte: int) -> str:
 def lower(name: Labels) -> Labels:
     """The name in ASCII lower case, as names are compared (RFC 4343)."""
     return tuple(map(bytes.lower, name))
+
+
+def reverse_name(address: str) -> Labels:
+    """The name of an IP address in canonical form, below in-addr.arpa or ip6.arpa."""
+    if ":" not in address:
+        return (*reversed(address.encode().split(b".")), *IN_ADDR_ARPA)
+    digits = ipaddress.IPv6Address(address).packed.hex().encode()
+    return (*(digits[at : at + 1] for at in range(len(digits) - 1, -1, -1)), *IP6_ARPA)

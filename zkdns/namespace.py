@@ -120,6 +120,10 @@ class Namespace(msgspec.Struct, frozen=True):
         service, *scope = (elements[step] for step in self.order)
         return ServiceName(service, ".".join(scope), self.zone)
 
+    def service_at(self, path: str) -> ServiceName:
+        """The name of the service with its znode at a path that `matches_path`."""
+        return self.name_of(path.split("/")[-self.depth :])
+
     def overlaps(self, other: Namespace) -> bool:
         """Whether a znode can be a service in both namespaces."""
         here, there = self.pattern, other.pattern
@@ -137,6 +141,14 @@ class Namespace(msgspec.Struct, frozen=True):
     def contains(self, path: str) -> bool:
         """Whether a znode is the root of this namespace or below it."""
         return self.root in (path, "/") or path.startswith(self.root + "/")
+
+    def environment_of(self, path: str) -> str | None:
+        """The value of `{environment}` in the path of a znode in this namespace. None: it has none."""
+        below = path[len(self.root.rstrip("/")) + 1 :].split("/")
+        for element, step, fixed in zip(below, self.steps, self.fixed, strict=False):
+            if step == "environment" and fixed is None:
+                return element or None
+        return None
 
     def may_be_below(self, directory: str, labels: Labels) -> bool:
         """Whether a name in the zone may belong to a service below a znode of this namespace.

@@ -34,6 +34,7 @@ from zkdns.admin.client import ApiClient, ServerAddress
 from zkdns.admin.server import AdminServer
 from zkdns.admin.status import (
     RequestError,
+    ServedNamespace,
     StatsReading,
     Status,
     TableStatus,
@@ -42,6 +43,7 @@ from zkdns.admin.status import (
     ZooKeeperStatus,
 )
 from zkdns.admin.timing import Timing
+from zkdns.serverset.service_counts import Listing, ServiceCount
 from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats
 
 SECONDS = 4.0  # less than the server's idle timeout
@@ -54,6 +56,7 @@ STATUS = Status(
     version="1",
     ready=True,
     zones=("discovery",),
+    namespaces=(ServedNamespace("/discovery/{environment}/{service}", "discovery"),),
     listening=("127.0.0.1:53",),
     source="zookeeper",
     zookeeper=ZooKeeperStatus("zk:2181", "live", 0.0),
@@ -173,6 +176,15 @@ class FakeBackend:
     async def service_names(self, beginning: str, *, only_held: bool) -> Names:
         self.done.append(("names", (beginning, only_held)))
         return Names(("web.staging.discovery",))
+
+    async def similar_names(self, text: str) -> Names:
+        self.done.append(("near", text))
+        return Names(("web.staging",))
+
+    async def sets(self, environment: str | None) -> Listing:
+        self.done.append(("sets", environment))
+        row = ServiceCount("staging", "web", 3, "/discovery/staging/web")
+        return Listing((row,), empty=(), denied=(), exists=True)
 
     async def table_lines(self) -> AsyncGenerator[bytes]:
         for piece in self.pieces:

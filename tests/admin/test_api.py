@@ -59,6 +59,7 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
         "version": "1",
         "ready": True,
         "zones": ["discovery"],
+        "namespaces": [{"template": "/discovery/{environment}/{service}", "zone": "discovery"}],
         "listening": ["127.0.0.1:53"],
         "source": "zookeeper",
         "zookeeper": {

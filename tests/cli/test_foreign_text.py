@@ -383,6 +383,7 @@ def test_parts_of_the_command_line_are_escaped_in_errors(text: str) -> None:
         ["completion", text],
         ["help", text],
         ["services", "--environment", f"/{text}", "--zookeeper", f":{text}"],
+        ["services", "--direct", "--environment", f"/{text}", "--zookeeper", f":{text}"],
         ["watch", f"/{text}", "--environment", text, "--zookeeper", f":{text}"],
         ["register", f"/{text}", "--port", text, "--endpoint", text, "--metadata", text, "--check", text],
         ["setup", "--root", text],
@@ -497,11 +498,11 @@ def test_names_and_data_of_zookeeper_are_escaped(environment: dict[str, str], zk
         zk.create(member, json.dumps(data).encode(), sequence=True, makepath=True)
         zk.create(f"{zk_root}/staging/{service}/{ODD_ZNODE}", b"")
     zk.create(f"{zk_root}/staging/other{ODD_ZNODE}/{ODD_ZNODE}", b"", makepath=True)
-    for typed in (["services"], ["services", "--json"]):
+    for typed in (["services", "--direct"], ["services", "--direct", "--json"]):
         ended = run(*typed, environment=environment)
         assert_harmless(ended.output + ended.errors)
         assert len(ended.output.split("\n")) == 4
-    with Terminal("services", environment=environment) as terminal:
+    with Terminal("services", "--direct", environment=environment) as terminal:
         assert terminal.wait() == 0
         assert_harmless(_STYLES.sub("", terminal.written))
     with Terminal("watch", "web", "--environment", "staging", environment=environment) as terminal:

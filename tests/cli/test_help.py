@@ -88,7 +88,7 @@ def test_a_command_has_its_own_help() -> None:
         for typed in (["help", "lookup"], ["lookup", "--help"])
     ]
     assert shown[0] == shown[1]
-    assert shown[0].startswith("Usage: zkdns lookup [OPTIONS] NAME [TYPE]\n")
+    assert shown[0].startswith("Usage: zkdns lookup [OPTIONS] [@SERVER] NAME [TYPE]...\n")
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,9 @@ def test_json_is_one_object_with_the_whole_response(demo: ZkdnsServer) -> None:
         "authority": [],
         "additional": [],
         "errors": [],
+        "asked": "m0.web.staging.discovery",
+        "tried": [],
+        "nearest": [],
     }
 
 
@@ -256,7 +259,7 @@ def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tm
         (["web", "--timeout", "0"], "0"),
         (["web", "--timeout", "nan"], "nan is not a number of seconds"),
         (["web", "--timeout", "inf"], "inf"),
-        ([], "Missing argument"),
+        ([], "there is no name; write NAME, such as web.staging, or -x ADDRESS"),
     ],
 )
 def test_usage_errors(arguments: list[str], error: str) -> None:

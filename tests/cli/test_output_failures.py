@@ -36,7 +36,7 @@ PRINTING = {
     "explain": "explain web.staging",
     "history": "history --server {api}",
     "watch": "watch web --environment staging",
-    "services": "services",
+    "services": "services --direct",
     "accept": "accept --all --server {api}",
     "flush": "flush --server {api}",
     "dump": "dump --zone",

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.processes
 
 def test_all_usage_errors_are_printed(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     ended = run(
-        "register", "a/b", "--port", "65536", "--host", "10.0.0", "--endpoint", "admin", "--check", "ping",
+        "register", "a..b", "--port", "65536", "--host", "10.0.0", "--endpoint", "admin", "--check", "ping",
         "--interval", "fast", "--shard", "x", "--metadata", "k", "--drain", "2h", "--log-level", "loud",
         environment=environment,
     )  # fmt: skip
     assert ended.status == 2
     options = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
     assert sorted(options) == [
-        "--check", "--drain", "--endpoint", "--environment", "--host", "--interval", "--log-level",
+        "--check", "--drain", "--endpoint", "--host", "--interval", "--log-level",
         "--metadata", "--port", "--shard", "SERVICE",
     ]  # fmt: skip
     assert "from 0 to 65535" in ended.errors
@@ -48,7 +48,7 @@ def test_all_usage_errors_are_printed(environment: dict[str, str], zk: Any, zk_r
         ),
         (
             ("--environment", "e", "--port", "1", "--namespace", "/aurora/{role}/{environment}/{job}"),
-            "--namespace: '/aurora/{role}/{environment}/{job}' contains {role}",
+            "SERVICE: '/aurora/{role}/{environment}/{job}' contains {role}",
         ),
     ],
 )
@@ -75,7 +75,7 @@ def test_an_unreachable_zookeeper_is_an_error_and_no_program_starts(own_zookeepe
     with (  # in parallel, because each waits
         Command("register", *SERVED, *options, "--", "echo", "started") as register,
         Command("watch", "web", "--environment", "staging", *options) as watch,
-        Command("services", *options) as services,
+        Command("services", "--direct", *options) as services,
     ):
         for command, action in ((register, "register in"), (watch, "watch"), (services, "list")):
             assert command.wait(20.0) == 1

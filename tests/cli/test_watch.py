@@ -309,10 +309,10 @@ def test_a_running_command_is_terminated_with_the_watch(environment: dict[str, s
 
 
 def test_all_usage_errors_are_printed() -> None:
-    ended = run("watch", "a/b", "--exec", " ", "--zookeeper", "h:0")
+    ended = run("watch", "a..b", "--exec", " ", "--zookeeper", "h:0")
     assert ended.status == 2
     options = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
-    assert sorted(options) == ["--environment", "--exec", "--zookeeper", "SERVICE"]
+    assert sorted(options) == ["--exec", "--zookeeper", "SERVICE"]
 
 
 def test_missing_permission_is_an_error(environment: dict[str, str], zk: Any, zk_root: str) -> None:

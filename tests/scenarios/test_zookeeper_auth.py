@@ -65,7 +65,7 @@ def test_command_uses_the_same_credentials(
     protected_root: str, credentials: Path, zookeeper: ZooKeeperServer
 ) -> None:
     command = [
-        sys.executable, "-m", "zkdns", "services",
+        sys.executable, "-m", "zkdns", "services", "--direct",
         "--zookeeper", zookeeper.address, "--namespace", f"{protected_root}/{{environment}}/{{service}}",
     ]  # fmt: skip
     environment = {**os.environ, "ZKDNS_ZOOKEEPER_CREDENTIALS": str(credentials)}

@@ -76,6 +76,7 @@ class Api:
             web.get("/api/history", self._history),
             web.get("/api/count", self._count),
             web.get("/api/names", self._names),
+            web.get("/api/sets", self._sets),
             web.get("/api/members", self._members),
             web.get("/api/table", self._table),
             web.get("/api/prometheus-sd", self._targets),
@@ -128,9 +129,18 @@ class Api:
 
     async def _names(self, request: web.Request) -> web.StreamResponse:
         given = _parameters(request)
-        only_held = _flag(given, "held")
+        only_held, near = _flag(given, "held"), given.get("near")
+        if near is not None and len(given) > 1:
+            raise RequestError(HTTPStatus.BAD_REQUEST, "near cannot be combined with other parameters")
         async with self._running:
+            if near is not None:
+                return _json(await self._backend.similar_names(near))
             return _json(await self._backend.service_names(given.get("prefix", ""), only_held=only_held))
+
+    async def _sets(self, request: web.Request) -> web.StreamResponse:
+        environment = _parameters(request).get("environment")
+        async with self._running:
+            return _json(await self._backend.sets(environment))
 
     async def _members(self, request: web.Request) -> web.StreamResponse:
         _parameters(request)

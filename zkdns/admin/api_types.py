@@ -256,6 +256,8 @@ class MemberCount(msgspec.Struct, frozen=True):
     held: int
     exists: bool
     ready: bool
+    service: str = ""
+    """The service's name with its zone. Empty: it does not exist."""
     problem: str = ""
     """As in `Explanation`."""
 

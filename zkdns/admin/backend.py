@@ -9,6 +9,7 @@ from typing import Protocol
 from zkdns.admin.api_types import Flushed, LossesAccepted, MemberCount, Names, Reloaded, ServiceListing
 from zkdns.admin.status import Backend as StatusBackend
 from zkdns.admin.status import RequestError
+from zkdns.serverset.service_counts import Listing
 
 
 class NotReloadedError(RequestError):
@@ -34,6 +35,16 @@ class Backend(StatusBackend, Protocol):
 
     async def service_names(self, beginning: str, *, only_held: bool) -> Names:
         """Return names of services with this beginning, all of them or those with held members."""
+
+    async def similar_names(self, text: str) -> Names:
+        """Return the names of services that are similar to an unknown one, the most similar one first."""
+
+    async def sets(self, environment: str | None) -> Listing:
+        """Return a row for each server set.
+
+        Args:
+            environment: only sets of this environment. None: all sets.
+        """
 
     def table_lines(self) -> AsyncGenerator[bytes]:
         """Yield the lines of a copy of the table (`TableLine`), several in each piece."""

@@ -31,6 +31,7 @@ from zkdns.admin.status import StatsReading, Status
 from zkdns.config import Config
 from zkdns.config.parsers import ADMIN_PORT
 from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.serverset.service_counts import Listing
 
 SECONDS: Final = 10.0
 """Time-out of a request: the server itself waits at most 5 s for its processes."""
@@ -149,7 +150,7 @@ class ApiClient:
         """Count the members in the responses for a service.
 
         Args:
-            service: its name, or the path of its znode.
+            service: a spelling of it (`zkdns.spelling`).
             seconds: time-out.
         """
         return self.get("count", MemberCount, seconds=seconds, service=service)
@@ -158,6 +159,14 @@ class ApiClient:
         """List names of services with this beginning, all of them or those with held members."""
         held = "1" if only_held else None
         return self.get("names", Names, seconds=seconds, prefix=beginning, held=held)
+
+    def similar_names(self, text: str) -> tuple[str, ...]:
+        """List the names of services that are most similar to an unknown one."""
+        return self.get("names", Names, near=text).names
+
+    def sets(self, environment: str | None) -> Listing:
+        """List all server sets, or those of one environment."""
+        return self.get("sets", Listing, environment=environment)
 
     def table(self) -> Iterator[TableLine]:
         """Copy the table: yield its head, then the changes that build it."""

@@ -26,6 +26,7 @@ from zkdns.admin.api_types import (
     TargetGroup,
 )
 from zkdns.admin.status import StatsReading, Status
+from zkdns.serverset.service_counts import Listing
 from zkdns.telemetry.last_hour import HourSeries
 
 OPENAPI: Final = "/api/openapi.json"
@@ -65,7 +66,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 _FLAG: dict[str, Any] = {"type": "string", "const": "1"}
-_SERVICE = "Name of a service, with or without its zone, or the path of its znode."
+_SERVICE = "A service: its name with or without its zone, the path of its znode, or a member's address."
 
 ENDPOINTS: Final = (
     Endpoint(path="/api/status", summary="State of the server", response=Status),
@@ -118,12 +119,22 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         path="/api/names",
-        summary="Names of services, for completion",
+        summary="Names of services, for completion and suggestions",
         response=Names,
         parameters=(
             Parameter("prefix", "Beginning of the names.", {"type": "string", "default": ""}),
             Parameter("held", "1: only services with held members.", _FLAG),
+            Parameter(
+                "near", "An unknown name: up to three similar ones, the most similar one first.", _TEXT
+            ),
         ),
+    ),
+    Endpoint(
+        path="/api/sets",
+        summary="Server sets with their numbers of registered members",
+        response=Listing,
+        parameters=(Parameter("environment", "Only sets of this environment.", _TEXT),),
+        errors=(HTTPStatus.NOT_FOUND,),
     ),
     Endpoint(
         path="/api/members",
@@ -172,7 +183,11 @@ ENDPOINTS: Final = (
         summary="Remove entries from the forward caches",
         response=Flushed,
         parameters=(
-            Parameter("name", "Only this name and the names below it. Without it: all entries.", _TEXT),
+            Parameter(
+                "name",
+                "Only this name and the names below it, or an address. Without it: all entries.",
+                _TEXT,
+            ),
         ),
         errors=(HTTPStatus.NOT_FOUND,),
     ),

@@ -55,6 +55,14 @@ class ZooKeeperStatus(msgspec.Struct, frozen=True):
     namespaces: tuple[NamespaceStatus, ...] = ()
 
 
+class ServedNamespace(msgspec.Struct, frozen=True):
+    """A namespace, from ZooKeeper or a static file."""
+
+    template: str
+    """Path of its services in ZooKeeper."""
+    zone: str
+
+
 class TableStatus(msgspec.Struct, frozen=True):
     """Number of services and of members by state."""
 
@@ -82,6 +90,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     """True if every worker has a table."""
     zones: tuple[str, ...]
+    namespaces: tuple[ServedNamespace, ...]
+    """Names without a zone are tried in this order."""
     listening: tuple[str, ...]
     source: Source
     """Source of the services."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 import click
 
 from zkdns.admin.api_types import LossesAccepted, ReleasedMember
-from zkdns.cli.api_options import make_client, request_or_exit, server_option, token_option
+from zkdns.admin.client import RefusedError, UnreachableError
+from zkdns.cli.api_options import fail_refused, make_client, server_option, token_option
 from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_held
-from zkdns.cli.options import SettingOption, config_option, fail_usage
+from zkdns.cli.options import NO_ANSWER, SettingOption, config_option, fail, fail_usage
+from zkdns.cli.service_argument import fail_not_found, service_argument
 from zkdns.cli.streams import write_fields, write_json
 
 
@@ -19,7 +23,7 @@ from zkdns.cli.streams import write_fields, write_json
         ("zkdns accept --all", "All services, after the end of an environment"),
     ),
 )
-@click.argument("service", required=False, shell_complete=complete_held)
+@service_argument(is_required=False, complete=complete_held)
 @click.option(
     "--all",
     "is_all",
@@ -43,15 +47,23 @@ def accept(
     """Accept a loss: stop answering with SERVICE's held members.
 
     Held members were removed from ZooKeeper, but the server still answers with them, because their removal
-    looked like a failure of ZooKeeper. SERVICE is a name such as web.staging, or the path of its znode. The
-    output has a line for each dropped member: service, member and endpoint, separated by tabs. The exit
-    status is 1 if there are no held members, 2 for usage errors, 3 if the server does not respond.
+    looked like a failure of ZooKeeper. SERVICE is a name such as web.staging, the path of its znode, or the
+    address of a member. The output has a line for each dropped member: service, member and endpoint,
+    separated by tabs. The exit status is 1 if there are no held members, 2 for usage errors, 3 if the server
+    does not respond.
     """
     if is_all == (service is not None):
         fail_usage(["write one SERVICE, or --all for all services"])
     client = make_client(server, config_file, token_file)
     every = "1" if is_all else None
-    accepted = request_or_exit(client.post, "accept", LossesAccepted, service=service, all=every)
+    try:
+        accepted = client.post("accept", LossesAccepted, service=service, all=every)
+    except UnreachableError as error:
+        fail(error, NO_ANSWER)
+    except RefusedError as error:
+        if service is not None and error.status == HTTPStatus.NOT_FOUND:
+            fail_not_found(client, service, error)
+        fail_refused(error)
     members = accepted.members
     if as_json:
         write_json(*members)

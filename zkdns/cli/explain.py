@@ -10,9 +10,9 @@ import click
 from zkdns.admin.api_types import ExplainedMember, Explanation
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import NOT_FOUND, config_option
 from zkdns.cli.output import StyledLines, write_columns
+from zkdns.cli.service_argument import service_argument
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.durations import format_duration
 
@@ -42,17 +42,17 @@ _COLUMNS = (
         ("zkdns explain /discovery/staging/web/member_0000000318", "One member, by its znode"),
     ),
 )
-@click.argument("name", shell_complete=complete_names)
+@service_argument("name")
 @server_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def explain(name: str, server: str | None, config_file: str | None, as_json: bool) -> None:
     """Show how a running server answers NAME, and why.
 
-    Also shows the verdict on each member: whether the server answers with it, and the reason. NAME is a name
-    with or without its zone (a dot at the end makes it absolute), an address, or the path of the znode of a
-    service or member. The exit status is 0 if there are records or the name is forwarded, 1 if there are no
-    records, 2 for usage errors, 3 if the server does not respond.
+    Also shows the verdict on each member: whether the server answers with it, and the reason. NAME is a
+    domain name, with or without the zone (a dot at the end makes it absolute), the path of the znode of a
+    service or member, or the address of a member. The exit status is 0 if there are records or the name is
+    forwarded, 1 if there are no records, 2 for usage errors, 3 if the server does not respond.
     """
     explained = request_or_exit(make_client(server, config_file).explain, name)
     if as_json:

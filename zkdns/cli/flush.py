@@ -41,9 +41,10 @@ def flush(
 ) -> None:
     """Remove responses from a running server's forward cache.
 
-    Removes the responses for NAME and all names below it, or without NAME all responses. Names in the
-    server's own zones are never in this cache. The exit status is 1 if the server forwards no queries or not
-    all workers could be reached, 2 for usage errors, 3 if the server does not respond.
+    Removes the responses for NAME and all names below it, or without NAME all responses. NAME is a domain
+    name, or an address, which stands for its reverse name. Names in the server's own zones are never in this
+    cache. The exit status is 1 if the server forwards no queries or not all workers could be reached, 2 for
+    usage errors, 3 if the server does not respond.
     """
     client = make_client(server, config_file, token_file)
     flushed = request_or_exit(client.post, "flush", Flushed, name=name)

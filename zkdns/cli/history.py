@@ -18,7 +18,6 @@ from zkdns.admin.api_types import HistoryEntry
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
     INTERRUPTED,
@@ -28,6 +27,7 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.output import StyledLines
 from zkdns.cli.serverset_options import duration_option
+from zkdns.cli.service_argument import fail_not_found, service_argument
 from zkdns.cli.streams import (
     ReaderGoneError,
     is_terminal,
@@ -62,7 +62,7 @@ _STYLES = {
         ("zkdns history --follow --json", "The latest changes and all further ones, as JSON"),
     ),
 )
-@click.argument("service", required=False, shell_complete=complete_names)
+@service_argument(is_required=False)
 @duration_option("--since", 0, _MAX_SINCE, help="Only changes in this time until now, such as 10m or 2h.")
 @click.option(
     "--last",
@@ -85,10 +85,11 @@ def history(
 ) -> None:
     """List recent changes of the members of SERVICE.
 
-    SERVICE is a name such as web.staging, or the path of its znode; without it, list the changes of all
-    services. The server keeps the last 1000 changes of each service since its start. The output has a line
-    for each: time, change, service, member and endpoint, separated by tabs. The exit status is 1 if there are
-    no changes, 2 for usage errors, 3 if the server does not respond, 130 if Ctrl-C ends it without --follow.
+    SERVICE is a name such as web.staging, the path of its znode, or the address of members; without it, list
+    the changes of all services. The server keeps the last 1000 changes of each service since its start. The
+    output has a line for each: time, change, service, member and endpoint, separated by tabs. The exit status
+    is 1 if there are no changes, 2 for usage errors, 3 if the server does not respond, 130 if Ctrl-C ends it
+    without --follow.
     """
     client = make_client(server, config_file)
     after = int((time.time() - since) * 1_000_000) if since is not None else 0
@@ -111,7 +112,10 @@ def history(
     if not entries:
         of_service = f" of {service}" if service is not None else ""
         in_time = " in this time" if since is not None else ""
-        fail(ZkdnsError(f"the server has no changes{of_service}{in_time} in its history"), NOT_FOUND)
+        error = ZkdnsError(f"the server has no changes{of_service}{in_time} in its history")
+        if service is not None:
+            fail_not_found(client, service, error)
+        fail(error, NOT_FOUND)
 
 
 def _follow(client: ApiClient, service: str | None, after: int, *, as_json: bool) -> NoReturn:

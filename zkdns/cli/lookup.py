@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import math
-import re
+import os
 import secrets
 import sys
 import time
+from functools import cached_property
+from pathlib import Path
+from typing import cast
 
 import click
 import dnslib
 import msgspec
+from click.shell_completion import CompletionItem
+from msgspec.structs import replace
 
 from zkdns.address import DNS_PORT, HostPort, connectable, parse_host_port, parse_listen
-from zkdns.admin.client import ApiClient
+from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
+from zkdns.admin.status import Status
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
+from zkdns.cli.lookup_words import USUAL_TYPES, Question, names_to_try, needs_namespaces, parse_words
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
-    EX_USAGE,
     NO_ANSWER,
     NOT_FOUND,
     complete_words,
     config_option,
     fail,
+    fail_usage,
+    flag_option,
+    load_or_exit,
 )
 from zkdns.cli.output import StyledLines
-from zkdns.cli.streams import write_error, write_json, write_lines
+from zkdns.cli.serverset_options import ENVIRONMENT
+from zkdns.cli.service_argument import join_environment
+from zkdns.cli.streams import write_json, write_lines
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.edns import Ede, OptionCode
 from zkdns.errors import BadValueError, ZkdnsError
-from zkdns.names import parse_name, to_text
+from zkdns.names import Labels, parse_name, to_text
+from zkdns.namespace import Namespace, parse_namespace
+from zkdns.resolv_conf import RESOLV_CONF, ResolvConf, parse_resolv_conf
+from zkdns.spelling import ServiceText
 from zkdns.transport.dns_client import NoResponseError, exchange
 
 _MAX_TIMEOUT = 3600.0
-_USUAL_TYPES = ("A", "AAAA", "SRV", "TXT", "PTR", "CNAME", "MX", "NS", "SOA", "HTTPS", "ANY")
+_ABSENT = ("NXDOMAIN", "REFUSED")  # then the next name is tried
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -62,12 +77,27 @@ class LookupResult(msgspec.Struct, frozen=True):
     additional: tuple[Record, ...]
     errors: tuple[str, ...]
     """Extended DNS errors (RFC 8914), such as `14: the table has not been read yet`."""
+    asked: str
+    """The name as it was typed."""
+    tried: tuple[str, ...] = ()
+    """Other names that were queried for it before, and do not exist."""
+    nearest: tuple[str, ...] = ()
+    """Services with similar names, if none of these names exists."""
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     if math.isnan(value):  # not excluded by any range
         raise click.BadParameter("nan is not a number of seconds.")
     return value
+
+
+def _complete_words(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the first word as a name, and the others as types too."""
+    types = complete_words(*USUAL_TYPES)(context, parameter, incomplete)
+    names = complete_names(context, parameter, incomplete)
+    return [*types, *names] if context.params.get("words") else names
 
 
 @click.command(
@@ -81,13 +111,16 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
         ),
     ),
 )
-@click.argument("name", shell_complete=complete_names)
-@click.argument("qtype", metavar="[TYPE]", default="A", shell_complete=complete_words(*_USUAL_TYPES))
+@click.argument("words", nargs=-1, metavar="[@SERVER] NAME [TYPE]...", shell_complete=_complete_words)
+@flag_option(ENVIRONMENT)
+@click.option(
+    "-x", "addresses", metavar="ADDRESS", multiple=True, help="Query the name of an address. Repeatable."
+)
 @server_option
 @click.option(
     "--dns",
     metavar="ADDR[:PORT]",
-    help="The DNS address to query. Default: the first one of the server.",
+    help="The DNS address to query, as @SERVER. Default: the first one of the server.",
 )
 @click.option(
     "--timeout",
@@ -98,47 +131,142 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
     show_default=True,
     help="How long to wait for a response.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each response, one per line.")
 @config_option
 def lookup(
-    name: str,
-    qtype: str,
+    words: tuple[str, ...],
+    environment: str | None,
+    addresses: tuple[str, ...],
     server: str | None,
     dns: str | None,
     timeout: float,
     as_json: bool,
     config_file: str | None,
 ) -> None:
-    """Query the running server for NAME, and print its response.
+    """Query the running server for names, and print its responses.
 
-    TYPE is A, AAAA, SRV, TXT, … (default: A). The exit status is 1 if there are no records, 2 for usage
-    errors, 3 if the server does not respond.
+    NAME is a domain name, the path of the znode of a service, or an address, which is looked up as with -x.
+    TYPE is A, AAAA, SRV, TXT, … in any case (default: A; PTR for addresses). Several types and names may
+    follow each other. The first word is always a name; a later word without a dot is a type.
+
+    A name without a dot at its end and without a zone of the server is tried in its zones, then as it is and
+    in the search list of /etc/resolv.conf. The output shows the name that was found.
+
+    The exit status is 1 if there are no records, 2 for usage errors, 3 if the server does not respond.
     """
     try:
         given = parse_host_port(dns, default_port=DNS_PORT) if dns else None
-        query = build_query(
-            parse_name(name), _parse_type(qtype.upper()), ident=secrets.randbits(16), edns=True
-        )
+        parsed = parse_words(_with_environment(words, environment), addresses)
     except BadValueError as error:
-        write_error(str(error))
-        sys.exit(EX_USAGE)
-    address = given or _dns_address(make_client(server, config_file))
+        fail_usage([str(error)])
+    if given is not None and parsed.server is not None:
+        fail_usage([f"--dns: cannot be combined with @{parsed.server}; remove one of them"])
+    lookups = _Lookups(given or parsed.server, server, config_file, timeout)
+    has_records = True
+    for number, question in enumerate(parsed.questions):
+        result = lookups.look_up(question)
+        has_records = has_records and bool(result.answers)
+        if as_json:
+            write_json(result)
+        else:
+            if number:
+                write_lines("")
+            _print(result)
+    sys.exit(DONE if has_records else NOT_FOUND)
+
+
+def _with_environment(words: tuple[str, ...], environment: str | None) -> list[str]:
+    """Add the environment to the first name, which is that of a service."""
+    if environment is None:
+        return list(words)
+    first = next((number for number, word in enumerate(words) if not word.startswith("@")), None)
+    name = join_environment(None if first is None else words[first], environment)
+    return [name if number == first else word for number, word in enumerate(words)]
+
+
+class _Lookups:
+    """Sends the questions to one DNS server.
+
+    Args:
+        dns: its address. None: the API reports it.
+        server: the value of `--server`.
+        config_file: the value of `--config`.
+        timeout: seconds to wait for each response.
+    """
+
+    def __init__(
+        self, dns: HostPort | None, server: str | None, config_file: str | None, timeout: float
+    ) -> None:
+        self._given = dns
+        self._client = make_client(server, config_file) if dns is None else None
+        self._config_file = config_file
+        self._timeout = timeout
+
+    def look_up(self, question: Question) -> LookupResult:
+        """Query the possible names until one exists. If none does, return the response for the name as typed.
+
+        If the server does not respond, print the error and exit.
+        """
+        try:
+            names = names_to_try(
+                question, self._namespaces if needs_namespaces(question) else (), _search_list()
+            )
+        except BadValueError as error:
+            fail_usage([str(error)])
+        results: dict[Labels, LookupResult] = {}
+        for name in names:
+            results[name] = result = self._exchange(name, question)
+            if result.rcode not in _ABSENT:
+                break
+        else:
+            as_typed = min(names, key=len)
+            result = results.pop(as_typed)
+            if self._client is not None and isinstance(question.spelling, ServiceText):
+                with contextlib.suppress(UnreachableError, RefusedError):
+                    result = replace(result, nearest=self._client.similar_names(question.text))
+        tried = tuple(one.name for one in results.values() if one.rcode in _ABSENT)
+        return replace(result, tried=tried)
+
+    def _exchange(self, name: Labels, question: Question) -> LookupResult:
+        query = build_query(name, question.qtype, ident=secrets.randbits(16), edns=True)
+        try:
+            return _exchange(query, self._address, self._timeout, question.text)
+        except BadResponseError as error:
+            hint = "; does zkdns run there?" if isinstance(error, NoResponseError) else ""
+            return fail(ZkdnsError(f"{self._address} {error}{hint}"), NO_ANSWER)
+
+    @cached_property
+    def _status(self) -> Status | None:
+        return None if self._client is None else request_or_exit(self._client.status)
+
+    @cached_property
+    def _address(self) -> HostPort:
+        if self._client is None or self._status is None:
+            return cast("HostPort", self._given)
+        return _dns_address(self._client, self._status)
+
+    @cached_property
+    def _namespaces(self) -> tuple[Namespace, ...]:
+        """The namespaces that the server reports, or without its API those of the configuration."""
+        if self._status is not None:
+            served = self._status.namespaces
+            return tuple(parse_namespace(one.template, parse_name(one.zone)) for one in served)
+        return load_or_exit({}, self._config_file, with_static=False, with_access=False).namespaces
+
+
+def _search_list() -> ResolvConf:
+    """Return what resolv.conf(5) specifies for names. The variable LOCALDOMAIN replaces its search list."""
     try:
-        result = _exchange(query, address, timeout)
-    except BadResponseError as error:
-        hint = "; does zkdns run there?" if isinstance(error, NoResponseError) else ""
-        write_error(f"{address} {error}{hint}")
-        sys.exit(NO_ANSWER)
-    if as_json:
-        write_json(result)
-    else:
-        _print(result)
-    sys.exit(DONE if result.answers else NOT_FOUND)
+        conf = parse_resolv_conf(Path(RESOLV_CONF).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        conf = ResolvConf()
+    domains = os.environ.get("LOCALDOMAIN")
+    return conf if domains is None else replace(conf, search=tuple(domains.split()))
 
 
-def _dns_address(client: ApiClient) -> HostPort:
+def _dns_address(client: ApiClient, status: Status) -> HostPort:
     """Return the first DNS address of the server that this machine can use. If there is none, exit."""
-    reported, api = request_or_exit(client.status).listening, client.server.at
+    reported, api = status.listening, client.server.at
     try:
         listening = [parse_listen(one, default_port=DNS_PORT) for one in reported]
     except BadValueError as error:
@@ -164,17 +292,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _parse_type(qtype: str) -> int:
-    """Parse a record type: its name, or its number as in RFC 3597 §5."""
-    number = dnslib.QTYPE.reverse.get(qtype)
-    if number is None and re.fullmatch(r"TYPE[0-9]{1,5}", qtype):
-        number = int(qtype.removeprefix("TYPE"))
-    if number is None or number > 0xFFFF:  # noqa: PLR2004 - 16 bits
-        raise BadValueError(f"{qtype!r} is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257")
-    return int(number)
-
-
-def _exchange(query: bytes, server: HostPort, timeout: float) -> LookupResult:
+def _exchange(query: bytes, server: HostPort, timeout: float, asked: str) -> LookupResult:
     started_at = time.perf_counter()
     response = exchange(server, query, timeout)
     milliseconds = (time.perf_counter() - started_at) * 1000
@@ -198,6 +316,7 @@ def _exchange(query: bytes, server: HostPort, timeout: float) -> LookupResult:
             for option in options
             if option.code == OptionCode.EDE
         ),
+        asked=asked,
     )
 
 
@@ -226,6 +345,10 @@ def _print(result: LookupResult) -> None:
     lines.write(f"{result.name} {result.type}: {result.rcode}, {records}, {source}", style="bold")
     for error in result.errors:
         lines.write(f"server error {error}", style="yellow")
+    if result.tried and result.rcode in _ABSENT and "aa" not in result.flags:
+        lines.write(f"also tried: {', '.join(result.tried)}", style="yellow")
+    if result.nearest:
+        lines.write(f"similar names: {', '.join(result.nearest)}", style="yellow")
     for title, section in (
         ("", result.answers),
         ("additional", result.additional),

@@ -10,7 +10,7 @@ import click
 from zkdns.address import MAX_PORT, parse_host_port
 from zkdns.cli.command import Command
 from zkdns.cli.options import fail, fail_usage
-from zkdns.cli.serverset_options import ENVIRONMENT, SERVICE, ParsedOptions, server_set_options
+from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
 from zkdns.config import Setting
 from zkdns.config.parsers import boolean, integer, text
 from zkdns.durations import duration_parser
@@ -101,9 +101,11 @@ _ROWS = (
 )
 @click.argument("service")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARGS]...]")
-@server_set_options(*_ROWS, environment="required", port="required")
-def register(config_file: str | None, command: tuple[str, ...], **flags: object) -> None:
+@server_set_options(*_ROWS, port="required")
+def register(service: str, config_file: str | None, command: tuple[str, ...], **flags: object) -> None:
     """Register a member of SERVICE, until SIGTERM or Ctrl-C.
+
+    SERVICE is a name such as web.staging, the path of its znode, or web with --environment staging.
 
     With CMD, run it, and keep the member registered while CMD runs and the check passes. On SIGTERM or
     Ctrl-C, unregister the member, wait for the time of --drain, then send the signal to CMD.
@@ -112,19 +114,19 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
     executable, 127 if CMD does not exist. Otherwise it is the status of CMD, or 128 and the number of the
     signal that ended CMD.
     """
-    parsed = ParsedOptions({**SERVICE, **{row.flag: row for row in _ROWS}}, flags, config_file)
-    parsed.require_server_set()
+    parsed = ParsedOptions({row.flag: row for row in _ROWS}, flags, config_file)
+    parsed.locate_set(service)
     _check_member(parsed)
-    config = parsed.config_or_fail("register")
+    config, place = parsed.config_or_fail("register"), parsed.place
     values = parsed.values
     interval = values.get("interval", 1.0)
     options = RegisterOptions(
-        environment=values["environment"],
-        service=values["service"],
+        environment=place.environment,
+        service=place.service,
         zookeeper=str(config.zookeeper.hosts),
         access=parsed.access,
-        namespace=config.namespace.template,
-        member_prefix=config.namespace.member_prefix,
+        namespace=place.template,
+        member_prefix=place.member_prefix,
         session_timeout=values.get("session_timeout", 5.0),
         host=None if values.get("host", _AUTO) == _AUTO else values["host"],
         port=values["port"],

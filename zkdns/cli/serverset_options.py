@@ -14,8 +14,9 @@ from zkdns.config.parsers import Location, text
 from zkdns.config.setting import parse_table
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError
-from zkdns.namespace import Namespace, check_znode_path
+from zkdns.namespace import check_znode_path
 from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, load_access
+from zkdns.spelling import SetPlace, locate_set, parse_spelling
 from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,7 +37,12 @@ def duration_option(flag: str, lowest: float, highest: float, *, help: str) -> C
     return click.option(flag, callback=callback, metavar="DURATION", help=help)
 
 
-def _parse_znode_name(value: str) -> str:
+def parse_znode_name(value: str) -> str:
+    """Check the name of a znode.
+
+    Raises:
+        BadValueError: it has a slash or a character that ZooKeeper rejects, or is `.` or `..`.
+    """
     try:
         check_znode_path(f"/{value}")
     except BadValueError:
@@ -50,26 +56,21 @@ def _parse_znode_name(value: str) -> str:
     return value
 
 
-SERVICE = {
-    "SERVICE": Setting(
-        "service", text(_parse_znode_name, "a service's name"), "SERVICE", "", in_environment=False
-    )
-}
-"""The argument of the commands for one server set, by its name in usage messages."""
 ENVIRONMENT = Setting(
     "environment",
-    text(_parse_znode_name, "an environment's name"),
+    text(parse_znode_name, "an environment's name"),
     "NAME",
     "Environment of the service: local, staging, prod, test, or any other.",
     in_environment=False,
     suggestions=("local", "staging", "prod", "test"),
 )
 
-_CONFIGURED = tuple(
+CONFIGURED = tuple(
     row
     for row in SETTINGS
     if row.key in {"zookeeper.hosts", *ACCESS_KEYS, "namespace", "member_prefix", "log.level", "log.format"}
 )
+"""The settings of commands that connect to ZooKeeper themselves."""
 
 
 def server_set_options(*rows: Setting, **required: str) -> Callable[[F], F]:
@@ -81,7 +82,7 @@ def server_set_options(*rows: Setting, **required: str) -> Callable[[F], F]:
     """
 
     def add(command: F) -> F:
-        return options_of((*rows, *_CONFIGURED), required)(config_option(command))
+        return options_of((*rows, *CONFIGURED), required)(config_option(command))
 
     return add
 
@@ -108,9 +109,10 @@ class ParsedOptions:
         self.access = ANONYMOUS
         """Credentials and TLS for ZooKeeper."""
         self._config: Config | None = None
+        self._place: SetPlace | None = None
         try:
             self._config = load_config(
-                flags={row.name: flags[row.name] for row in _CONFIGURED},
+                flags={row.name: flags[row.name] for row in CONFIGURED},
                 environment=os.environ,
                 file=config_file,
                 check_access=load_access,
@@ -122,21 +124,22 @@ class ParsedOptions:
             if self._config.zookeeper.hosts is None:
                 self.errors.append("--zookeeper: is missing, and not in the configuration; write HOST:PORT")
 
-    def require_server_set(self) -> None:
-        """Check that environment and service identify one server set of the namespace."""
-        namespace = self._config.namespace if self._config else None
-        if namespace and not _has_environment(namespace):
-            self.values["environment"] = ""
-        elif "environment" not in self.values:
-            self.errors.append("--environment: is missing; write local, staging, prod, test, or any other")
-        if namespace is None:
-            return
-        own = namespace.steps[namespace.order[0]]
-        for step, fixed in zip(namespace.steps, namespace.fixed, strict=True):
-            if fixed is None and step not in (own, "environment"):
-                self.errors.append(
-                    f"--namespace: {namespace.template!r} contains {{{step}}}; write a name in its place"
-                )
+    def locate_set(self, service: str) -> None:
+        """Find the server set that the argument SERVICE and --environment stand for."""
+        environment = self.values.get("environment")
+        try:
+            if self._config is not None and ("environment" not in self.values or environment is not None):
+                self._place = locate_set(service, environment, self._config.namespaces)
+            else:  # an error was reported
+                parse_spelling(service)
+        except BadValueError as error:
+            self.errors.append(f"SERVICE: {error}")
+
+    @property
+    def place(self) -> SetPlace:
+        """The server set, after `config_or_fail`."""
+        assert self._place is not None  # noqa: S101 - otherwise there was an error
+        return self._place
 
     def config_or_fail(self, process: str) -> Config:
         """Set up logging and return the configuration. If there are errors, print them and exit."""
@@ -144,7 +147,3 @@ class ParsedOptions:
             fail_usage(self.errors)
         configure_logging(self._config.log.format, self._config.log.level, process=process)
         return self._config
-
-
-def _has_environment(namespace: Namespace) -> bool:
-    return ("environment", None) in zip(namespace.steps, namespace.fixed, strict=True)

@@ -1,4 +1,4 @@
-"""`zkdns services`: the services in ZooKeeper, with their numbers of members."""
+"""`zkdns services`: the services of a running server or in ZooKeeper, with their numbers of members."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
+from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.options import FAILED, fail
+from zkdns.cli.options import FAILED, fail, fail_usage
 from zkdns.cli.output import ProgressBar, make_console, styled
-from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
+from zkdns.cli.serverset_options import (
+    CONFIGURED,
+    ENVIRONMENT,
+    ParsedOptions,
+    parse_znode_name,
+    server_set_options,
+)
 from zkdns.cli.streams import is_terminal, write_error, write_fields, write_json
-from zkdns.errors import ZkdnsError
-from zkdns.serverset.listing import Listing, ServiceCount, list_services
+from zkdns.config import Config
+from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.serverset.auth import Access
 from zkdns.serverset.reachability import NO_QUORUM
+from zkdns.serverset.service_counts import Listing, ServiceCount
 
 _MAX_WARNINGS = 10
 
@@ -27,31 +36,33 @@ _MAX_WARNINGS = 10
         ("zkdns services --environment staging --json", "Those of one environment, as JSON"),
     ),
 )
+@click.option("--direct", is_flag=True, help="Read ZooKeeper, not the server.")
+@server_option
 @server_set_options(ENVIRONMENT)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each service, one per line.")
-def services(config_file: str | None, as_json: bool, **flags: object) -> None:
-    """List the services in ZooKeeper, with their numbers of members.
+def services(
+    direct: bool, server: str | None, config_file: str | None, as_json: bool, **flags: object
+) -> None:
+    """List all services, with their numbers of members.
 
     Prints a table in a terminal; otherwise a line for each service: environment, service and number of
-    members, separated by tabs.
+    members, separated by tabs. The services are those of the running server or, with --direct, those in
+    ZooKeeper. Only --direct uses the options for ZooKeeper.
 
-    The exit status is 1 if there are no services or ZooKeeper is unreachable, 2 for usage errors.
+    The exit status is 1 if there are no services or ZooKeeper is unreachable, 2 for usage errors, 3 if the
+    server does not respond.
     """
-    parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
-    config = parsed.config_or_fail("services")
-    environment = parsed.values.get("environment")
-    bar = ProgressBar("counting members")
-    try:
-        with bar.progress:
-            listing = list_services(
-                str(config.zookeeper.hosts),
-                config.namespace,
-                environment=environment,
-                progress=bar.update,
-                access=parsed.access,
-            )
-    except ZkdnsError as error:
-        fail(error)
+    if direct:
+        if server is not None:
+            fail_usage(["--server: cannot be combined with --direct; remove one of them"])
+        parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
+        config, environment = parsed.config_or_fail("services"), parsed.values.get("environment")
+        listing, place = _list_directly(config, environment, parsed.access)
+    else:
+        environment = _checked(flags)
+        client = make_client(server, config_file)
+        listing = request_or_exit(client.sets, environment)
+        place = f"at the server {client.server}"
     if as_json:
         write_json(*listing.services)
     elif is_terminal(sys.stdout):
@@ -62,17 +73,62 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
         write_error(f"the ZooKeeper server may be out of date: {NO_QUORUM}")
     _warn_of_others([row for row in listing.services if row.is_foreign])
     for path in listing.denied:
-        write_error(f"cannot list {path}: its ACL denies this client access")
+        write_error(f"cannot list {path}: its ACL denies access")
     if not listing.services and listing.denied:
         sys.exit(FAILED)
     if not listing.services and not listing.empty:
-        root = config.namespace.root
-        if environment:
-            problem = f"there is no environment {environment!r} below {root}"
-        else:
-            problem = f"there are no services below {root}" if listing.exists else f"there is no znode {root}"
-        write_error(f"{problem} in ZooKeeper at {config.zookeeper.hosts}")
+        write_error(f"there {_nothing(environment, has_root=listing.exists or not direct)} {place}")
         sys.exit(FAILED)
+
+
+def _checked(flags: dict[str, object]) -> str | None:
+    """Return the environment. If it is invalid, or an option needs --direct, print the errors and exit."""
+    unused = (row.flag for row in CONFIGURED if flags[row.name] not in (None, ()))
+    errors = [
+        f"{flag}: is only used with --direct; add it, or name a server with --server" for flag in unused
+    ]
+    environment = flags[ENVIRONMENT.name]
+    if environment is not None:
+        try:
+            parse_znode_name(str(environment))
+        except BadValueError as error:
+            errors.append(f"--environment: {error}")
+    if errors:
+        fail_usage(errors)
+    return str(environment) if environment is not None else None
+
+
+def _list_directly(config: Config, environment: str | None, access: Access) -> tuple[Listing, str]:
+    """List the services of all namespaces in ZooKeeper, and return the place for an error too."""
+    from zkdns.serverset.listing import list_services  # noqa: PLC0415 - loads kazoo, only for --direct
+
+    bar = ProgressBar("counting members")
+    hosts = str(config.zookeeper.hosts)
+    try:
+        with bar.progress:
+            listings = [
+                list_services(hosts, one, environment=environment, progress=bar.update, access=access)
+                for one in config.namespaces
+            ]
+    except ZkdnsError as error:
+        fail(error)
+    rows = [row for listing in listings for row in listing.services]
+    merged = Listing(
+        services=tuple(sorted(rows, key=lambda row: (row.environment, row.service, row.path))),
+        empty=tuple(sorted(path for listing in listings for path in listing.empty)),
+        denied=tuple(sorted(path for listing in listings for path in listing.denied)),
+        exists=all(listing.exists for listing in listings),
+        is_read_only=any(listing.is_read_only for listing in listings),
+    )
+    roots = " and ".join(dict.fromkeys(namespace.root for namespace in config.namespaces))
+    is_missing = not merged.exists and environment is None
+    return merged, f"{'' if is_missing else 'below '}{roots} in ZooKeeper at {hosts}"
+
+
+def _nothing(environment: str | None, *, has_root: bool) -> str:
+    if environment is not None:
+        return f"is no environment {environment!r}"
+    return "are no services" if has_root else "is no znode"
 
 
 def _warn_of_others(foreign: Sequence[ServiceCount]) -> None:

@@ -13,7 +13,6 @@ from zkdns.admin.api_types import MemberCount
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -24,6 +23,7 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.output import make_console
 from zkdns.cli.serverset_options import duration_option
+from zkdns.cli.service_argument import service_argument, similar_names
 from zkdns.cli.streams import is_terminal, write_notice
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
@@ -47,7 +47,7 @@ _member_count = click.IntRange(0, _MAX_MEMBERS)
         ("zkdns wait web.staging --gone", "Until the last member has left"),
     ),
 )
-@click.argument("service", shell_complete=complete_names)
+@service_argument()
 @click.option("--min", "minimum", type=_member_count, metavar="N", help="N members or more. Default: 1.")
 @click.option(
     "--max", "maximum", type=_member_count, metavar="N", help="N members or fewer; without --min also none."
@@ -69,11 +69,11 @@ def wait(
 ) -> None:
     """Wait until SERVICE has the given number of members.
 
-    SERVICE is a name such as web.staging, or the path of its znode. All members that the server answers with
-    count, including held members, even if a response is limited to fewer. Members with the same endpoint
-    count once. If the server is starting, wait for it too. The exit status is 0 as soon as the number is
-    reached, 1 if it is not reached in time, 2 for usage errors, 3 if no server responds in time, 130 for
-    Ctrl-C.
+    SERVICE is a name such as web.staging, the path of its znode, or the address of a member. All members that
+    the server answers with count, including held members, even if a response is limited to fewer. Members
+    with the same endpoint count once. If the server is starting, wait for it too. The exit status is 0 as
+    soon as the number is reached, 1 if it is not reached in time, 2 for usage errors, 3 if no server responds
+    in time, 130 for Ctrl-C.
     """
     bounds = _bounds(minimum, maximum, exactly, gone=gone)
     client = make_client(server, config_file)
@@ -103,7 +103,7 @@ class _Waiter:
 
     def __init__(self, client: ApiClient, service: str, bounds: tuple[int, int], timeout: float) -> None:
         self._client = client
-        self._service = service
+        self._service = self._resolved = service
         self._bounds = bounds
         self._timeout = timeout
         self._started_at = time.monotonic()
@@ -143,7 +143,7 @@ class _Waiter:
         """Request the number of members from the server; return the error if it does not respond."""
         seconds = min(max(self._timeout - self._elapsed, _MIN_REQUEST_SECONDS), _MAX_REQUEST_SECONDS)
         try:
-            return self._client.count(self._service, seconds)
+            counted = self._client.count(self._resolved, seconds)
         except UnreachableError as error:
             return error
         except RefusedError as error:
@@ -151,6 +151,9 @@ class _Waiter:
                 return error
             self._progress.stop()
             fail_refused(error)
+        if counted.service:  # the server finds a name faster than an address
+            self._resolved = f"{counted.service}."
+        return counted
 
     def _is_reached(self, counted: MemberCount) -> bool:
         minimum, maximum = self._bounds
@@ -169,7 +172,10 @@ class _Waiter:
         if isinstance(counted, ZkdnsError):
             fail(counted, NO_ANSWER)
         state = _describe(self._service, counted)
-        fail(ZkdnsError(f"{state} after {format_duration(self._timeout)}; {self._expected}"), FAILED)
+        is_unknown = counted.ready and not counted.exists
+        similar = similar_names(self._client, self._service) if is_unknown else ""
+        after = format_duration(self._timeout)
+        fail(ZkdnsError(f"{state} after {after}; {self._expected}{similar}"), FAILED)
 
 
 def _describe(service: str, counted: MemberCount | ZkdnsError) -> str:

@@ -7,14 +7,16 @@ import enum
 import queue
 import signal
 import threading
+from difflib import get_close_matches
 
 import click
 import msgspec
 
 from zkdns.cli.command import Command
+from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import fail
-from zkdns.cli.serverset_options import ENVIRONMENT, SERVICE, ParsedOptions, server_set_options
-from zkdns.cli.streams import ReaderGoneError, watch_reader
+from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
+from zkdns.cli.streams import ReaderGoneError, watch_reader, write_error
 from zkdns.cli.watch_output import WatchOutput, difference, make_output
 from zkdns.config import Config
 from zkdns.errors import ZkdnsError
@@ -22,11 +24,12 @@ from zkdns.registrar.hook import Hook
 from zkdns.registrar.signals import queue_signals
 from zkdns.serverset.auth import Access
 from zkdns.serverset.client import is_read_only, make_client
-from zkdns.serverset.listing import disconnect
+from zkdns.serverset.listing import disconnect, find_siblings
 from zkdns.serverset.member import Member
 from zkdns.serverset.reachability import NO_QUORUM
 from zkdns.serverset.server_set import ServerSet
 from zkdns.serverset.set_watch import SetWatch
+from zkdns.spelling import SetPlace
 
 _SESSION_TIMEOUT = 10.0  # seconds; the session has no ephemeral znodes
 
@@ -48,7 +51,15 @@ _PROBLEMS = {
     _Event.CONNECTED_READ_ONLY: f"the ZooKeeper server has lost the others: {NO_QUORUM}",
 }
 
-_Item = _Event | SetWatch | ZkdnsError
+
+class _Missing(msgspec.Struct, frozen=True):
+    """The set does not exist yet."""
+
+    siblings: tuple[str, ...]
+    """Names of the znodes next to it."""
+
+
+_Item = _Event | SetWatch | _Missing | ZkdnsError
 """An item of the queue that the main thread reads. All other threads only write to it.
 
 A `SetWatch` is the watch that has started, and a `ZkdnsError` the reason why it could not start.
@@ -65,8 +76,8 @@ A `SetWatch` is the watch that has started, and a `ZkdnsError` the reason why it
         ),
     ),
 )
-@click.argument("service")
-@server_set_options(ENVIRONMENT, environment="required")
+@click.argument("service", shell_complete=complete_names)
+@server_set_options(ENVIRONMENT)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each change, one per line.")
 @click.option(
     "--exec",
@@ -74,8 +85,10 @@ A `SetWatch` is the watch that has started, and a `ZkdnsError` the reason why it
     metavar="CMD",
     help="Run CMD in the shell at each change, with all endpoints on its standard input, one per line.",
 )
-def watch(config_file: str | None, as_json: bool, command: str | None, **flags: object) -> None:
+def watch(service: str, config_file: str | None, as_json: bool, command: str | None, **flags: object) -> None:
     """Follow the members of SERVICE, until SIGTERM or Ctrl-C.
+
+    SERVICE is a name such as web.staging, the path of its znode, or web with --environment staging.
 
     Shows a live table in a terminal; otherwise prints a line for each added (+) or removed (-) member,
     starting with the existing ones.
@@ -87,13 +100,13 @@ def watch(config_file: str | None, as_json: bool, command: str | None, **flags: 
 
     The exit status is 1 if ZooKeeper is unreachable at the start or denies access, 2 for usage errors.
     """
-    parsed = ParsedOptions({**SERVICE, ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
-    parsed.require_server_set()
+    parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
+    parsed.locate_set(service)
     if command is not None and not command.strip():
         parsed.errors.append("--exec: is empty; write a command")
     config = parsed.config_or_fail("watch")
-    environment, service = parsed.values["environment"], parsed.values["service"]
-    title = f"{service} in {environment}" if environment else service
+    place = parsed.place
+    title = f"{place.service} in {place.environment}" if place.environment else place.service
     output = make_output(title, config, as_json=as_json)
     try:
         with (
@@ -101,7 +114,7 @@ def watch(config_file: str | None, as_json: bool, command: str | None, **flags: 
             if command
             else contextlib.nullcontext() as hook
         ):
-            _Follower(parsed.access, config, environment, service, output, hook).run()
+            _Follower(parsed.access, config, place, output, hook).run()
     except ZkdnsError as error:
         fail(error)
 
@@ -113,8 +126,7 @@ class _Follower:
         self,
         access: Access,
         config: Config,
-        environment: str,
-        service: str,
+        place: SetPlace,
         output: WatchOutput,
         hook: Hook | None,
     ) -> None:
@@ -123,10 +135,10 @@ class _Follower:
             str(config.zookeeper.hosts), session_timeout=_SESSION_TIMEOUT, access=access, read_only=True
         )
         self._set = ServerSet(
-            environment,
-            service,
-            namespace=config.namespace.template,
-            member_prefix=config.namespace.member_prefix,
+            place.environment,
+            place.service,
+            namespace=place.template,
+            member_prefix=place.member_prefix,
             client=self._client,
         )
         self._output = output
@@ -157,6 +169,8 @@ class _Follower:
                         self._write_change(watched)
                     case ZkdnsError():
                         raise item
+                    case _Missing():
+                        self._warn_if_unknown(item)
                     case _Event.OUTPUT_CLOSED:
                         raise ReaderGoneError
                     case _Event.TERMINAL_RESIZED:
@@ -179,8 +193,18 @@ class _Follower:
     def _start_watch(self) -> None:
         try:
             self._queue.put(self._set.watch())
+            siblings = find_siblings(self._client, self._set.path)
         except ZkdnsError as error:
             self._queue.put(error)
+        else:
+            if siblings is not None:
+                self._queue.put(_Missing(siblings))
+
+    def _warn_if_unknown(self, missing: _Missing) -> None:
+        """Write that the set does not exist yet, with similar names."""
+        names = get_close_matches(self._set.service, missing.siblings)
+        similar = f"; similar names: {', '.join(names)}" if names else ""
+        write_error(f"there is no service {self._set.path} yet{similar}")
 
     def _write_change(self, watched: SetWatch) -> None:
         # Without weights, which are not part of the output.

@@ -22,10 +22,9 @@ from zkdns.dns.records import Node
 from zkdns.dns.rrset import EQUAL_WEIGHT, Item, Renderer
 from zkdns.dns.steps import Run
 from zkdns.dns.zone import NAME_SERVER_NAME, Zone, ZoneMatch
-from zkdns.names import Labels, to_wire
+from zkdns.names import IN_ADDR_ARPA, IP6_ARPA, Labels, reverse_name, to_wire
 from zkdns.table import AddressIndex
 
-_IPV4, _IPV6 = (b"in-addr", b"arpa"), (b"ip6", b"arpa")  # RFC 1035 §3.5, RFC 3596 §2.5
 _OCTETS = {b"%d" % octet: str(octet) for octet in range(0x100)}
 _NIBBLES = frozenset(b"%x" % nibble for nibble in range(0x10))
 _IPV4_LABELS, _IPV6_LABELS = 4, 32
@@ -114,7 +113,7 @@ class ReverseZones:
             addresses |= self._served.pop(key, set())
         for address in addresses:
             self._nodes.pop(address, None)
-        names = set(map(name_of, addresses))
+        names = set(map(reverse_name, addresses))
         for name in names:
             self._zone.reset_rotation(name)
         return names
@@ -125,17 +124,9 @@ def address_of(name: Labels) -> str | None:
 
     Each address has exactly one name: all of its 4 bytes or 32 nibbles, without leading zeros.
     """
-    kind, parts = name[-len(_IPV4) :], name[: -len(_IPV4)]
-    if kind == _IPV4 and len(parts) == _IPV4_LABELS and all(part in _OCTETS for part in parts):
+    kind, parts = name[-len(IN_ADDR_ARPA) :], name[: -len(IN_ADDR_ARPA)]
+    if kind == IN_ADDR_ARPA and len(parts) == _IPV4_LABELS and all(part in _OCTETS for part in parts):
         return ".".join(_OCTETS[part] for part in reversed(parts))
-    if kind == _IPV6 and len(parts) == _IPV6_LABELS and _NIBBLES.issuperset(parts):
+    if kind == IP6_ARPA and len(parts) == _IPV6_LABELS and _NIBBLES.issuperset(parts):
         return str(ipaddress.IPv6Address(int(b"".join(reversed(parts)), 16)))
     return None
-
-
-def name_of(address: str) -> Labels:
-    """The name of an IP address in canonical form."""
-    if ":" not in address:
-        return (*reversed(address.encode().split(b".")), *_IPV4)
-    digits = ipaddress.IPv6Address(address).packed.hex().encode()
-    return (*(digits[at : at + 1] for at in range(len(digits) - 1, -1, -1)), *_IPV6)

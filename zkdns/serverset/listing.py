@@ -16,9 +16,10 @@ from zkdns.errors import ZooKeeperError
 from zkdns.namespace import VECTOR_PREFIX
 from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, is_read_only, make_client
-from zkdns.serverset.formats import describe_format, describe_names, guess_common_format
+from zkdns.serverset.formats import guess_common_format
 from zkdns.serverset.passed_over import pass_over
 from zkdns.serverset.reachability import describe_missing_chroot, unreachable_error
+from zkdns.serverset.service_counts import MAX_RECOGNIZED, Listing, ServiceCount
 from zkdns.serverset.session import CONNECTION_ERRORS, to_zkdns_error
 
 if TYPE_CHECKING:
@@ -32,60 +33,7 @@ Progress = Callable[[int, int], None]
 
 _MAX_IN_FLIGHT = 256  # enough to keep the connection busy during a round trip
 _SESSION_TIMEOUT = 10.0  # seconds
-_MAX_RECOGNIZED = 20  # services whose children are read to recognize their format
 _DISCONNECT_TIMEOUT = 2.0  # seconds; if stopping takes longer, the session expires
-
-
-class ServiceCount(msgspec.Struct, frozen=True):
-    """A service and the number of its members."""
-
-    environment: str
-    """The scope of the service's name: the values of all placeholders except its own.
-
-    Empty: there are none.
-    """
-    service: str
-    members: int | None
-    """The number of registered members, including invalid ones. None: the ACL denies listing them."""
-    path: str
-    passed_over: int = 0
-    """The number of other children, without weights (`vector_…`)."""
-    examples: tuple[str, ...] = ()
-    """The names of a few of the other children."""
-    format: str | None = None
-    """The registration format of the other children. None: unknown, or not determined.
-
-    It is determined for the first services without members.
-    """
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether it has children, and none of them is a member."""
-        return self.members == 0 and self.passed_over > 0
-
-    @property
-    def others(self) -> str:
-        """The other children as text: `4 other children: a, b, c and 1 more (nerve)`."""
-        children = "child" if self.passed_over == 1 else "children"
-        names = describe_names(self.examples, self.passed_over)
-        found = describe_format(self.format, self.examples)
-        text = f"{self.passed_over} other {children}: {names}"
-        return f"{text} ({found})" if found else text
-
-
-class Listing(msgspec.Struct, frozen=True):
-    """The services of a namespace at one moment."""
-
-    services: tuple[ServiceCount, ...]
-    """Sorted by environment and service."""
-    empty: tuple[str, ...]
-    """Paths of environments without a service."""
-    denied: tuple[str, ...]
-    """Paths that may not be listed because of their ACL."""
-    exists: bool
-    """Whether the namespace's root exists."""
-    is_read_only: bool = False
-    """Whether the server had no quorum, so that the listing may be out of date."""
 
 
 def list_services(
@@ -128,6 +76,16 @@ def list_services(
         return msgspec.structs.replace(listing, is_read_only=is_without_quorum)
     finally:
         disconnect(client)
+
+
+def find_siblings(client: KazooClient, path: str) -> tuple[str, ...] | None:
+    """List the znodes next to one that does not exist. None: it exists. Empty: they cannot be listed."""
+    try:
+        if client.exists(path) is not None:
+            return None
+        return tuple(client.get_children(path.rpartition("/")[0] or "/"))
+    except (KazooException, *CONNECTION_ERRORS):
+        return ()
 
 
 def disconnect(client: KazooClient) -> None:
@@ -186,7 +144,7 @@ class _Walk:
 
     def _with_formats(self, services: Iterable[ServiceCount]) -> Iterator[ServiceCount]:
         """Add the formats of the other children to the first services without members."""
-        left = _MAX_RECOGNIZED
+        left = MAX_RECOGNIZED
         for row in services:
             if row.is_foreign and left:
                 left -= 1

@@ -325,10 +325,10 @@ def test_counted_members_agree_with_their_verdicts() -> None:
         for name in ("web.staging", "web.staging.discovery", "/discovery/staging/web"):
             # 1 and 5 have one endpoint; 3 is drained; 8 has no service endpoint; 6 counts without addresses.
             assert count_members(CountMembers(name), server.context) == MemberCount(
-                3, 1, exists=True, ready=True
+                3, 1, exists=True, ready=True, service="web.staging.discovery"
             )
         drained = count_members(CountMembers("drained.staging"), server.context)
-        assert drained == MemberCount(1, 0, exists=True, ready=True)
+        assert drained == MemberCount(1, 0, exists=True, ready=True, service="drained.staging.discovery")
         none = MemberCount(0, 0, exists=False, ready=True)
         assert count_members(CountMembers("nix.staging"), server.context) == none
         assert isinstance(count_members(CountMembers("a..b"), server.context), Refused)

@@ -18,13 +18,14 @@ def test_similar_names_are_those_of_difflib(text: str, names: list[str]) -> None
 
 
 def test_a_limited_number_of_names_is_compared() -> None:
-    names = ["other"] * 10 + ["x"] * MAX_COMPARED + ["web"]
+    """Names that cannot be similar do not count, and neither do those without a name."""
+    names = ["other"] * 10 + ["xyz"] * MAX_COMPARED + ["we"] * MAX_COMPARED + ["web"]
 
     def name_of(name: str) -> str | None:
         return None if name == "other" else name
 
-    assert asyncio.run(SimilarNames("web", names, name_of).run()) == ()
-    assert asyncio.run(SimilarNames("web", names[11:], name_of).run()) == ("web",)
+    assert asyncio.run(SimilarNames("web", names, name_of).run()) == ("we",) * 3
+    assert asyncio.run(SimilarNames("web", [*names[:-2], "web"], name_of).run())[0] == "web"
 
 
 def test_services_below_a_name_are_counted_and_the_first_ones_returned() -> None:

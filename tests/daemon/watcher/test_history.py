@@ -180,8 +180,8 @@ def test_entries_are_read_in_pages_and_by_service() -> None:
         assert history.read(None, first, 4) == (everything[1:5], everything[4].number)
         assert history.read(None, everything[4].number, 100) == (everything[5:], last)
         assert history.read(None, last, 100) == ((), last)
-        assert history.read(lambda key, _: key[0] == b"db", 0, 2)[0] == everything[7::2]
-        assert history.read(lambda _, origin: origin == WEB, 0, 100)[0] == everything[::2]
+        assert history.read(lambda key, *_: key[0] == b"db", 0, 2)[0] == everything[7::2]
+        assert history.read(lambda _key, origin, _member: origin == WEB, 0, 100)[0] == everything[::2]
 
     run_in_loop(scenario)
 

@@ -64,6 +64,7 @@ def flush(name: str | None, **flags: Any) -> object:
         ("WWW.Example.com.", b"\3www\7example\3com\0"),
         ("a\\.b.example", b"\3a.b\7example\0"),
         ("discovery.example", b"\x09discovery\7example\0"),
+        ("192.0.2.2", b"\x012\x012\x010\x03192\x07in-addr\x04arpa\0"),
     ],
 )
 def test_flush_sends_the_name_in_wire_form_to_each_worker(
@@ -96,12 +97,11 @@ def test_flush_of_a_name_in_a_zone_is_refused(name: str) -> None:
 
 
 def test_flush_of_an_invalid_name_is_refused() -> None:
-    response = flush("a..b")
-    assert isinstance(response, Refused)
-    assert (response.reason, response.message) == (
-        "invalid",
-        "'a..b' is not a domain name: it has an empty label",
-    )
+    for name, error in (
+        ("a..b", "'a..b' is not a domain name: it has an empty label"),
+        ("/a/b", "'/a/b' is the path of a znode; write a domain name or an address"),
+    ):
+        assert flush(name) == Refused("invalid", error)
 
 
 def test_flush_is_refused_if_the_server_forwards_nothing(tmp_path: Path) -> None:
@@ -274,7 +274,9 @@ def test_a_response_is_sent_after_the_workers_have_applied_the_changes(short_pat
             for count in range(1, 100):
                 publisher.publish([put("web", *(member(n, f"10.0.0.{n}") for n in range(count)))])
                 counted = await respond_when_applied(CountMembers("web.staging"), context)
-                assert counted == MemberCount(count, 0, exists=True, ready=True)
+                assert counted == MemberCount(
+                    count, 0, exists=True, ready=True, service="web.staging.discovery"
+                )
                 assert contents(worker.table) == contents(publisher.table)
                 await respond_when_applied(FlushCaches(None), context)
                 assert len(worker.flushed) == count

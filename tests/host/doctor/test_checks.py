@@ -25,8 +25,8 @@ from zkdns.host.doctor.checks import (
 from zkdns.host.doctor.processes import BindRights, Listener
 from zkdns.host.resolver_config import parse_hosts_line
 from zkdns.resolv_conf import parse_resolv_conf
-from zkdns.serverset.listing import Listing, ServiceCount
 from zkdns.serverset.probe import ProbeResult, RootListing
+from zkdns.serverset.service_counts import Listing, ServiceCount
 
 OWN = HostPort("127.0.0.1", 53)
 ROOT, USER = BindRights(is_privileged=True), BindRights(is_privileged=False)

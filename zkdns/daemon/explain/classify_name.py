@@ -1,6 +1,6 @@
 """Classifies a name: by which rule it is answered, or why it does not exist.
 
-    192.0.2.1                   the reverse name of the address
+    192.0.2.1, 192.0.2.1:80     the reverse name of the address
     /discovery/staging/web      the service or the member of that znode
     web.staging                 a name with or without a zone at its end; otherwise a name outside the zones
     web.staging.discovery.      an absolute name, because of the final dot
@@ -11,8 +11,6 @@ some lookups; what needs the whole table is left to searches (`searches.py`).
 
 from __future__ import annotations
 
-import ipaddress
-
 import msgspec
 
 from zkdns.admin.api_types import Kind
@@ -21,13 +19,15 @@ from zkdns.daemon.explain.searches import MAX_SUGGESTIONS, Findings
 from zkdns.dns.freshness import Freshness
 from zkdns.dns.member_labels import label_prefix, member_label
 from zkdns.dns.message import CLASS_IN, Query, Type
-from zkdns.dns.reverse import ReverseZones, address_of, name_of
+from zkdns.dns.reverse import ReverseZones, address_of
 from zkdns.dns.service_names import PROTOCOLS
 from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.errors import BadValueError
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.special_use import special_use_answer
-from zkdns.names import MAX_NAME, Labels, lower, parse_name, to_text, to_wire, wire_length
+from zkdns.names import MAX_NAME, Labels, reverse_name, to_text, to_wire, wire_length
+from zkdns.serverset.member import Member
+from zkdns.spelling import MemberAddress, ServiceText, ZnodePath, parse_spelling
 from zkdns.table import ANY_SERVICE, AddressIndex, Table
 
 _MAX_LENGTH_DIFFERENCE = 3  # characters, between an unknown name and a suggestion
@@ -89,11 +89,13 @@ class NameClassifier:
             BadValueError: it is none of these.
             SearchNeeded: the result of a search is missing in `findings`.
         """
-        if text.startswith("/"):
-            return self._classify_path(text)
-        labels = _reverse_name(text) or lower(parse_name(text))
-        if not text.endswith("."):
-            labels = self._with_zone(labels)
+        match parse_spelling(text):
+            case ZnodePath(path):
+                return self._classify_path(path)
+            case MemberAddress(address):
+                labels = reverse_name(address)
+            case ServiceText(labels, is_absolute):
+                labels = labels if is_absolute else self._with_zone(labels)
         if self._zone.apex_of(labels) is None:
             return self._classify_outside(labels)
         return self._classify_in_zone(labels)
@@ -104,12 +106,16 @@ class NameClassifier:
         Raises:
             BadValueError: it is neither a domain name, an IP address nor a znode's path.
         """
-        if text.startswith("/"):
-            owners = map(self._table.set_of, (text.rstrip("/"), text.rstrip("/").rpartition("/")[0]))
-            return {owner.name.key for owner in owners if owner is not None}
-        labels = _reverse_name(text) or lower(parse_name(text))
+        match parse_spelling(text):
+            case ZnodePath(path):
+                owners = map(self._table.set_of, (path, path.rpartition("/")[0]))
+                return {owner.name.key for owner in owners if owner is not None}
+            case MemberAddress():
+                return set()
+            case ServiceText() as spelled:
+                names = spelled.keys(self._config.zones)
         keys: set[Labels] = set()
-        for name in (labels, *((*labels, *zone) for zone in self._config.zones)):
+        for name in names:
             for start in range(len(name)):
                 keys.add(name[start:])
                 if name[start].startswith(b"_"):  # RFC 2782 and DNS-SD: _web._tcp.staging
@@ -156,7 +162,6 @@ class NameClassifier:
         return None
 
     def _classify_path(self, path: str) -> NameClass:
-        path = path.rstrip("/")
         parent, _, last = path.rpartition("/")
         for origin, name in ((path, None), (parent, last)):
             owner = self._table.set_of(origin)
@@ -167,13 +172,15 @@ class NameClassifier:
             return self._classify_member(owner.name.key, origin, name)
         for namespace in self._config.namespaces:
             if namespace.matches_path(path):
-                elements = path[len(namespace.root.rstrip("/")) + 1 :].split("/")
+                name_there = namespace.service_at(path)
                 try:
-                    namespace.name_of(elements).check()
+                    name_there.check()
                 except BadValueError as error:
                     return NameClass(
                         name=path, kind="absent", rule=f"DNS cannot carry that znode's name: {error}"
                     )
+                if name_there.key in self._zone.services:  # from a static file
+                    return self._classify_in_zone(name_there.key)
         nearest = self._findings.similar(path, self._table.origins, str)
         rule = f"no service's znode is at {path}"
         return NameClass(name=path, kind="absent", rule=rule, nearest=nearest)
@@ -346,21 +353,21 @@ class NameClassifier:
 
         return self._findings.similar(text, list(self._zone.services), name_of)
 
+    def members_at(self, address: str) -> list[tuple[Labels, Member]]:
+        """Return the members with this address, with the keys of their services.
+
+        Raises:
+            SearchNeeded: the result of a search is missing in `findings`.
+        """
+        return self._findings.users(address, list(self._table.services.values()))
+
     def _users_of(self, address: str) -> AddressIndex:
         """Return the services with members that have this address."""
         addresses = AddressIndex()
-        for key, member in self._findings.users(address, list(self._table.services.values())):
+        for key, member in self.members_at(address):
             if key in self._zone.services:  # it may have gone during the search
                 addresses.count(member, key, +1)
         return addresses
-
-
-def _reverse_name(text: str) -> Labels | None:
-    """Return the reverse name of an IP address. None: the text is not an address."""
-    try:
-        return name_of(str(ipaddress.ip_address(text)))
-    except ValueError:
-        return None
 
 
 def _query(labels: Labels) -> Query:

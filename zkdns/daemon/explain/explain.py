@@ -32,6 +32,7 @@ from zkdns.daemon.explain.other_children import find_other_children
 from zkdns.daemon.explain.searches import Findings, SearchNeeded
 from zkdns.daemon.ipc.request_messages import Explain, Refused
 from zkdns.daemon.watcher.context import WatcherContext
+from zkdns.daemon.watcher.find_service import has_address
 from zkdns.daemon.watcher.znode_cache import MAX_ZNODES
 from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.client_messages import build_query
@@ -44,12 +45,14 @@ from zkdns.durations import format_duration
 from zkdns.errors import BadValueError
 from zkdns.forward.special_use import special_use_answer
 from zkdns.names import Labels
+from zkdns.spelling import MemberAddress, parse_spelling
 from zkdns.table import ANY_SERVICE, DEPARTED_SECONDS, Service
 
 MAX_WAITING: Final = 16
 """Maximum number of requests that wait for others."""
 
 _ID = 2  # bytes
+_MAX_NAMED = 5  # members in a note
 _TYPES = (Type.A, Type.AAAA, Type.SRV)
 _OTHER_TYPES: dict[str, tuple[Type, ...]] = {
     "address": (Type.PTR,),
@@ -148,6 +151,7 @@ def _explain_table(
         policy = zone.policy_of(service.key) if service is not None else None
     for key in (name_class.service, name_class.labels, ANY_SERVICE):
         zone.reset_rotation(key or ANY_SERVICE)  # the counters of all names ever explained would take memory
+    at_address = _members_at(text, classifier)
     if name_class.member is not None:
         members = tuple(row for row in members if _is_member(row, name_class.member))
     origins = tuple(owner.origin for owner in service.by_precedence()) if service is not None else ()
@@ -158,7 +162,7 @@ def _explain_table(
         name=name_class.name,
         kind=name_class.kind,
         rule=name_class.rule,
-        notes=tuple(_notes(name_class, service, members, departed, max_answers)),
+        notes=(*at_address, *_notes(name_class, service, members, departed, max_answers)),
         nearest=name_class.nearest,
         answers=answers,
         is_answered=name_class.kind == "forwarded" or any(answer.records for answer in answers),
@@ -178,6 +182,22 @@ def _explain_table(
         changed=context.history.changed_at(service.key) if service is not None else None,
         now=time.time(),
     )
+
+
+def _members_at(text: str, classifier: NameClassifier) -> tuple[str, ...]:
+    """Return a sentence about the members at an address. Empty: the text is no address."""
+    spelling = parse_spelling(text)
+    if not isinstance(spelling, MemberAddress):
+        return ()
+    names = [
+        f"{classifier.short_name(key)} ({member.name})"
+        for key, member in classifier.members_at(spelling.address)
+        if has_address(member, spelling)
+    ]
+    if not names:
+        return (f"no member has the address {text}",)
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return (f"members at {text}: {', '.join(names[:_MAX_NAMED])}{more}",)
 
 
 def _sync_ages(context: WatcherContext) -> tuple[float | None, float | None]:

@@ -19,6 +19,7 @@ from zkdns.admin.api_types import (
     Names,
     ServiceList,
 )
+from zkdns.serverset.service_counts import Listing
 
 
 class Explain(msgspec.Struct, frozen=True, tag="explain"):
@@ -32,7 +33,7 @@ class ReadHistory(msgspec.Struct, frozen=True, tag="history"):
     """Read past changes of services and members. Response: `HistoryPage`."""
 
     service: str | None = None
-    """Name of a service, with or without the zone, or path of its znode. None: all services."""
+    """A spelling of a service (`zkdns.spelling`). An address: changes of members at it. None: all."""
     after: int = 0
     """Only entries with a greater number. Numbers are Unix times in microseconds. 0: no limit."""
     limit: int = 1000
@@ -50,7 +51,7 @@ class CountMembers(msgspec.Struct, frozen=True, tag="count"):
     """Count the members in the current responses for a service. Response: `MemberCount`."""
 
     service: str
-    """Its name, with or without the zone, or path of its znode."""
+    """A spelling of it (`zkdns.spelling`)."""
 
 
 class ListNames(msgspec.Struct, frozen=True, tag="list-names"):
@@ -60,6 +61,20 @@ class ListNames(msgspec.Struct, frozen=True, tag="list-names"):
     """Prefix of the names; case is ignored."""
     only_held: bool
     """Only services with held members."""
+
+
+class ListSimilar(msgspec.Struct, frozen=True, tag="list-similar"):
+    """List the names that are most similar to an unknown one. Response: `Names`."""
+
+    text: str
+    """A spelling of a service that does not exist (`zkdns.spelling`)."""
+
+
+class ListSets(msgspec.Struct, frozen=True, tag="sets"):
+    """List server sets. Responses: `Listing` several times. The last one has no services."""
+
+    environment: str | None
+    """Only sets of this environment. None: all sets."""
 
 
 class ReadTable(msgspec.Struct, frozen=True, tag="table"):
@@ -80,14 +95,14 @@ class AcceptLosses(msgspec.Struct, frozen=True, tag="accept"):
     """Drop held members. Response: `LossesAccepted`."""
 
     service: str | None
-    """Name of a service, with or without the zone, or path of its znode. None: all services."""
+    """A spelling of a service (`zkdns.spelling`). None: all services."""
 
 
 class FlushCaches(msgspec.Struct, frozen=True, tag="flush"):
     """Flush the forward caches. Response: `Flushed`."""
 
     name: str | None
-    """Only entries of this name and of names below it. None: all entries."""
+    """Only entries of this name and of names below it; an address: its reverse name. None: all entries."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -106,11 +121,22 @@ Request: TypeAlias = (
     | ListServices
     | CountMembers
     | ListNames
+    | ListSimilar
+    | ListSets
     | ReadTable
     | ListMembers
     | AcceptLosses
     | FlushCaches
 )
 Response: TypeAlias = (
-    Explanation | HistoryPage | ServiceList | MemberCount | Names | Lines | LossesAccepted | Flushed | Refused
+    Explanation
+    | HistoryPage
+    | ServiceList
+    | Listing
+    | MemberCount
+    | Names
+    | Lines
+    | LossesAccepted
+    | Flushed
+    | Refused
 )

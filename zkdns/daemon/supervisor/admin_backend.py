@@ -33,6 +33,7 @@ from zkdns.admin.backend import NotReloadedError
 from zkdns.admin.status import (
     NamespaceStatus,
     RequestError,
+    ServedNamespace,
     Source,
     StatsReading,
     Status,
@@ -52,6 +53,8 @@ from zkdns.daemon.ipc.request_messages import (
     ListMembers,
     ListNames,
     ListServices,
+    ListSets,
+    ListSimilar,
     ReadHistory,
     ReadTable,
     Request,
@@ -67,6 +70,7 @@ from zkdns.daemon.supervisor.reload import NotReloaded, Reloader
 from zkdns.daemon.supervisor.self_check import unresponsive_addresses
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.names import to_text
+from zkdns.serverset.service_counts import Listing, ServiceCount
 from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, WatcherStats, WorkerStats, combine_upstreams
 
 _RESPONSE_SECONDS = 1.0
@@ -126,6 +130,7 @@ class AdminBackend:
             version=__version__,
             ready=self.is_ready,
             zones=tuple(map(to_text, config.zones)),
+            namespaces=tuple(ServedNamespace(one.template, to_text(one.zone)) for one in config.namespaces),
             listening=tuple(map(str, self._state.addresses)),
             source=_source(config),
             zookeeper=_zookeeper(config, watcher),
@@ -201,6 +206,20 @@ class AdminBackend:
     async def service_names(self, beginning: str, *, only_held: bool) -> Names:
         """Return names of services with this beginning, all of them or those with held members."""
         return await self._request(ListNames(beginning[:_MAX_NAME], only_held), Names)
+
+    async def similar_names(self, text: str) -> Names:
+        """Return the names of services that are most similar to an unknown one."""
+        return await self._request(ListSimilar(_checked_name(text)), Names)
+
+    async def sets(self, environment: str | None) -> Listing:
+        """Return a row for each server set. The watcher sends them in parts."""
+        rows: list[ServiceCount] = []
+        async with contextlib.aclosing(self._stream(ListSets(environment), Listing)) as parts:
+            part = await anext(parts)
+            while part.services:
+                rows += part.services
+                part = await anext(parts)
+        return msgspec.structs.replace(part, services=tuple(rows))
 
     async def table_lines(self) -> AsyncGenerator[bytes]:
         """Yield the lines of a copy of the table, several in each piece."""

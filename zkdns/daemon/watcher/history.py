@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -48,6 +49,9 @@ _PER_SECOND = 1_000_000  # entry numbers are microseconds
 _MAX_LOGGED = 300  # characters of the changes in a log event
 _number_of = attrgetter("number")
 _DEPARTURES: tuple[HistoryKind, ...] = ("left", "released")
+
+IsWanted: TypeAlias = Callable[[Labels, str, Member | None], bool]
+"""Selects entries by the service's key, the set's origin, and the member, which some entries do not have."""
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -134,12 +138,12 @@ class History(PublisherListener):
                     self._add("service gone", owner.name, change.origin)
 
     def read(
-        self, is_wanted: Callable[[Labels, str], bool] | None, after: int, limit: int
+        self, is_wanted: IsWanted | None, after: int, limit: int
     ) -> tuple[tuple[HistoryEntry, ...], int]:
         """Return entries, the oldest first, and the number to pass as `after` next time (see `HistoryPage`).
 
         Args:
-            is_wanted: selects entries by the service's key and the set's origin. None: all entries.
+            is_wanted: selects entries. None: all entries.
             after: only entries with a greater number, the oldest of them. 0: the newest entries.
             limit: maximum number of entries.
         """
@@ -289,15 +293,15 @@ def _endpoints(members: Iterable[Member]) -> set[tuple[str, int]]:
     return {endpoint for member in members if (endpoint := endpoint_of(member)) is not None}
 
 
-def _select(
-    entries: deque[_Entry], key: Labels, is_wanted: Callable[[Labels, str], bool] | None, after: int
-) -> Iterator[_Entry]:
+def _select(entries: deque[_Entry], key: Labels, is_wanted: IsWanted | None, after: int) -> Iterator[_Entry]:
     """Yield the wanted entries: in order those after the number `after`; if it is 0, from the newest back."""
     if after:
         found: Iterator[_Entry] = islice(entries, bisect_right(entries, after, key=_number_of), None)
     else:
         found = reversed(entries)
-    return found if is_wanted is None else (entry for entry in found if is_wanted(key, entry.origin))
+    if is_wanted is None:
+        return found
+    return (entry for entry in found if is_wanted(key, entry.origin, entry.member))
 
 
 def _newer(entries: deque[_Entry], after: int) -> Iterator[_Entry]:

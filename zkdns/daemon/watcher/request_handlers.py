@@ -36,6 +36,8 @@ from zkdns.daemon.ipc.request_messages import (
     ListMembers,
     ListNames,
     ListServices,
+    ListSets,
+    ListSimilar,
     ReadHistory,
     ReadTable,
     Refused,
@@ -44,10 +46,13 @@ from zkdns.daemon.ipc.request_messages import (
 )
 from zkdns.daemon.member_rows import encode_lines, member_rows
 from zkdns.daemon.watcher.context import WatcherContext
-from zkdns.daemon.watcher.history import short_name
+from zkdns.daemon.watcher.find_service import find_sets, has_address, name_address, similar_names
+from zkdns.daemon.watcher.history import IsWanted, short_name
+from zkdns.daemon.watcher.set_counts import NOT_READ, list_sets
 from zkdns.errors import BadValueError
-from zkdns.names import Labels, lower, parse_name, to_text, to_wire
+from zkdns.names import Labels, reverse_name, to_text, to_wire
 from zkdns.serverset.changes import Change, SetPut
+from zkdns.spelling import MemberAddress, ServiceText, ZnodePath, parse_spelling
 from zkdns.table import Service
 
 _MEMBERS_PER_PART = 1000  # members of a dump that are encoded in one round of the event loop: 1 ms
@@ -63,6 +68,11 @@ async def respond_when_applied(request: Request, context: WatcherContext) -> Res
     Without the wait, a client that reads that members or cache entries are removed could still get them from
     a worker for a moment.
     """
+    if isinstance(request, AcceptLosses | CountMembers):
+        named = await name_address(request, context)
+        if isinstance(named, Refused):
+            return named
+        request = named
     response = respond(request, context)
     if isinstance(response, Awaitable):
         return await response
@@ -71,9 +81,11 @@ async def respond_when_applied(request: Request, context: WatcherContext) -> Res
     return response
 
 
-def respond(request: Request, context: WatcherContext) -> Response | Iterator[Response] | Awaitable[Response]:
+def respond(  # noqa: C901 - a case for each request
+    request: Request, context: WatcherContext
+) -> Response | Iterator[Response] | Awaitable[Response | Iterator[Response]]:
     """Execute a request, and return its response, or an iterator of its parts."""
-    response: Response | Iterator[Response] | Awaitable[Response]
+    response: Response | Iterator[Response] | Awaitable[Response | Iterator[Response]]
     match request:
         case AcceptLosses():
             response = accept_losses(request, context)
@@ -93,6 +105,10 @@ def respond(request: Request, context: WatcherContext) -> Response | Iterator[Re
             response = count_members(request, context)
         case ListNames():
             response = _list_names(request, context)
+        case ListSimilar():
+            response = _list_similar(request, context)
+        case ListSets():
+            response = list_sets(request, context)
     return response
 
 
@@ -104,12 +120,12 @@ def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccep
     wanted, held = request.service, context.held_origins
     if wanted is not None:
         try:
-            origins = _origins_of(wanted, context)
+            sets = find_sets(wanted, context)
         except BadValueError as error:
             return Refused("invalid", str(error))
-        if not origins:
+        if not sets:
             return Refused("not_found", f"there is no service {wanted}")
-        held &= origins
+        held &= {owner.origin for owner in sets}
     if not held:
         return Refused("not_found", f"no members of {wanted} are held" if wanted else "no members are held")
     return LossesAccepted(context.release(held))
@@ -122,7 +138,7 @@ def _flush_caches(request: FlushCaches, config: Config, publisher: Publisher) ->
     if request.name is None:
         return Flushed(publisher.flush_caches(None), config.workers)
     try:
-        name = lower(parse_name(request.name))
+        name = _name_to_flush(request.name)
     except BadValueError as error:
         return Refused("invalid", str(error))
     for zone in config.zones:
@@ -132,6 +148,21 @@ def _flush_caches(request: FlushCaches, config: Config, publisher: Publisher) ->
                 f"{request.name} lies in the zone {to_text(zone)}, which is never forwarded or cached",
             )
     return Flushed(publisher.flush_caches(to_wire(name) if name else None), config.workers)
+
+
+def _name_to_flush(text: str) -> Labels:
+    """Return a domain name, or the reverse name of an address.
+
+    Raises:
+        BadValueError: it is the path of a znode, or invalid.
+    """
+    match parse_spelling(text):
+        case ServiceText(labels):
+            return labels
+        case MemberAddress(address):
+            return reverse_name(address)
+        case ZnodePath():
+            raise BadValueError(f"{text!r} is the path of a znode; write a domain name or an address")
 
 
 # -- requests that read the table ----------------------------------------------------------------------------
@@ -148,13 +179,12 @@ _FOR_RESPONSES = (
     "dns_sd",
     "service",
 )
-_NOT_READ = Refused("not_found", "the table has not been read yet; try again when it has")
 
 
 def _read_table(config: Config, publisher: Publisher) -> Refused | Iterator[Response]:
     """Handle `zkdns dump --zone`. The lines have the state of the table at the time of the request."""
     if not publisher.health.ready:
-        return _NOT_READ
+        return NOT_READ
     contents = publisher.copy()  # fast: members are immutable, so they are not copied
     head = TableHead(_for_responses(config), publisher.table.serial, publisher.health.stale)
     return _table_lines(head, contents)
@@ -186,7 +216,7 @@ def _table_lines(head: TableHead, contents: list[Change]) -> Iterator[Response]:
 def _list_members(publisher: Publisher) -> Refused | Iterator[Response]:
     """Handle `zkdns dump --json`. Each service has the state of the moment at which its lines are made."""
     if not publisher.health.ready:
-        return _NOT_READ
+        return NOT_READ
     return _member_lines(publisher)
 
 
@@ -209,19 +239,28 @@ def _list_names(request: ListNames, context: WatcherContext) -> Names:
     return Names(tuple(sorted(name for name in names if name.startswith(prefix))[:_MAX_NAMES]))
 
 
+async def _list_similar(request: ListSimilar, context: WatcherContext) -> Names | Refused:
+    """Return the names of services that are similar to an unknown one."""
+    try:
+        return Names(await similar_names(request.text, context))
+    except BadValueError as error:
+        return Refused("invalid", str(error))
+
+
 def count_members(request: CountMembers, context: WatcherContext) -> MemberCount | Refused:
     """Handle `zkdns wait`: count the distinct endpoints that a service is answered with."""
     table, statuses = context.publisher.table, context.config.statuses
     ready, problem = context.publisher.health.ready, context.zookeeper_problem
     try:
-        keys = _keys_of(request.service, context)
+        sets = find_sets(request.service, context)
     except BadValueError as error:
         return Refused("invalid", str(error))
-    service = next((table.services[key] for key in keys if key in table.services), None)
-    if service is None:
+    if not sets:
         return MemberCount(0, 0, exists=False, ready=ready, problem=problem)
+    service = table.services[sets[0].name.key]
+    found = to_text(service.key)
     if service.is_unread:  # the number of members is unknown
-        return MemberCount(0, 0, exists=True, ready=False, problem=problem)
+        return MemberCount(0, 0, exists=True, ready=False, service=found, problem=problem)
     weighted: set[tuple[str, int]] = set()
     drained: set[tuple[str, int]] = set()
     held: set[tuple[str, int]] = set()
@@ -233,7 +272,9 @@ def count_members(request: CountMembers, context: WatcherContext) -> MemberCount
             group = held if name in owner.held else weighted if member.weight > 0 else drained
             group.add((endpoint.host.lower(), endpoint.port))  # members with equal endpoints count once
     live = weighted or drained
-    return MemberCount(len(live | held), len(held - live), exists=True, ready=ready, problem=problem)
+    return MemberCount(
+        len(live | held), len(held - live), exists=True, ready=ready, service=found, problem=problem
+    )
 
 
 def list_services(context: WatcherContext, after: int = 0) -> Iterator[ServiceList]:
@@ -300,13 +341,34 @@ def read_history(request: ReadHistory, context: WatcherContext) -> HistoryPage |
     limit = min(max(request.limit, 1), _MAX_HISTORY_ENTRIES)
     if request.service is None:
         return HistoryPage(*context.history.read(None, request.after, limit))
-    path = request.service.rstrip("/")
     try:
-        keys = _keys_of(path, context)
+        is_wanted = _history_filter(request.service, context)
     except BadValueError as error:
         return Refused("invalid", str(error))
-    page = context.history.read(lambda key, origin: key in keys or origin == path, request.after, limit)
-    return HistoryPage(*page)
+    return HistoryPage(*context.history.read(is_wanted, request.after, limit))
+
+
+def _history_filter(text: str, context: WatcherContext) -> IsWanted:
+    """Select the changes of a service, of a set (given by its path), or of all members at an address.
+
+    Services that no longer exist have changes too.
+
+    Raises:
+        BadValueError: the text is no spelling of a service.
+    """
+    history, services = context.history, context.publisher.table.services
+    match parse_spelling(text):
+        case MemberAddress() as wanted:
+            return lambda _key, _origin, member: member is not None and has_address(member, wanted)
+        case ZnodePath(path):
+            sets = find_sets(path, context)
+            keys = {owner.name.key for owner in sets}
+            return lambda key, origin, _member: key in keys or origin == path
+        case ServiceText() as name:
+            possible = name.keys(context.config.zones)
+            known = (key for key in possible if key in services or history.name_of(key) is not None)
+            wanted_key = next(known, possible[0])
+            return lambda key, _origin, _member: key == wanted_key
 
 
 async def _explain(request: Explain, context: WatcherContext) -> Explanation | Refused:
@@ -314,34 +376,3 @@ async def _explain(request: Explain, context: WatcherContext) -> Explanation | R
     from zkdns.daemon.explain.explain import explain  # noqa: PLC0415 - only this request needs zkdns.dns
 
     return await explain(request, context)
-
-
-# -- service names in requests -------------------------------------------------------------------------------
-
-
-def _keys_of(text: str, context: WatcherContext) -> tuple[Labels, ...]:
-    """Return the possible keys of a service, given by its name with or without zone, or by its znode's path.
-
-    Raises:
-        BadValueError: the text is neither a path nor a domain name.
-    """
-    if text.startswith("/"):
-        owner = context.publisher.table.set_of(text)
-        return (owner.name.key,) if owner is not None else ()
-    labels = lower(parse_name(text))
-    return (labels, *((*labels, *zone) for zone in context.config.zones))
-
-
-def _origins_of(text: str, context: WatcherContext) -> set[str]:
-    """Return the origins of a service's sets; of the one set if a znode's path is given.
-
-    Raises:
-        BadValueError: the text is neither a path nor a domain name.
-    """
-    table = context.publisher.table
-    if text.startswith("/"):
-        return {text} & table.origins
-    for key in _keys_of(text, context):
-        if key in table.services:
-            return set(table.services[key].sets)
-    return set()

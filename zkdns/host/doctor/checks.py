@@ -17,8 +17,8 @@ from zkdns.forward.system_upstreams import NameServers
 from zkdns.host.doctor.processes import BindRights, Listener
 from zkdns.host.resolver_config import NSSWITCH_CONF, NssSource
 from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_STUBS, ResolvConf
-from zkdns.serverset.listing import Listing
 from zkdns.serverset.probe import ProbeResult
+from zkdns.serverset.service_counts import Listing
 
 Level: TypeAlias = Literal["ok", "warning", "wrong"]
 

@@ -28,6 +28,7 @@ from zkdns.serverset.changes import (
 )
 from zkdns.serverset.member import Member, decode_member
 from zkdns.serverset.passed_over import NO_CHILDREN, PassedOver, log_fields, pass_over
+from zkdns.serverset.service_counts import ServiceCount
 from zkdns.serverset.weights import Vector, Weights, parse_vector
 
 log = structlog.get_logger("zkdns.sync")
@@ -203,6 +204,28 @@ class ZnodeTree:
     def unreadable(self, path: str) -> AbstractSet[str]:
         """Names of a set's members that could not be read."""
         return next((node.unreadable for node in self.sets() if node.path == path), _NO_NAMES)
+
+    def service_counts(self) -> Iterator[ServiceCount]:
+        """A row for each set, in no order. The tree may change between two of them."""
+        return map(self._service_count, list(self.sets()))
+
+    def _service_count(self, node: SetNode) -> ServiceCount:
+        unknown = (name for name in node.unreadable | node.reading if name.startswith(self._member_prefix))
+        return ServiceCount(
+            environment=node.name.scope,
+            service=node.name.service,
+            members=None if node.path in self.unread else len(node.members.keys() | unknown),
+            path=node.path,
+            passed_over=node.passed_over.count,
+            examples=tuple(sorted(node.passed_over.examples)),
+        )
+
+    def empty_directories(self) -> Iterator[str]:
+        """The paths of all directories below the root without children that lead to sets."""
+        for node in self.walk(self.root):
+            is_empty = isinstance(node, Directory) and not node.children and not node.unnamed
+            if is_empty and node.is_listed and node is not self.root:
+                yield node.path
 
     # -- requests ------------------------------------------------------------------------------------------
 

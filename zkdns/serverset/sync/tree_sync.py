@@ -19,7 +19,7 @@ import asyncio
 import enum
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +35,7 @@ from zkdns.serverset.kazoo_check import incompatibility
 from zkdns.serverset.kazoo_ext import CHANGED, CREATED, DELETED, intercept_events
 from zkdns.serverset.passed_over import PassedOver
 from zkdns.serverset.reachability import describe_missing_chroot
+from zkdns.serverset.service_counts import ServiceCount
 from zkdns.serverset.sync.audit import Audit
 from zkdns.serverset.sync.event_queue import ThreadsafeQueue
 from zkdns.serverset.sync.heartbeat import Heartbeat
@@ -220,6 +221,14 @@ class TreeSync(SyncListener):
     def unreadable(self, origin: str) -> AbstractSet[str]:
         """Names of a set's members that could not be read, so that their data is unknown."""
         return self._tree.unreadable(origin)
+
+    def service_counts(self) -> Iterator[ServiceCount]:
+        """A row for each set that exists, in no order."""
+        return self._tree.service_counts()
+
+    def empty_directories(self) -> Iterator[str]:
+        """The paths of all znodes above the sets without children that lead to sets."""
+        return self._tree.empty_directories()
 
     @property
     def bad_names(self) -> int:

@@ -1,0 +1,86 @@
+"""The argument SERVICE of commands that use a server, with `--environment`, and similar names in errors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
+from zkdns.cli.name_completion import complete_names
+from zkdns.cli.options import NOT_FOUND, fail, fail_usage, flag_option
+from zkdns.cli.serverset_options import ENVIRONMENT
+from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.spelling import ServiceText, parse_spelling
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def service_argument(
+    name: str = "service", *, is_required: bool = True, complete: Complete = complete_names
+) -> Callable[[F], F]:
+    """Make a decorator that adds the argument and `--environment`. The command gets one text for both.
+
+    Args:
+        name: of the argument and of the command's parameter.
+        is_required: whether the argument is required. If it is not, the text may be None.
+        complete: completes the argument in a shell.
+    """
+
+    def add(command: F) -> F:
+        @functools.wraps(command)
+        def run(**options: Any) -> object:  # noqa: ANN401 - the options of the command
+            text, environment = options[name], options.pop("environment")
+            if environment is not None:
+                options[name] = join_environment(text, environment)
+            return command(**options)
+
+        with_option = flag_option(ENVIRONMENT)(run)
+        return click.argument(name, required=is_required, shell_complete=complete)(with_option)  # type: ignore[return-value]
+
+    return add
+
+
+def join_environment(service: str | None, environment: str) -> str:
+    """Return the name of a service without its zone. If the two do not make one, print the error and exit."""
+    if service is None:
+        fail_usage(["--environment: is without a service; write its name too, such as web"])
+    if service.startswith("/") or service.endswith("."):
+        fail_usage([f"--environment: the service is {service!r}; with --environment, write only web"])
+    name = f"{service}.{environment.removesuffix('.')}"
+    try:
+        parse_spelling(name)
+    except BadValueError as error:
+        fail_usage([f"--environment: {error}"])
+    return name
+
+
+def fail_not_found(client: ApiClient, text: str, error: ZkdnsError) -> NoReturn:
+    """Print that a request has no result, and exit. For an unknown service, name those with similar names.
+
+    Args:
+        client: of the server.
+        text: the spelling of the service.
+        error: what to print if the service exists.
+    """
+    try:
+        is_name = isinstance(parse_spelling(text), ServiceText) or text.startswith("/")
+        if is_name and not client.count(text).exists:
+            error = ZkdnsError(f"there is no service {text}{similar_names(client, text)}")
+    except (BadValueError, UnreachableError, RefusedError):  # the error itself is more important
+        pass
+    fail(error, NOT_FOUND)
+
+
+def similar_names(client: ApiClient, text: str) -> str:
+    """Return the end of a sentence with similar names of services. Empty: there are none, or no response."""
+    try:
+        names = client.similar_names(text)
+    except (UnreachableError, RefusedError):
+        return ""
+    return f"; similar names: {', '.join(names)}" if names else ""
