@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.cli import SCRIPTS, Terminal, completions
+from tests.support.forked_command import run_forked
 from zkdns.cli import main
 from zkdns.cli.help import pages, summary
 from zkdns.cli.options import DONE, EX_USAGE, default_text
@@ -78,10 +79,8 @@ def test_a_page_is_printed_as_written_without_a_terminal(topic: str) -> None:
 def test_a_command_has_its_own_help() -> None:
     assert invoke("help", "lookup") == invoke("lookup", "--help")
     shown = [
-        subprocess.run(
-            [SCRIPTS / "zkdns", *typed], check=True, capture_output=True, text=True, timeout=30
-        ).stdout
-        for typed in (["help", "lookup"], ["lookup", "--help"])
+        run_forked(*typed, environment=os.environ, is_script=True).output
+        for typed in (("help", "lookup"), ("lookup", "--help"))
     ]
     assert shown[0] == shown[1]
     assert shown[0].startswith("Usage: zkdns lookup [OPTIONS] NAME [TYPE]\n")
@@ -120,15 +119,9 @@ def test_a_page_is_rendered_and_paged_in_a_terminal(tmp_path: Path) -> None:
 
 
 def help_at_80_columns(*command: str) -> list[str]:
-    environment = {**os.environ, "COLUMNS": "80"}
-    return subprocess.run(
-        [SCRIPTS / "zkdns", *command, "--help"],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=30,
-    ).stdout.splitlines()
+    ended = run_forked(*command, "--help", environment={**os.environ, "COLUMNS": "80"}, is_script=True)
+    assert ended.status == DONE
+    return ended.output.splitlines()
 
 
 def test_at_80_columns_the_summary_of_every_command_is_complete() -> None:
