@@ -35,6 +35,7 @@ settings.load_profile("zkdns")
 _TESTS = Path(__file__).parent
 
 _SLOWEST_FILES = (
+    "test_image.py",
     "faults/test_long_cut.py",
     "faults/test_held_members.py",
     "faults/test_slow_networks.py",
@@ -49,9 +50,10 @@ _SLOWEST_FILES = (
     "faults/test_snapshots.py",
     "systemd/test_booted.py",
     "scenarios/test_reload_zookeeper.py",
-    "test_image.py",
     "faults/test_table.py",
     "test_readme.py",
+    "cli/test_output_failures.py",
+    "admin/page/test_accessibility.py",
     "packaging/test_wheel.py",
     "packaging/test_pythons.py",
     "serverset/test_sync.py",

@@ -1,6 +1,7 @@
 """The documentation is correct: its commands, files, examples and links, in the README and in every page."""
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,18 +135,27 @@ def test_every_example_of_the_page_of_the_commands_is_run() -> None:
     assert shown == {"check", "services", "lookup", "explain", "wait", "history", "accept", "dump"}
 
 
+Servers = Callable[[str], ZkdnsServer]
+
+
+@pytest.fixture(scope="module")
+def server_of() -> Iterator[Servers]:
+    """Return a server with these arguments, which all examples share."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda served: stack.enter_context(ZkdnsServer(*served.split())).wait_ready())
+
+
 @pytest.mark.parametrize("name", pages_with("console"))
-def test_console_examples(name: str) -> None:
+def test_console_examples(name: str, server_of: Servers) -> None:
     has_dig = shutil.which("dig") is not None
     skipped = []
     for served, examples in console_examples(PAGES[name]).items():
-        with ZkdnsServer(*served.split()) as server:
-            server.wait_ready()
-            for command, output in examples:
-                if command.startswith("dig ") and not has_dig:
-                    skipped.append(command)
-                    continue
-                assert comparable(run_example(server, command)) == comparable(output), f"$ {command}"
+        server = server_of(served)
+        for command, output in examples:
+            if command.startswith("dig ") and not has_dig:
+                skipped.append(command)
+                continue
+            assert comparable(run_example(server, command)) == comparable(output), f"$ {command}"
     if skipped:
         pytest.skip(f"there is no dig here for {len(skipped)} of the examples; the others pass")
 
@@ -343,18 +353,22 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
             )
             line = next(line for line in output.read_text().splitlines() if line.startswith("  zkdns "))
             assert re.fullmatch(r"  zkdns lookup web\.staging\.discovery --dns 127\.0\.0\.1:\d+\b.*", line)
-            for page in topics().values():
-                shown = subprocess.run(
-                    [".venv/bin/zkdns", "help", Path(page.name).stem],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                    cwd=directory,
-                    env=environment,
-                    timeout=30,
-                ).stdout
-                assert shown.strip() == page.read_text(encoding="utf-8").strip()
-            (metadata,) = directory.glob(".venv/lib/*/site-packages/zkdns-*.dist-info")
+            shown = subprocess.run(
+                [".venv/bin/zkdns", "help", "library"],
+                check=True,
+                capture_output=True,
+                text=True,
+                cwd=directory,
+                env=environment,
+                timeout=30,
+            ).stdout
+            assert shown.strip() == LIBRARY.strip()
+            (packages,) = directory.glob(".venv/lib/*/site-packages")
+            installed = {page.name: page.read_text(encoding="utf-8") for page in topics().values()}
+            assert {
+                name: (packages / "zkdns/docs" / name).read_text(encoding="utf-8") for name in installed
+            } == installed
+            (metadata,) = packages.glob("zkdns-*.dist-info")
             assert "License-Expression: MIT" in (metadata / "METADATA").read_text(encoding="utf-8")
             licence = metadata / "licenses" / "zkdns" / "docs" / "LICENSE"
             assert licence.read_bytes() == (DOCS / "LICENSE").read_bytes()

@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from zkdns.admin.status import RequestError
-from zkdns.admin.token import MIN_LENGTH, Tokens, read_token
+from zkdns.admin.token import Tokens
+from zkdns.admin.token_file import MIN_LENGTH, read_token
 from zkdns.errors import BadValueError
 
 TOKEN = "0123456789abcdef0123"  # noqa: S105 - of these tests

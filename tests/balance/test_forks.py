@@ -15,34 +15,12 @@ from tests.support.web import WebServer
 pytestmark = pytest.mark.processes
 
 _BEGINNING = """
-import os, signal, sys, threading, time
+import os, sys, threading
+from tests.support.forks import in_child, sockets, until
 from zkdns import FixedSet
 from zkdns.errors import BadValueError
 
 endpoint = sys.argv[1]
-
-def in_child(work):
-    child = os.fork()
-    if not child:
-        signal.alarm(40)  # a child that hangs ends
-        work()
-        sys.exit()
-    assert os.waitpid(child, 0)[1] == 0
-
-def sockets():
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-        except OSError:
-            pass
-    return {target for target in found if target.startswith("socket:")}
-
-def until(condition):
-    deadline = time.monotonic() + 20.0
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 """
 
 

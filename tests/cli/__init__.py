@@ -16,8 +16,9 @@ import termios
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
+from tests.support.forked_command import Ended, run_forked
 from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
 
@@ -131,39 +132,23 @@ class Command:
         return self.process.wait(timeout)
 
 
-class Ended(NamedTuple):
-    """The result of a command."""
-
-    status: int
-    output: str
-    errors: str
+def run(*arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 20.0) -> Ended:
+    """Run a command to its end, in a fork."""
+    variables = {**os.environ, "ZKDNS_LOG_FORMAT": "json", **(environment or {})}
+    return run_forked(*arguments, environment=variables, timeout=timeout)
 
 
-def run(*arguments: str, environment: dict[str, str] | None = None, timeout: float = 20.0) -> Ended:
-    """Run a command to its end."""
-    with Command(*arguments, environment=environment) as command:
-        status = command.wait(timeout)
-        return Ended(status, command.output, command.errors)
-
-
-def completions(typed: str, environment: dict[str, str]) -> list[str]:
+def completions(typed: str, environment: Mapping[str, str]) -> list[str]:
     """The completions for bash, as `plain,VALUE` or `file,VALUE`. Standard error must be empty."""
-    ended = complete(typed, environment)
-    assert ended.stderr == ""
-    return ended.stdout.split()
+    variables = {**os.environ, **environment, **completion_request(typed)}
+    ended = run_forked(environment=variables, is_script=True)
+    assert (ended.status, ended.errors) == (0, "")
+    return ended.output.split()
 
 
-def complete(typed: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the completion of a typed line as bash does."""
-    request = {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    return subprocess.run(
-        [SCRIPTS / "zkdns"],
-        env={**os.environ, **environment, **request},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def completion_request(typed: str) -> dict[str, str]:
+    """The variables with which bash requests the completions of a typed line from the script."""
+    return {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 
-from tests.cli import Ended, completions, run
+from tests.cli import completions, run
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -21,9 +22,11 @@ HELD = "members_held"
 
 
 @pytest.fixture
-def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[str]]]:
+def holding(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[tuple[ZkdnsServer, list[str]]]:
     """A server of two services with six and one held members, and the paths of the six."""
-    client: Any = KazooClient(hosts=own_zookeeper.address)
+    zk.ensure_path(zk_root)
+    hosts = zookeeper.address + zk_root
+    client: Any = KazooClient(hosts=hosts)
     client.start()
     paths = []
     for service, count in (("web", 6), ("db", 1)):
@@ -32,7 +35,7 @@ def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[
             path = f"/discovery/staging/{service}/member_"
             paths.append(client.create(path, data.encode(), sequence=True, makepath=True))
     client.ensure_path("/discovery/staging/empty")
-    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+    with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
         transaction = client.transaction()
         for path in paths:

@@ -8,9 +8,10 @@ from typing import Any
 import dns.zone
 import pytest
 
-from tests.cli import Ended, run
+from tests.cli import run
 from tests.serverset.sync_helpers import join
 from tests.support.fake_api import responding
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer

@@ -10,7 +10,8 @@ import dns.rcode
 import pytest
 from kazoo.security import make_digest_acl
 
-from tests.cli import Ended, Terminal, run
+from tests.cli import Terminal, run
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer, returns_rcode
 from tests.support.waiting import eventually
@@ -145,13 +146,11 @@ def test_the_name_of_a_member_explains_that_member(judged: ZkdnsServer) -> None:
     assert len(by_member(explained(judged, "m4.web.staging"))) == 1
 
 
-def test_verdicts_have_colours_in_a_terminal() -> None:
-    with ZkdnsServer("--demo") as server:
-        server.wait_ready()
-        with Terminal("explain", "web.staging", environment={"ZKDNS_ADMIN_SOCKET": server.api}) as terminal:
-            assert terminal.wait() == 0
-            assert terminal.written.count("\x1b[32manswered") == 3
-        assert "\x1b" not in explain(server, "web.staging").output
+def test_verdicts_have_colours_in_a_terminal(demo: ZkdnsServer) -> None:
+    with Terminal("explain", "web.staging", environment={"ZKDNS_ADMIN_SOCKET": demo.api}) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.written.count("\x1b[32manswered") == 3
+    assert "\x1b" not in explain(demo, "web.staging").output
 
 
 def test_a_held_member_has_its_hold_time(own_zookeeper: ZooKeeperServer) -> None:
@@ -254,12 +253,10 @@ def test_an_offline_snapshot_is_reported_as_old(own_zookeeper: ZooKeeperServer, 
         assert explained(server, "web.staging")["members"][0]["session"] is None
 
 
-def test_usage_errors_and_missing_servers_have_exit_statuses(tmp_path: Any) -> None:
-    with ZkdnsServer("--demo") as server:
-        server.wait_ready()
-        invalid = explain(server, "a..b")
-        assert (invalid.status, invalid.output) == (2, "")
-        assert invalid.errors == "zkdns: 'a..b' is not a domain name: it has an empty label\n"
+def test_usage_errors_and_missing_servers_have_exit_statuses(tmp_path: Any, demo: ZkdnsServer) -> None:
+    invalid = explain(demo, "a..b")
+    assert (invalid.status, invalid.output) == (2, "")
+    assert invalid.errors == "zkdns: 'a..b' is not a domain name: it has an empty label\n"
     ended = run("explain", "web", "--server", str(tmp_path / "api"))
     assert (ended.status, ended.output) == (3, "")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import Ended, run
+from tests.cli import run
 from tests.support.fake_api import responding
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 from zkdns.admin.api_types import Flushed
 

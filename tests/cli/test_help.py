@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import zkdns
 from tests.cli import SCRIPTS, Terminal, completions
+from tests.support.forked_command import run_forked
 from zkdns.cli import main
 from zkdns.cli.command import Command
 from zkdns.cli.help import pages, summary
@@ -82,10 +83,8 @@ def test_a_page_is_printed_as_written_without_a_terminal(topic: str) -> None:
 def test_a_command_has_its_own_help() -> None:
     assert invoke("help", "lookup") == invoke("lookup", "--help")
     shown = [
-        subprocess.run(
-            [SCRIPTS / "zkdns", *typed], check=True, capture_output=True, text=True, timeout=30
-        ).stdout
-        for typed in (["help", "lookup"], ["lookup", "--help"])
+        run_forked(*typed, environment=os.environ, is_script=True).output
+        for typed in (("help", "lookup"), ("lookup", "--help"))
     ]
     assert shown[0] == shown[1]
     assert shown[0].startswith("Usage: zkdns lookup [OPTIONS] [@SERVER] NAME [TYPE]...\n")
@@ -230,8 +229,7 @@ def default_of(option: click.Option) -> object:
 @pytest.mark.parametrize(
     ("typed", "required"),
     [
-        ("register web", {"--environment", "--port"}),
-        ("watch web", {"--environment"}),
+        ("register web.staging", {"--port"}),
         ("dump", {"--zone", "--json"}),
         ("accept", {"--all"}),
     ],

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli import Command, Ended, Terminal, run
+from tests.cli import Command, Terminal, run
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -153,9 +154,7 @@ def test_changes_have_colours_in_a_terminal(server: ZkdnsServer, web: Web) -> No
         (("a..b",), "zkdns: 'a..b' is not a domain name: it has an empty label"),
     ],
 )
-def test_usage_errors(arguments: tuple[str, ...], sentence: str) -> None:
-    with ZkdnsServer("--demo") as server:
-        server.wait_ready()
-        ended = history(server, *arguments)
-        assert (ended.status, ended.output) == (2, "")
-        assert ended.errors.startswith(sentence)
+def test_usage_errors(arguments: tuple[str, ...], sentence: str, demo: ZkdnsServer) -> None:
+    ended = history(demo, *arguments)
+    assert (ended.status, ended.output) == (2, "")
+    assert ended.errors.startswith(sentence)

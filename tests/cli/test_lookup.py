@@ -5,8 +5,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.admin.helpers import STATUS, FakeBackend, serving, serving_at
+from tests.support.forked_command import Ended, run_forked
 from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
 from tests.support.web import closed_udp_port
@@ -44,16 +43,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZkdnsServer]:
         yield server.wait_ready()
 
 
-def lookup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def lookup(*arguments: str, **environment: str) -> Ended:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ZKDNS_")}
-    return subprocess.run(
-        [sys.executable, "-m", "zkdns", "lookup", *arguments],
-        capture_output=True,
-        text=True,
-        env={**kept, **environment},
-        check=False,
-        timeout=30,
-    )
+    return run_forked("lookup", *arguments, environment={**kept, **environment})
 
 
 def server_of(server: ZkdnsServer) -> str:
@@ -62,8 +54,8 @@ def server_of(server: ZkdnsServer) -> str:
 
 def as_json(*arguments: str) -> dict[str, Any]:
     ended = lookup(*arguments, "--json")
-    assert ended.stderr == ""
-    (line,) = ended.stdout.splitlines()
+    assert ended.errors == ""
+    (line,) = ended.output.splitlines()
     found = json.loads(line)
     assert isinstance(found, dict)
     return found
@@ -74,8 +66,8 @@ def as_json(*arguments: str) -> dict[str, Any]:
 
 def test_the_response_is_printed_as_text(demo: ZkdnsServer) -> None:
     ended = lookup("api.v2.staging.discovery", "SRV", "--dns", server_of(demo))
-    assert (ended.returncode, ended.stderr) == (0, "")
-    first, *lines = ended.stdout.splitlines()
+    assert (ended.status, ended.errors) == (0, "")
+    first, *lines = ended.output.splitlines()
     assert re.fullmatch(
         rf"api\.v2\.staging\.discovery\. SRV: NOERROR, 2 records, from {server_of(demo)} in \d+\.\d ms", first
     )
@@ -127,15 +119,15 @@ def test_the_exit_status_depends_on_the_records(
     demo: ZkdnsServer, name: str, qtype: str, status: int, rcode: str
 ) -> None:
     ended = lookup(name, qtype, "--dns", server_of(demo))
-    assert (ended.returncode, ended.stderr) == (status, "")
-    assert f": {rcode}, " in ended.stdout.splitlines()[0]
-    assert (", no record, " in ended.stdout) == (status == 1)
+    assert (ended.status, ended.errors) == (status, "")
+    assert f": {rcode}, " in ended.output.splitlines()[0]
+    assert (", no record, " in ended.output) == (status == 1)
 
 
 def test_the_soa_and_extended_errors_of_a_negative_response_are_printed(demo: ZkdnsServer) -> None:
-    output = lookup("nothing.staging.discovery", "--dns", server_of(demo)).stdout
+    output = lookup("nothing.staging.discovery", "--dns", server_of(demo)).output
     assert "\nauthority:\ndiscovery.  2  SOA  " in output
-    assert "server error 20: not authoritative\n" in lookup("x.org", "--dns", server_of(demo)).stdout
+    assert "server error 20: not authoritative\n" in lookup("x.org", "--dns", server_of(demo)).output
 
 
 def test_a_truncated_response_is_fetched_over_tcp(many: ZkdnsServer) -> None:
@@ -147,8 +139,8 @@ def test_a_truncated_response_is_fetched_over_tcp(many: ZkdnsServer) -> None:
 def test_an_ipv6_server(demo: ZkdnsServer) -> None:
     (_, port) = demo.addresses[1]
     ended = lookup("web.staging.discovery", "--dns", f"[::1]:{port}")
-    assert ended.returncode == 0
-    assert f"from [::1]:{port} in" in ended.stdout
+    assert ended.status == 0
+    assert f"from [::1]:{port} in" in ended.output
 
 
 # -- output -------------------------------------------------------------------------------------------------
@@ -158,8 +150,8 @@ def test_an_ipv6_server(demo: ZkdnsServer) -> None:
 def test_in_a_pipe_nothing_is_coloured_wrapped_cut_or_padded(many: ZkdnsServer, columns: str) -> None:
     name = f"{'a' * 60}.staging.discovery"
     ended = lookup(name, "SRV", "--dns", server_of(many), COLUMNS=columns, TERM="xterm-256color")
-    assert "\x1b" not in ended.stdout
-    lines = ended.stdout.splitlines()
+    assert "\x1b" not in ended.output
+    lines = ended.output.splitlines()
     assert len(lines) == 1 + _MANY
     assert all(line.startswith(f"{name}.  5  SRV  0 100 80 a-host-name") for line in lines[1:])
     assert all(line.endswith(".example.com.") for line in lines[1:])
@@ -180,8 +172,8 @@ def test_the_server_that_the_api_reports_is_queried(demo: ZkdnsServer, tmp_path:
         ((), {"ZKDNS_SERVER": f"unix:{demo.api}", "ZKDNS_ADMIN_SOCKET": "/nowhere"}),
     ):
         ended = lookup("web.staging.discovery", *arguments, **variables)
-        assert (ended.returncode, ended.stderr) == (0, "")
-        assert f"from {server_of(demo)} in" in ended.stdout
+        assert (ended.status, ended.errors) == (0, "")
+        assert f"from {server_of(demo)} in" in ended.output
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "[::]"])
@@ -189,7 +181,7 @@ def test_a_wildcard_is_queried_at_loopback(wildcard: str) -> None:
     with ZkdnsServer("--demo", "--listen", f"{wildcard}:0") as server:
         server.wait_ready()
         loopback = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}[wildcard]
-        found = lookup("web.staging.discovery", "--server", server.api).stdout
+        found = lookup("web.staging.discovery", "--server", server.api).output
         assert f"from {loopback}:{server.port} in" in found
 
 
@@ -225,9 +217,9 @@ def test_a_server_without_a_usable_address_is_an_error(
     status = msgspec.structs.replace(STATUS, listening=listening)
     with serving_at(short_path / "api", FakeBackend(current=status)):
         ended = lookup("web", "--server", str(short_path / "api"))
-    assert (ended.returncode, ended.stdout) == (3, "")
-    assert error in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert (ended.status, ended.output) == (3, "")
+    assert error in ended.errors
+    assert "Traceback" not in ended.errors
 
 
 def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp_path: Path) -> None:
@@ -235,7 +227,7 @@ def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tm
     broken = tmp_path / "services.toml"
     broken.write_text("[services")
     ended = lookup("web.staging.discovery", ZKDNS_ADMIN_SOCKET=demo.api, ZKDNS_STATIC=str(broken))
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.status, ended.errors) == (0, "")
 
 
 # -- usage errors -------------------------------------------------------------------------------------------
@@ -264,21 +256,21 @@ def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tm
 )
 def test_usage_errors(arguments: list[str], error: str) -> None:
     ended = lookup(*arguments, ZKDNS_ADMIN_SOCKET="/nowhere/api")
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert error in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert (ended.status, ended.output) == (2, "")
+    assert error in ended.errors
+    assert "Traceback" not in ended.errors
 
 
 def test_errors_of_the_configuration_are_printed() -> None:
     ended = lookup("web", ZKDNS_LISTEN="nowhere", ZKDNS_TTL="-1")
-    assert ended.returncode == 2
-    assert [line.split(":")[1] for line in ended.stderr.splitlines()] == [" ZKDNS_LISTEN", " ZKDNS_TTL"]
+    assert ended.status == 2
+    assert [line.split(":")[1] for line in ended.errors.splitlines()] == [" ZKDNS_LISTEN", " ZKDNS_TTL"]
 
 
 def test_without_a_server_the_exit_status_is_3() -> None:
     ended = lookup("web", ZKDNS_ADMIN_SOCKET="/nowhere/api")
-    assert ended.returncode == 3
-    assert ended.stderr.startswith("zkdns: no server listens at /nowhere/api; start one")
+    assert ended.status == 3
+    assert ended.errors.startswith("zkdns: no server listens at /nowhere/api; start one")
 
 
 # -- no response --------------------------------------------------------------------------------------------
@@ -339,9 +331,9 @@ def truncated(query: bytes) -> bytes:
 def test_malformed_responses(udp: Reply, tcp: Reply | None, error: str) -> None:
     with odd_server(udp, tcp or (lambda query: query)) as server:
         ended = lookup("web.staging.discovery", "--dns", server)
-    assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.startswith(f"zkdns: {server} {error}")
-    assert len(ended.stderr.splitlines()) == 1
+    assert (ended.status, ended.output) == (3, "")
+    assert ended.errors.startswith(f"zkdns: {server} {error}")
+    assert len(ended.errors.splitlines()) == 1
 
 
 def test_a_silent_server_is_an_error_after_the_timeout() -> None:
@@ -349,8 +341,8 @@ def test_a_silent_server_is_an_error_after_the_timeout() -> None:
         silent.bind(("127.0.0.1", 0))
         server = f"127.0.0.1:{silent.getsockname()[1]}"
         ended = lookup("web", "--dns", server, "--timeout", "0.2")
-    assert ended.returncode == 3
-    assert ended.stderr == f"zkdns: {server} did not respond within 0.2 s; does zkdns run there?\n"
+    assert ended.status == 3
+    assert ended.errors == f"zkdns: {server} did not respond within 0.2 s; does zkdns run there?\n"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -358,11 +350,11 @@ def test_a_closed_port_is_an_error_at_once(host: str) -> None:
     with closed_udp_port(host.strip("[]")) as port:
         server = f"{host}:{port}"
         ended = lookup("web", "--dns", server, "--timeout", "20")
-    assert ended.returncode == 3
-    assert ended.stderr == f"zkdns: {server} cannot be reached: Connection refused; does zkdns run there?\n"
+    assert ended.status == 3
+    assert ended.errors == f"zkdns: {server} cannot be reached: Connection refused; does zkdns run there?\n"
 
 
 def test_an_unknown_host_name_of_a_server_is_an_error() -> None:
     ended = lookup("web", "--dns", "nowhere.invalid:53")
-    assert ended.returncode == 3
-    assert ended.stderr.startswith("zkdns: nowhere.invalid:53 cannot be reached: ")
+    assert ended.status == 3
+    assert ended.errors.startswith("zkdns: nowhere.invalid:53 cannot be reached: ")

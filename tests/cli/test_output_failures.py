@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cli import piped
+from tests.cli import completion_request, piped
 from tests.cli.test_watch import Members
 from tests.support.fake_api import responding
+from tests.support.forked_command import SCRIPT, run_forked
 from tests.support.process_guard import running_guarded
 from tests.support.reference import commands
 from tests.support.server import ZkdnsServer
@@ -84,16 +85,24 @@ def unread() -> Iterator[int]:
 
 
 def run_into(
-    target: contextlib.AbstractContextManager[int], typed: list[str], variables: Mapping[str, str]
+    target: contextlib.AbstractContextManager[int],
+    typed: list[str],
+    variables: Mapping[str, str],
+    *,
+    is_started: bool,
 ) -> Result:
-    """Run a command with this standard output."""
+    """Run a command with this standard output: in a fork, or with a start of Python."""
+    environment = {**os.environ, **variables}
     with target as output:
+        if not is_started:
+            forked = run_forked(*typed, environment=environment, output=output)
+            return Result(forked.status, forked.errors)
         ended = subprocess.run(
             [sys.executable, "-m", "zkdns", *typed],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,
-            env={**os.environ, **variables},
+            env=environment,
             check=False,
             timeout=60,
             text=True,
@@ -147,15 +156,18 @@ def test_a_command_ends_with_the_status_of_the_failure(
     arguments = [*command.format(api=api, root=root).split(), *more.split()]
     make, expected = FAILURES[failure]
     fake = responding(api, name, FAKE[name]) if name in FAKE else contextlib.nullcontext()
+    is_started = failure == "full" and not more  # each command once
     with fake:
-        assert run_into(make(), arguments, variables_of(demo, of_zookeeper)) == expected
+        found = run_into(make(), arguments, variables_of(demo, of_zookeeper), is_started=is_started)
+    assert found == expected
 
 
 @failure
 @pytest.mark.parametrize("typed", ["", "--help", "--version", *(f"{name} --help" for name in commands())])
 def test_help_ends_with_the_status_of_the_failure(typed: str, failure: str) -> None:
     make, expected = FAILURES[failure]
-    result = run_into(make(), typed.split(), {"PYTHONUNBUFFERED": "1"})
+    is_started = failure == "full" and typed.partition(" ")[0] in {*SILENT, "", "--help", "--version"}
+    result = run_into(make(), typed.split(), {"PYTHONUNBUFFERED": "1"}, is_started=is_started)
     if typed:
         assert result == expected
     else:  # a usage error, which goes to standard error
@@ -165,12 +177,10 @@ def test_help_ends_with_the_status_of_the_failure(typed: str, failure: str) -> N
 @failure
 def test_the_completion_of_a_shell_ends_with_the_status_of_the_failure(failure: str) -> None:
     make, expected = FAILURES[failure]
-    request = {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": "zkdns he", "COMP_CWORD": "1"}
     with make() as output:
-        script = str(Path(sys.executable).with_name("zkdns"))
         ended = subprocess.run(
-            [script],
-            env={**os.environ, **request},
+            [SCRIPT],
+            env={**os.environ, **completion_request("zkdns he")},
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
@@ -202,15 +212,8 @@ def test_a_server_runs_without_standard_output(failure: str) -> None:
 @pytest.mark.parametrize("failure", FAILURES)
 def test_an_error_that_cannot_be_printed_keeps_its_status(typed: str, status: int, failure: str) -> None:
     with FAILURES[failure][0]() as target:
-        ended = subprocess.run(
-            [sys.executable, "-m", "zkdns", *typed.split()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=target,
-            check=False,
-            timeout=30,
-        )
-    assert (ended.returncode, ended.stdout) == (status, b"")
+        ended = run_forked(*typed.split(), environment=os.environ, errors=target)
+    assert (ended.status, ended.output) == (status, "")
 
 
 class FullForAWhile(io.StringIO):
@@ -245,12 +248,12 @@ def test_errors_are_written_again_when_the_disk_has_space() -> None:
 
 @pytest.mark.parametrize("has_server", [True, False], ids=["server", "no server"])
 @pytest.mark.parametrize("typed", ["history --follow", "top --json"])
-def test_a_command_that_waits_ends_with_its_reader(typed: str, has_server: bool) -> None:
+def test_a_command_that_waits_ends_with_its_reader(typed: str, has_server: bool, demo: ZkdnsServer) -> None:
     """It writes nothing after its reader has gone, so only the pipe shows that."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(ZkdnsServer("--demo"))
-        server.wait_ready()
-        server.wait_api()
+        server = demo
+        if not has_server:  # it ends before the reader
+            server = stack.enter_context(ZkdnsServer("--demo")).wait_ready().wait_api()
         variables = variables_of(server, {})
         process, reader = stack.enter_context(piped(*typed.split(), environment=variables))
         eventually(lambda: is_watching(process.pid))
@@ -266,21 +269,18 @@ def is_watching(pid: int) -> bool:
     return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
 
 
-def test_a_reader_that_is_a_socket_is_watched_too() -> None:
-    with ZkdnsServer("--demo") as server:
-        server.wait_ready()
-        server.wait_api()
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "zkdns", "history", "--follow"]
-        variables = {**os.environ, **variables_of(server, {})}
-        with (
-            ours,
-            running_guarded(command, stdout=theirs, stderr=subprocess.DEVNULL, env=variables) as process,
-        ):
-            theirs.close()
-            eventually(lambda: is_watching(process.pid))
-            ours.close()
-            assert process.wait(15) == READER_GONE
+def test_a_reader_that_is_a_socket_is_watched_too(demo: ZkdnsServer) -> None:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "zkdns", "history", "--follow"]
+    variables = {**os.environ, **variables_of(demo, {})}
+    with (
+        ours,
+        running_guarded(command, stdout=theirs, stderr=subprocess.DEVNULL, env=variables) as process,
+    ):
+        theirs.close()
+        eventually(lambda: is_watching(process.pid))
+        ours.close()
+        assert process.wait(15) == READER_GONE
 
 
 def test_a_watch_without_zookeeper_ends_with_its_reader() -> None:

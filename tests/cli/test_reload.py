@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import Ended, run
+from tests.cli import run
 from tests.scenarios.reloadable import WEB, ReloadableServer
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 
 pytestmark = pytest.mark.processes

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli import Ended, Terminal, run
+from tests.cli import Terminal, run
 from tests.host.trees import everything, make_tree
+from tests.support.forked_command import Ended
 from tests.support.network import bind_mount_prefix
 from tests.support.waiting import eventually
 from zkdns.cli.streams import NOT_WRITTEN

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli import Command, Ended, Terminal, run
+from tests.cli import Command, Terminal, run
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.web import refusing

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import Command, Ended, Terminal, run
+from tests.cli import Command, Terminal, run
+from tests.support.forked_command import Ended
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 

@@ -23,7 +23,8 @@ from tests.support.zookeeper import ZooKeeperServer
 pytestmark = pytest.mark.processes
 
 _BEGINNING = """
-import multiprocessing, os, signal, subprocess, sys, threading, time
+import multiprocessing, os, subprocess, sys, threading, time
+from tests.support.forks import in_child, sockets, until
 from zkdns import FixedSet, ServerSet
 from zkdns.errors import ZooKeeperError
 from zkdns.serverset import session
@@ -33,29 +34,6 @@ hosts, namespace = sys.argv[1:]
 
 def server_set(service="web", **options):
     return ServerSet("test", service, hosts, namespace=namespace, **{"session_timeout": 30.0, **options})
-
-def until(condition):
-    deadline = time.monotonic() + 20.0
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-def sockets():
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink(f"/proc/self/fd/{name}"))
-        except OSError:
-            pass
-    return {target for target in found if target.startswith("socket:")}
-
-def in_child(work):
-    child = os.fork()
-    if not child:
-        signal.alarm(40)  # a child that hangs ends
-        work()
-        sys.exit()  # with the functions of atexit
-    assert os.waitpid(child, 0)[1] == 0
 
 web = server_set()
 """

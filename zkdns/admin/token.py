@@ -6,22 +6,15 @@ The token file is read for every request, so that a new token takes effect as so
 from __future__ import annotations
 
 import hmac
-import stat
 from http import HTTPStatus
-from pathlib import Path
-from typing import Final
 
 import structlog
 
 from zkdns.admin.status import RequestError
+from zkdns.admin.token_file import read_token
 from zkdns.errors import BadValueError
-from zkdns.serverset.auth import check_private
 
 log = structlog.get_logger("zkdns.admin")
-
-MIN_LENGTH: Final = 16
-"""Characters of a token; a shorter one could be guessed."""
-_MAX_LENGTH = 4096
 
 _NOT_CONFIGURED = (
     "requests that change something are disabled: write a token into a private file, "
@@ -30,31 +23,6 @@ _NOT_CONFIGURED = (
 _UNUSABLE = (
     "requests that change something are disabled: the file of admin.token is unusable; the log has the reason"
 )
-
-
-def read_token(file: str) -> bytes:
-    """Read a token file, and strip white space around the token.
-
-    Raises:
-        BadValueError: it is unusable. The text does not contain the path.
-    """
-    path = Path(file)
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BadValueError("is not a regular file; name a file that holds a token")
-        with path.open("rb") as stream:
-            token = stream.read(_MAX_LENGTH + 1).strip()
-        check_private(file)
-    except OSError as error:
-        raise BadValueError(
-            f"cannot be read ({error.strerror}); name a file that this user may read"
-        ) from None
-    if not MIN_LENGTH <= len(token) <= _MAX_LENGTH or not token.isascii() or len(token.split()) != 1:
-        raise BadValueError(
-            f"holds no token; write {MIN_LENGTH} to {_MAX_LENGTH} letters and digits without spaces, "
-            "such as the output of `openssl rand -hex 24`"
-        )
-    return token
 
 
 class Tokens:

@@ -23,22 +23,24 @@ _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
     *("accept", "flush", "dump", "top", "setup", "doctor", "completion", "help"),
 )
+_LOGGING = frozenset({"serve", "register", "watch", "services", "dump", "doctor"})
+"""The commands that configure logging."""
 
 
-@contextlib.contextmanager
-def _hidden(package: str) -> Iterator[None]:
-    """Make imports of a package fail within the context, unless it is already imported.
+def _import_structlog() -> None:
+    """Import structlog without rich.
 
-    structlog imports rich if it can, only to format tracebacks. That takes a tenth of the start-up time.
+    It imports rich if it can, only to format tracebacks in a way that is not used here. That would take
+    longer than the rest of a command.
     """
-    if package in sys.modules:
-        yield
+    if "rich" in sys.modules:
+        import_module("structlog")
         return
-    sys.modules[package] = None  # type: ignore[assignment]
+    sys.modules["rich"] = None  # type: ignore[assignment]  # makes the import fail
     try:
-        yield
+        import_module("structlog")
     finally:
-        del sys.modules[package]
+        del sys.modules["rich"]
 
 
 @contextlib.contextmanager
@@ -76,8 +78,9 @@ class _Commands(Command, click.Group):
         """Import the command with this name. None: there is no such command."""
         if cmd_name not in _COMMANDS:
             return None
-        with _hidden("rich") if cmd_name == "serve" else contextlib.nullcontext():
-            command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        if cmd_name in _LOGGING:
+            _import_structlog()
+        command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - each module has its command
         return command
 

@@ -17,7 +17,7 @@ from zkdns.admin.client import (
     configured_server,
     parse_server,
 )
-from zkdns.admin.token import read_token
+from zkdns.admin.token_file import read_token
 from zkdns.cli.options import (
     NO_ANSWER,
     NOT_FOUND,

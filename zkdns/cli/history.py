@@ -23,10 +23,10 @@ from zkdns.cli.options import (
     INTERRUPTED,
     NOT_FOUND,
     config_option,
+    duration_option,
     fail,
 )
 from zkdns.cli.output import StyledLines
-from zkdns.cli.serverset_options import duration_option
 from zkdns.cli.service_argument import fail_not_found, service_argument
 from zkdns.cli.streams import (
     ReaderGoneError,

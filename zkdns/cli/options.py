@@ -20,6 +20,7 @@ from zkdns.cli.streams import NOT_WRITTEN, READER_GONE, write_error
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
 from zkdns.config.setting import flag_of
+from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError, ZkdnsError
 from zkdns.names import to_text
 from zkdns.namespace import Namespace
@@ -227,6 +228,21 @@ def complete_words(
         return [CompletionItem(word) for word in words if word.lower().startswith(incomplete.lower())]
 
     return complete
+
+
+def duration_option(flag: str, lowest: float, highest: float, *, help: str) -> Callable[[F], F]:  # noqa: A002 - as in click
+    """Make an option for a duration. The command gets seconds, or None without the option."""
+    parse = duration_parser(lowest, highest)
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+        if value is None:
+            return None
+        try:
+            return parse(value)
+        except BadValueError as error:
+            fail_usage([f"{flag}: {error}"])
+
+    return click.option(flag, callback=callback, metavar="DURATION", help=help)
 
 
 def options_of(settings: Iterable[Setting], required: Mapping[str, str] = _NONE) -> Callable[[F], F]:

@@ -18,11 +18,11 @@ from zkdns.cli.options import (
     INTERRUPTED,
     NO_ANSWER,
     config_option,
+    duration_option,
     fail,
     fail_usage,
 )
 from zkdns.cli.output import make_console
-from zkdns.cli.serverset_options import duration_option
 from zkdns.cli.service_argument import service_argument, similar_names
 from zkdns.cli.streams import is_terminal, write_notice
 from zkdns.durations import format_duration

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from tests.admin.helpers import FakeBackend, entry, serving
-from tests.admin.page.helpers import line, opened
+from tests.admin.page.helpers import line, names, opened
 from tests.support.axe import VERSION, axe_script, findings
 from tests.support.chromium import Chromium
 from zkdns.address import HostPort
@@ -31,7 +31,9 @@ def test_axe_finds_nothing(
     backend.unread = [UnreadZnode("/discovery/secret", "access denied")]
     with chromium.page(width=size[0], height=size[1], dark=dark) as tab:
         with serving(backend) as at:
-            opened(tab, at, "?sort=-alive#calm.prod")
+            # The second page has few rows: axe-core takes seconds for a hundred.
+            opened(tab, at, "?sort=-name&page=2#calm.prod")
+            assert len(names(tab)) == 5
             tab.wait(lambda tab: tab.texts("#opened .members tbody tr") and tab.text("#unread-rows"))
             tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
             tab.wait(lambda tab: len(tab.texts("#changes .entries li")) == 10)
@@ -46,7 +48,7 @@ def test_axe_finds_nothing(
         # That it would be noticed:
         tab.evaluate("document.querySelector('.filter span').remove()")
         tab.evaluate("document.querySelector('#filter').removeAttribute('placeholder')")
-        assert [one for one in findings(tab, axe) if one.startswith("label ")]
+        assert [one for one in findings(tab, axe, "label") if one.startswith("label ")]
 
 
 def test_keyboard_reaches_the_order_and_the_pages(

@@ -337,4 +337,6 @@ def test_ten_thousand_services_are_searchable_and_few_are_drawn(
         assert tab.text("#page-number") == "Page 2 of 100"
         tab.wait(lambda tab: tab.evaluate("location.search") == "?page=2")
         assert tab.evaluate("document.querySelectorAll('*').length") < 2_000
+        opened(tab, served, "?page=2")
+        assert tab.text("#services-count") == f"Showing 101{TO}200 of 10,000"
         assert is_clean(tab, served)

@@ -156,7 +156,7 @@ function showEnvironments() {
 
 function showServices() {
   const { byName, found, environment, words, isRead } = services;
-  services.page = Math.max(0, Math.min(services.page, Math.ceil(found.length / PAGE_SIZE) - 1));
+  if (isRead) services.page = Math.max(0, Math.min(services.page, Math.ceil(found.length / PAGE_SIZE) - 1));
   const first = services.page * PAGE_SIZE;
   const visibleLines = found.slice(first, first + PAGE_SIZE);
   const drawnRows = services.rows;
