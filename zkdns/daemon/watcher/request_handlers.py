@@ -44,7 +44,6 @@ from zkdns.daemon.ipc.request_messages import (
 )
 from zkdns.daemon.member_rows import encode_lines, member_rows
 from zkdns.daemon.watcher.context import WatcherContext
-from zkdns.daemon.watcher.history import short_name
 from zkdns.errors import BadValueError
 from zkdns.names import Labels, lower, parse_name, to_text, to_wire
 from zkdns.serverset.changes import Change, SetPut
@@ -260,7 +259,7 @@ def list_services(context: WatcherContext, after: int = 0) -> Iterator[ServiceLi
         state,
         stale,
         ready,
-        gone=tuple(sorted(short_name(name, context.config.zone) for name in gone)),
+        gone=tuple(sorted(name.without(context.config.zone) for name in gone)),
         last=last,
         unread=tuple(UnreadZnode(path, reason) for path, reason in first),
         unread_count=len(unread),
@@ -281,7 +280,7 @@ def _service_line(service: Service, bad: Mapping[str, int], context: WatcherCont
             else:
                 hidden += 1
     return ServiceLine(
-        name=short_name(service.first.name, context.config.zone),
+        name=service.first.name.without(context.config.zone),
         alive=alive,
         hidden=hidden,
         held=held,
