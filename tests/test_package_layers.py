@@ -60,7 +60,8 @@ NO_COMMANDS = frozenset(
             "cli.output",
             "cli.streams",
         ),
-        *("cli.serverset_options", "cli.table_copy", "cli.top_rates", "cli.top_view", "cli.watch_output"),
+        *("cli.serverset_options", "cli.table_copy", "cli.top_rates", "cli.top_readings"),
+        *("cli.top_state", "cli.top_view", "cli.watch_output"),
     }
 )
 
