@@ -72,14 +72,8 @@ NO_COMMANDS = frozenset(
             "cli.service_argument",
             "cli.streams",
         ),
-        *(
-            "cli.serverset_options",
-            "cli.lookup_words",
-            "cli.table_copy",
-            "cli.top_rates",
-            "cli.top_view",
-            "cli.watch_output",
-        ),
+        *("cli.serverset_options", "cli.lookup_words", "cli.table_copy", "cli.top_rates", "cli.top_readings"),
+        *("cli.top_state", "cli.top_view", "cli.watch_output"),
     }
 )
 

@@ -52,6 +52,10 @@ class ServiceName(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
         """The unique name with its zone, as text: `web.staging.discovery`."""
         return f"{self}.{to_text(self.zone)}"
 
+    def without(self, zone: Labels) -> str:
+        """The name as text, as commands and the API show it: without its zone if that is the given one."""
+        return str(self) if self.zone == zone else self.absolute
+
     @property
     def service_labels(self) -> Labels:
         """The labels of the service alone. `api.v2` has two."""

@@ -38,6 +38,7 @@ from zkdns.admin.status import (
     StatsReading,
     Status,
     TableStatus,
+    TrafficReading,
     WorkerReading,
     WorkerStatus,
     ZooKeeperStatus,
@@ -89,6 +90,7 @@ class FakeBackend:
     current: Status = STATUS
     workers: Mapping[int, WorkerStats] = field(default_factory=dict)
     clock: float = 3.0
+    traffic_counts: dict[str, int] = field(default_factory=dict)
     metrics_text: str = "zkdns_services 1\n"
     explanation: Explanation | None = None
     is_away: bool = False
@@ -121,6 +123,15 @@ class FakeBackend:
             workers=tuple(
                 WorkerReading(pid=pid, **msgspec.structs.asdict(each)) for pid, each in self.workers.items()
             ),
+        )
+
+    def traffic(self) -> TrafficReading:
+        return TrafficReading(
+            started=self.current.started,
+            now=self.current.now,
+            clock=self.clock,
+            services=self.traffic_counts,
+            top=None,
         )
 
     def worker_stats(self) -> Mapping[int, WorkerStats]:

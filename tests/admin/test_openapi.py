@@ -54,6 +54,7 @@ pytestmark = pytest.mark.processes
 CASES = {
     ("get", "/api/status"): [("", 200)],
     ("get", "/api/stats"): [("", 200)],
+    ("get", "/api/traffic"): [("", 200)],
     ("get", "/api/last-hour"): [("", 200)],
     ("get", "/api/services"): [("", 200)],
     ("get", "/api/explain"): [("?name=web.staging", 200), ("?name=nothing.staging", 404), ("", 400)],

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+import pyte
+
 from tests.support.forked_command import Ended, run_forked
 from tests.support.process_guard import kill_guarded, start_guarded
 from tests.support.waiting import eventually
@@ -235,3 +237,37 @@ class Terminal:
             _ = self.written
             time.sleep(0.005)
         return self.process.wait(0.1)
+
+
+class ScreenTerminal(Terminal):
+    """A terminal of which the test reads the screen, as a terminal emulator shows it."""
+
+    def __init__(
+        self, *arguments: str, size: tuple[int, int] = (24, 80), environment: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(*arguments, environment=environment)
+        self._size = size
+        self._emulator = pyte.Screen(size[1], size[0])
+        self._stream = pyte.ByteStream(self._emulator)
+        self._shown = 0
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.resize(*self._size)
+        return self
+
+    def resize(self, lines: int, columns: int) -> None:
+        super().resize(lines, columns)
+        self._emulator.resize(lines, columns)
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the screen without trailing spaces."""
+        _ = self.written
+        self._stream.feed(bytes(self._written[self._shown :]))
+        self._shown = len(self._written)
+        return [line.rstrip() for line in self._emulator.display]
+
+    def has_line(self, pattern: str) -> bool:
+        """Whether a line of the screen matches a regular expression."""
+        return any(re.search(pattern, line) for line in self.lines)

@@ -27,6 +27,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import ConsoleDimensions
 
 import zkdns.cli
 from tests.cli import Terminal, run
@@ -52,11 +53,13 @@ from zkdns.cli import main
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.output import StyledLines, make_console, write_columns
 from zkdns.cli.streams import write_error, write_fields, write_json, write_lines
-from zkdns.cli.top_rates import rates_between
-from zkdns.cli.top_view import view
+from zkdns.cli.top_rates import ServiceRates, rates_between
+from zkdns.cli.top_state import VIEWS, TopState, View
+from zkdns.cli.top_view import live_view, whole_view
 from zkdns.cli.watch_output import Change, Row, make_output
 from zkdns.config import load_config
 from zkdns.escape import printable, printable_json, word
+from zkdns.telemetry.traffic import TopReport, TopRow
 
 # Without the letters with which the styles and live displays of rich end their sequences.
 _ALPHABET = "ab{}[]/=,'\"\\ \t\n\r\v\f\0\x07\x08\x1b\x1c\x7f\x85\x9b\x9d;2J"
@@ -467,9 +470,10 @@ def test_members_of_a_watch_are_escaped(kind: str, as_json: bool, text: str) -> 
 
 
 @kind
+@pytest.mark.parametrize("view", VIEWS)
 @given(text=hostile)
 @few
-def test_stats_of_a_server_are_escaped(kind: str, text: str) -> None:
+def test_stats_of_a_server_are_escaped(kind: str, view: View, text: str) -> None:
     def show(text: str) -> None:
         zookeeper = ZooKeeperStatus(hosts=text, state=text, stale_seconds=1.0, problem=text)
         rates = rates_between(
@@ -477,9 +481,20 @@ def test_stats_of_a_server_are_escaped(kind: str, text: str) -> None:
             reading(12.0, worker(1, 5, text), zookeeper=zookeeper),
         )
         rates = msgspec.structs.replace(
-            rates, version=text, types={text: 1.0}, sources={text: 1.0}, rcodes={text: 1.0}
+            rates,
+            version=text,
+            types={text: 1.0},
+            sources={text: 1.0},
+            rcodes={text: 1.0},
+            services_by_rate=(ServiceRates(text, 1.0, 1, 1),),
+            top=TopReport((TopRow(text, 1.0, 0.5),), (TopRow(text, 1.0, 0.0),)),
         )
-        make_console().print(view(rates, text))
+        state = TopState(view)
+        make_console().print(whole_view(rates, text, state))
+        state.words = text
+        console = make_console()
+        console.size = ConsoleDimensions(80, 24)
+        console.print(live_view(rates, text, state, console))
 
     assert_harmless(printed(lambda: show(text), kind))
 

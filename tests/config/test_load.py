@@ -50,6 +50,7 @@ dns_sd = true
 reverse = true
 identity = "ns1"
 show_version = true
+top_names = true
 
 [zookeeper]
 hosts = "zk1, zk2:2182,[::1]/twitter"
@@ -171,6 +172,7 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
         reverse=True,
         identity="ns1",
         show_version=True,
+        top_names=True,
         forward=ForwardSettings(
             upstreams=(
                 UpstreamAddress("9.9.9.9", 53),
@@ -267,6 +269,7 @@ def test_names_of_flags_and_variables() -> None:
         "dns_sd",
         "reverse",
         "show_version",
+        "top_names",
         "forward.trust_ad",
         "forward.rebind_protection",
         "access.cookies",

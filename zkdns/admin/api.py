@@ -70,6 +70,7 @@ class Api:
         return [
             web.get("/api/status", self._status),
             web.get("/api/stats", self._stats),
+            web.get("/api/traffic", self._traffic),
             web.get("/api/last-hour", self._last_hour),
             web.get("/api/services", self._services),
             web.get("/api/explain", self._explain),
@@ -96,6 +97,10 @@ class Api:
     async def _stats(self, request: web.Request) -> web.StreamResponse:
         _parameters(request)
         return _json(self._backend.stats())
+
+    async def _traffic(self, request: web.Request) -> web.StreamResponse:
+        _parameters(request)
+        return _json(self._backend.traffic())
 
     async def _last_hour(self, request: web.Request) -> web.StreamResponse:
         _parameters(request)

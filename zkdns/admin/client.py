@@ -25,9 +25,10 @@ from zkdns.admin.api_types import (
     HistoryPage,
     MemberCount,
     Names,
+    ServiceListing,
     TableLine,
 )
-from zkdns.admin.status import StatsReading, Status
+from zkdns.admin.status import StatsReading, Status, TrafficReading
 from zkdns.config import Config
 from zkdns.config.parsers import ADMIN_PORT
 from zkdns.errors import BadValueError, ZkdnsError
@@ -133,6 +134,14 @@ class ApiClient:
     def stats(self) -> StatsReading:
         """Read its counters and gauges."""
         return self.get("stats", StatsReading)
+
+    def traffic(self) -> TrafficReading:
+        """Read the responses by service, and the most frequent names and clients."""
+        return self.get("traffic", TrafficReading)
+
+    def services(self, after: int = 0) -> ServiceListing:
+        """List the services that have changed after a history entry. 0: all services."""
+        return self.get("services", ServiceListing, after=str(after))
 
     def explain(self, name: str) -> Explanation:
         """Explain a name; it may not exist."""

@@ -25,7 +25,7 @@ from zkdns.admin.api_types import (
     ServiceListing,
     TargetGroup,
 )
-from zkdns.admin.status import StatsReading, Status
+from zkdns.admin.status import StatsReading, Status, TrafficReading
 from zkdns.serverset.service_counts import Listing
 from zkdns.telemetry.last_hour import HourSeries
 
@@ -71,6 +71,11 @@ _SERVICE = "A service: its name with or without its zone, the path of its znode,
 ENDPOINTS: Final = (
     Endpoint(path="/api/status", summary="State of the server", response=Status),
     Endpoint(path="/api/stats", summary="Counters and gauges at one moment", response=StatsReading),
+    Endpoint(
+        path="/api/traffic",
+        summary="Responses by service, and the most frequent names and clients",
+        response=TrafficReading,
+    ),
     Endpoint(path="/api/last-hour", summary="The last hour in steps of ten seconds", response=HourSeries),
     Endpoint(
         path="/api/services",

@@ -11,6 +11,7 @@ import msgspec
 from zkdns.address import HostPort
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.stats import UpstreamStatus, WorkerStats
+from zkdns.telemetry.traffic import TopReport
 
 Source: TypeAlias = Literal["zookeeper", "snapshot", "static", "demo"]
 """`snapshot`: a snapshot without ZooKeeper; `static`: a static file; `demo`: the embedded example."""
@@ -137,6 +138,28 @@ class StatsReading(msgspec.Struct, frozen=True, kw_only=True):
     """Workers that have reported. They report at most once a second."""
 
 
+# -- GET /api/traffic --------------------------------------------------------------------------------------
+
+
+class TrafficReading(msgspec.Struct, frozen=True, kw_only=True):
+    """Responses by service, and the most frequent names and clients, at one moment.
+
+    A client computes rates of services from two readings: the growth of a count, divided by the difference of
+    `clock`.
+    """
+
+    started: float
+    """Unix time of the server's start. If it differs between two readings, the server was restarted."""
+    now: float
+    """Unix time."""
+    clock: float
+    """Seconds by the server's monotonic clock."""
+    services: dict[str, int]
+    """Responses by service since the start, of all workers. Services without any are absent."""
+    top: TopReport | None
+    """The most frequent names and clients of all workers. None: the setting `top_names` is off."""
+
+
 # -- the backend --------------------------------------------------------------------------------------------
 
 
@@ -192,6 +215,9 @@ class Backend(Protocol):
 
     def stats(self) -> StatsReading:
         """Return the current counters and gauges."""
+
+    def traffic(self) -> TrafficReading:
+        """Return the responses by service, and the most frequent names and clients."""
 
     def worker_stats(self) -> Mapping[int, WorkerStats]:
         """Return the stats of each worker by process id."""

@@ -11,30 +11,26 @@ import termios
 import threading
 import time
 import tty
-from collections import deque
 from collections.abc import Callable, Iterator
 
 import click
-import msgspec
 from rich.live import Live
 
-from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
-from zkdns.admin.status import StatsReading
+from zkdns.admin.client import ApiClient
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
 from zkdns.cli.options import NO_ANSWER, config_option, fail
-from zkdns.cli.output import make_console, styled
+from zkdns.cli.output import make_console
 from zkdns.cli.streams import ReaderGoneError, is_terminal, watch_reader, write_error, write_json
-from zkdns.cli.top_rates import Rates, is_comparable, rates_between
-from zkdns.cli.top_view import view
+from zkdns.cli.top_rates import Rates
+from zkdns.cli.top_readings import SECONDS, Readings, ReadingThread, Unavailable
+from zkdns.cli.top_state import VIEWS, KeyDecoder, TopState, View
+from zkdns.cli.top_view import live_view, whole_view
 from zkdns.errors import ZkdnsError
 
-_SECONDS = 1.0  # between two readings
 _WINDOW = 4  # readings: workers report once a second too, so the rates of a single second would jump
-_QUIT = frozenset(b"qQ")
-
-Wait = Callable[[float], bool]
-"""Waits for some seconds. Returns true as soon as the user wants to quit."""
+_FILE_WIDTH = 4096  # columns of a file, so that no name is shortened
+_PAGE = 4096  # bytes of a read from the keyboard or from a pipe
 
 
 @click.command(
@@ -46,42 +42,56 @@ Wait = Callable[[float], bool]
 )
 @server_option
 @config_option
-@click.option("--once", is_flag=True, help="Measure for one second, print the result, and exit.")
+@click.option(
+    "--view",
+    type=click.Choice(VIEWS),
+    default=VIEWS[0],
+    show_default=True,
+    help="The first view, or the one to print: overview, services, upstreams or names.",
+)
+@click.option("--once", is_flag=True, help="Measure for one second, print the view, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object each second, one per line.")
-def top(server: str | None, config_file: str | None, once: bool, as_json: bool) -> None:
+def top(server: str | None, config_file: str | None, view: View, once: bool, as_json: bool) -> None:
     """Show rates, latencies and state of the running server.
 
-    Shows queries, responses, caches, members and upstreams. In a terminal, the display is live until q or
-    Ctrl-C. Otherwise, and with --once, it covers one second. The exit status is 2 for usage errors, 3 if no
-    server responds to --once.
+    The views show all responses, the services, the upstreams, and the most frequent names and clients
+    (setting top_names). In a terminal, the display is live until q or Ctrl-C; ? shows all keys.
+    Otherwise, and with --once, it covers one second. The exit status is 2 for usage errors, 3 if no server
+    responds to --once.
     """
     client = make_client(server, config_file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it restores the terminal too
     try:
         if once or not (as_json or is_terminal(sys.stdout)):
-            _print_once(client, as_json=as_json)
+            _print_once(client, view, as_json=as_json)
         elif as_json:
-            _print_lines(client)
+            _print_lines(client, view)
         else:
-            _live(client)
+            _live(client, view)
     except KeyboardInterrupt:
         pass
 
 
-def _print_once(client: ApiClient, *, as_json: bool) -> None:
-    before = request_or_exit(client.stats)
-    _wait(_SECONDS)
-    after = request_or_exit(client.stats)
-    if not is_comparable(before, after):
+def _print_once(client: ApiClient, view: View, *, as_json: bool) -> None:
+    readings = Readings(client, window=2)
+    request_or_exit(client.stats)
+    readings.read(view)
+    time.sleep(SECONDS)
+    rates = readings.read(view)
+    if isinstance(rates, Unavailable):
+        fail(ZkdnsError(rates.sentence), NO_ANSWER)
+    if rates is None:
         fail(ZkdnsError(f"the server at {client.server} was restarted meanwhile; try again"), NO_ANSWER)
-    rates = rates_between(before, after)
     if as_json:
         write_json(rates)
-    else:
-        make_console().print(view(rates, str(client.server)))
+        return
+    console = make_console()
+    if not is_terminal(sys.stdout):
+        console.width = _FILE_WIDTH
+    console.print(whole_view(rates, str(client.server), TopState(view)))
 
 
-def _print_lines(client: ApiClient) -> None:
+def _print_lines(client: ApiClient, view: View) -> None:
     """Print an object each second. While the server does not respond, report that once.
 
     Raises:
@@ -89,82 +99,76 @@ def _print_lines(client: ApiClient) -> None:
     """
     gone = threading.Event()
     watch_reader(gone.set)
-    for result in _measurements(client, gone.wait, window=2):
+    readings = Readings(client, window=2)
+    started_at = time.monotonic()
+    while True:
+        result = readings.read(view)
         if isinstance(result, Rates):
             write_json(result)
-        elif result.is_new:
+        elif result is not None and result.is_new:
             write_error(result.sentence)
-    raise ReaderGoneError
+        started_at += SECONDS
+        if gone.wait(max(started_at - time.monotonic(), 0.0)):
+            raise ReaderGoneError
 
 
-def _live(client: ApiClient) -> None:
-    with _keys() as wait, Live(screen=True, auto_refresh=False, console=make_console()) as live:
-        live.update(styled(f"connecting to {client.server} …"), refresh=True)
-        for result in _measurements(client, wait, window=_WINDOW):
-            shown = (
-                view(result, str(client.server))
-                if isinstance(result, Rates)
-                else styled(result.sentence, "red")
-            )
-            live.update(shown, refresh=True)
+# -- in a terminal ----------------------------------------------------------------------------------------
 
 
-class _Unavailable(msgspec.Struct, frozen=True):
-    """The stats cannot be read now."""
-
-    sentence: str
-    is_new: bool
-
-
-def _measurements(client: ApiClient, wait: Wait, *, window: int) -> Iterator[Rates | _Unavailable]:
-    """Yield the rates over the last `window` readings each second, until the user quits."""
-    readings: deque[StatsReading] = deque(maxlen=window)
-    since: str | None = None
-    while True:
-        started_at = time.monotonic()
-        try:
-            reading = client.stats()
-        except (UnreachableError, RefusedError) as error:
-            is_new = since is None
-            since = since or time.strftime("%H:%M:%S")
-            readings.clear()
-            yield _Unavailable(f"{error}; trying again, since {since}", is_new)
-        else:
-            since = None
-            if readings and not is_comparable(readings[-1], reading):
-                readings.clear()
-            readings.append(reading)
-            if len(readings) > 1:
-                yield rates_between(readings[0], readings[-1])
-        if wait(max(started_at + _SECONDS - time.monotonic(), 0.0)):
-            return
-
-
-def _wait(seconds: float) -> bool:
-    time.sleep(seconds)
-    return False
+def _live(client: ApiClient, view: View) -> None:
+    state, keys, address = TopState(view), KeyDecoder(), str(client.server)
+    console = make_console()
+    with _keyboard() as keyboard, _wake_ups() as (wake_ups, wake_up):
+        readings = ReadingThread(Readings(client, _WINDOW), view, wake_up)
+        readings.start()
+        with Live(screen=True, auto_refresh=False, console=console) as live:
+            while not state.has_ended:
+                last = readings.result_for(state.view)
+                if last is None:
+                    shown: Rates | str = f"measuring {address} …"
+                else:
+                    shown = last.sentence if isinstance(last, Unavailable) else last
+                live.update(live_view(shown, address, state, console), refresh=True)
+                ready, _, _ = select.select([wake_ups, *keyboard], [], [])
+                if wake_ups in ready:
+                    os.read(wake_ups, _PAGE)
+                if keyboard and keyboard[0] in ready:
+                    typed = os.read(keyboard[0], _PAGE)
+                    if not typed:  # the terminal was closed
+                        return
+                    state.press(keys.keys(typed))
+                    if state.view != readings.view:
+                        readings.view = state.view
+                        readings.read_now()
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[Wait]:
-    """Yield a wait function that reads keys, if standard input is a terminal."""
+def _wake_ups() -> Iterator[tuple[int, Callable[[], None]]]:
+    """Yield a file descriptor that is readable after a wake-up or a resize, and the function to wake up."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def wake_up() -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it will wake up anyway
+            os.write(writer, b".")
+
+    before = signal.signal(signal.SIGWINCH, lambda *_: wake_up())
+    try:
+        yield reader, wake_up
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
+@contextlib.contextmanager
+def _keyboard() -> Iterator[tuple[int, ...]]:
+    """Yield the file descriptor of standard input if it is a terminal; it does not buffer lines meanwhile."""
     if not is_terminal(sys.stdin):
-        yield _wait
+        yield ()
         return
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
-
-    def wait(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if select.select([keyboard], [], [], left)[0]:
-                typed = os.read(keyboard, 64)
-                if not typed or not _QUIT.isdisjoint(typed):  # empty: the terminal was closed
-                    return True
-        return False
-
     tty.setcbreak(keyboard)
     try:
-        yield wait
+        yield (keyboard,)
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)

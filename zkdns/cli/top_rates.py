@@ -8,19 +8,23 @@ from typing import TypeVar
 
 import msgspec
 
-from zkdns.admin.status import StatsReading, WorkerReading
+from zkdns.admin.api_types import ServiceLine
+from zkdns.admin.status import StatsReading, TrafficReading, WorkerReading
 from zkdns.dns.answer_source import FORWARD_CACHE, RESPONSE_CACHE, STALE, UPSTREAM
 from zkdns.telemetry.stats import (
     ForwardStats,
+    LatencyKind,
     UpstreamStatus,
     WorkerStats,
     combine_upstreams,
     growth,
     quantile,
 )
+from zkdns.telemetry.traffic import TopReport
 
 _FORWARDED = frozenset({FORWARD_CACHE, UPSTREAM, STALE})
 _P50, _P99 = 0.5, 0.99
+_KINDS: tuple[LatencyKind, ...] = ("cached", "computed", "forwarded")
 
 _K = TypeVar("_K")
 
@@ -30,6 +34,26 @@ class UpstreamRates(UpstreamStatus, frozen=True):
 
     queries: float
     timeouts: float
+
+
+class LatencyRates(msgspec.Struct, frozen=True):
+    """Rate and latency of responses of one kind (`zkdns.telemetry.stats.LatencyKind`)."""
+
+    kind: LatencyKind
+    responses: float
+    p50_seconds: float | None
+    """None: there were no responses."""
+    p99_seconds: float | None
+
+
+class ServiceRates(msgspec.Struct, frozen=True):
+    """Rate and members of a service."""
+
+    name: str
+    queries: float
+    members: int
+    """Members in responses, including held ones."""
+    held: int
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +73,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     p50_seconds: float | None
     """Median latency. None: there were no responses."""
     p99_seconds: float | None
+    latencies: tuple[LatencyRates, ...]
     response_cache_share: float | None
     """Share of the responses that came from the response cache, from 0 to 1."""
     forward_cache_share: float | None
@@ -63,9 +88,13 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """State of the ZooKeeper connection. None: not used, or not reported yet."""
     zookeeper_stale_seconds: float
     upstreams: tuple[UpstreamRates, ...]
+    services_by_rate: tuple[ServiceRates, ...] | None = None
+    """None: only the view `services` has it."""
+    top: TopReport | None = None
+    """None: only the view `names` has it, if the setting `top_names` is on."""
 
 
-def is_comparable(before: StatsReading, after: StatsReading) -> bool:
+def is_comparable(before: StatsReading | TrafficReading, after: StatsReading | TrafficReading) -> bool:
     """True if both readings are of the same run of the server, and time has passed between them."""
     return before.started == after.started and before.clock < after.clock
 
@@ -80,8 +109,8 @@ def rates_between(before: StatsReading, after: StatsReading) -> Rates:
 
     transports = rates(lambda worker: {"udp": worker.udp_queries, "tcp": worker.tcp_queries})
     sources = rates(lambda worker: worker.sources)
-    buckets = _growth_by(before, after, _latency_counts)
-    latencies = [buckets[number] for number in range(len(after.latency_buckets) + 1)]
+    latencies = {kind: _latency_growth(before, after, kind) for kind in _KINDS}
+    all_latencies = list(map(sum, zip(*latencies.values(), strict=True)))
     forwards = [worker.forward or ForwardStats() for worker in after.workers]
     table, zookeeper = after.table, after.zookeeper
     return Rates(
@@ -94,8 +123,17 @@ def rates_between(before: StatsReading, after: StatsReading) -> Rates:
         sources=sources,
         types=rates(lambda worker: _responses_by(worker, "qtype")),
         rcodes=rates(lambda worker: _responses_by(worker, "rcode")),
-        p50_seconds=quantile(after.latency_buckets, latencies, _P50),
-        p99_seconds=quantile(after.latency_buckets, latencies, _P99),
+        p50_seconds=quantile(after.latency_buckets, all_latencies, _P50),
+        p99_seconds=quantile(after.latency_buckets, all_latencies, _P99),
+        latencies=tuple(
+            LatencyRates(
+                kind,
+                sum(counts) / seconds,
+                quantile(after.latency_buckets, counts, _P50),
+                quantile(after.latency_buckets, counts, _P99),
+            )
+            for kind, counts in latencies.items()
+        ),
         response_cache_share=_share(RESPONSE_CACHE, sources),
         forward_cache_share=_share(
             FORWARD_CACHE, {key: rate for key, rate in sources.items() if key in _FORWARDED}
@@ -114,6 +152,29 @@ def rates_between(before: StatsReading, after: StatsReading) -> Rates:
         zookeeper_stale_seconds=zookeeper.stale_seconds if zookeeper is not None else 0.0,
         upstreams=tuple(_upstreams(before, after)),
     )
+
+
+def service_rates(
+    before: TrafficReading, after: TrafficReading, lines: Mapping[str, ServiceLine]
+) -> tuple[ServiceRates, ...]:
+    """Compute the rates of all services between two comparable readings, the highest first.
+
+    Args:
+        before: the first reading.
+        after: the second one.
+        lines: all services by name.
+    """
+    seconds = after.clock - before.clock
+    rates = (
+        ServiceRates(
+            name,
+            growth(before.services.get(name, 0), after.services.get(name, 0)) / seconds,
+            line.alive + line.held,
+            line.held,
+        )
+        for name, line in lines.items()
+    )
+    return tuple(sorted(rates, key=lambda one: (-one.queries, one.name)))
 
 
 def _pairs(before: StatsReading, after: StatsReading) -> Iterator[tuple[WorkerStats, WorkerReading]]:
@@ -135,12 +196,15 @@ def _growth_by(
     return total
 
 
-def _latency_counts(worker: WorkerStats) -> Counter[int]:
-    """Return the number of responses by bucket."""
-    counts: Counter[int] = Counter()
-    for latency in worker.latencies:
-        counts.update(dict(enumerate(latency.counts)))
-    return counts
+def _latency_growth(before: StatsReading, after: StatsReading, kind: LatencyKind) -> list[int]:
+    """Return the new responses of one kind by bucket."""
+
+    def counts(worker: WorkerStats) -> dict[int, int]:
+        found = (latency.counts for latency in worker.latencies if latency.kind == kind)
+        return dict(enumerate(next(found, ())))
+
+    buckets = _growth_by(before, after, counts)
+    return [buckets[number] for number in range(len(after.latency_buckets) + 1)]
 
 
 def _responses_by(worker: WorkerStats, field: str) -> Counter[str]:

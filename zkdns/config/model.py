@@ -190,6 +190,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Server name for NSID, `id.server` and `hostname.bind` (RFC 5001, RFC 4892); empty: none."""
     show_version: bool = False
     """Answer `version.server` and `version.bind` with the version."""
+    top_names: bool = False
+    """Count the most frequent names and clients."""
     forward: ForwardSettings = ForwardSettings()
     cache: CacheSettings = CacheSettings()
     access: AccessSettings = AccessSettings()

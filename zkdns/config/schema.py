@@ -266,6 +266,13 @@ NAMES = (
         "Answer version.server and version.bind.",
         used_by=_WORKER,
     ),
+    Setting(
+        "top_names",
+        boolean,
+        "BOOL",
+        "Count the most frequent names and clients, for `zkdns top`.",
+        used_by=_WORKER,
+    ),
 )
 
 FORWARDING = (

@@ -13,6 +13,7 @@ from zkdns.dns.freshness import Freshness
 from zkdns.dns.responder import Responder
 from zkdns.dns.response_cache import MAX_ENTRIES, QueryCodec, ResponseCache
 from zkdns.dns.reverse import ReverseZones
+from zkdns.dns.service_counts import ServiceCounts
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
 from zkdns.namespace import ALL_SOURCES
@@ -32,6 +33,7 @@ class Authority:
         responder: answers queries that are not cached.
         caches: the response caches, one for each transport.
         sources: counts the sources of responses that were not cached.
+        service_counts: counts the responses of each service.
 
     Args:
         table: services and members; `refresh` must be called after each change. If it indexes addresses,
@@ -56,6 +58,7 @@ class Authority:
         self.responder = Responder(self.zone, identity, self.freshness, self.reverse)
         self.caches: list[ResponseCache] = []
         self.sources = AnswerSources()
+        self.service_counts = ServiceCounts(table.services, config.zone)
         self._on_error = on_error
 
     def make_cache(
@@ -82,6 +85,7 @@ class Authority:
             self._on_error,
             stream=stream,
             sources=self.sources if sources is None else sources,
+            counts=self.service_counts,
             max_entries=max_entries,
             max_bytes=max_bytes,
         )
@@ -103,6 +107,7 @@ class Authority:
             else:
                 cache.forget(changed)
             cache.release()
+        self.service_counts.drop_absent(keys)
 
     def forget_forwarded(self, group: Labels) -> None:
         """Drop the cached responses to a forwarded question.

@@ -48,6 +48,7 @@ from zkdns.dns.query_form import QueryForm
 from zkdns.dns.responder import Absence, CacheableAnswer, EncodeResponse
 from zkdns.dns.response_class import classify
 from zkdns.dns.rotation import MemoryBudget, OnShared, Rotation
+from zkdns.dns.service_counts import ServiceCounts
 from zkdns.dns.steps import UnfinishedError
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels
 from zkdns.table import ANY_SERVICE
@@ -86,7 +87,7 @@ _RELEASED_PER_MISS = 8
 _MAX_ABSENT_LABELS = 4
 
 # Bytes of an entry in addition to its query (measured); the query is stored twice if its spelling varies.
-_ENTRY_OVERHEAD = 1300
+_ENTRY_OVERHEAD = 1360
 # One part in four of the memory is for built responses. If it is full, responses are built each time.
 _RESPONSES_DIVISOR = 4
 # To make room, one in 16 entries is evicted, up to the limit. Entries of the services that were cached first
@@ -173,6 +174,7 @@ class _Entry(msgspec.Struct):
     """
 
     size: int
+    service: Labels
     rotation: Rotation | None
     has_cookie: bool
     responses: Iterator[bytes]
@@ -219,6 +221,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         on_error: called with a query and the exception that it raised (an internal error).
         stream: whether the transport is TCP.
         sources: counts the sources of responses that were not cached; None: not counted.
+        counts: counts the responses of each service; None: not counted.
         max_entries: maximum number of entries.
         max_bytes: approximate memory limit.
     """
@@ -231,6 +234,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         *,
         stream: bool,
         sources: AnswerSources | None = None,
+        counts: ServiceCounts | None = None,
         max_entries: int = MAX_ENTRIES,
         max_bytes: int = MAX_BYTES,
     ) -> None:
@@ -239,6 +243,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self._responder, self._codec, self._on_error = responder, codec, on_error
         self._stream = stream
         self._sources = AnswerSources() if sources is None else sources
+        self._counts = ServiceCounts({}) if counts is None else counts
         self._max_entries = max_entries
         self._entry_memory = MemoryBudget(max_bytes - max_bytes // _RESPONSES_DIVISOR)
         self._response_memory = MemoryBudget(max_bytes // _RESPONSES_DIVISOR)
@@ -377,36 +382,32 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         answer = self._answer(query)
         self._sources.record(answer.source)
         if answer.has_options and not is_separated:
+            responses = self._counts.counted(answer.service, answer.responses)
             if answer.cookie is None:
-                return answer.responses
+                return responses
             finish = self._responder.edns_options.finish
-            return map(finish, answer.responses, itertools.repeat(answer.cookie))
-        is_cacheable = answer.service is not None and len(query) <= self._codec.max_cached_query
+            return map(finish, responses, itertools.repeat(answer.cookie))
+        is_short = len(query) <= self._codec.max_cached_query
+        is_cacheable = answer.service is not None and is_short
         if answer.form is not None and is_cacheable and not is_separated:
             self._add_query_form(key, answer)
-        if (
-            answer.forward_form is not None
-            and not is_separated
-            and len(query) <= self._codec.max_cached_query
-        ):
+        if answer.forward_form is not None and is_short and not is_separated:
             self._add_forward_form(key, answer.forward_form)
         if answer.absence is not None:
             self._add_negative_form(key, lower, answer, answer.absence, is_cacheable=is_cacheable)
         if not is_cacheable or (answer.is_rare and not self._was_seen_before(lower)):
-            return answer.responses
+            return self._counts.counted(answer.service, answer.responses)
         name_end = answer.question_end - _TYPE_AND_CLASS
         head, name = query[:_HEADER], query[_HEADER:name_end]
         if name == name.lower():
-            self._store(key, answer)
-            entry = self._entries.get(key)
-            return answer.responses if entry is None else entry.responses
+            return self._store(key, answer)
         # Not if the header has a byte with the value of a letter: `key.lower()` would change it as well.
         if head.upper() == head == head.lower():
             common = self._codec.key(head + name.lower() + query[name_end:])
             if common not in self:
                 self._store(common, self._answer(self._codec.query(common)))
             self._fold(key, common, name_end)
-        return answer.responses
+        return self._counts.counted(answer.service, answer.responses)
 
     def _answer(self, query: bytes) -> CacheableAnswer:
         return self._responder.answer(query, stream=self._stream, encode=self._encode)
@@ -436,9 +437,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             self.release(_RELEASED_PER_MISS)
         self._sources.record(ZONE)
         response = self._codec.response(body, end - _HEADER + len(form.after_name), form.response_class)
-        responses = itertools.repeat(response)
-        self._store(key, CacheableAnswer(responses, service, size=len(response)))
-        return responses
+        answer = CacheableAnswer(itertools.repeat(response), service, size=len(response))
+        return self._store(key, answer)
 
     def _add_query_form(self, key: bytes, answer: CacheableAnswer) -> None:
         if answer.form is None:
@@ -481,7 +481,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self.misses += 1
         self._sources.record(ZONE)
         before = self._codec.copy_name(form.absence.before, query, form.name_end)
-        return self._responder.with_serial(before, form.absence.after)
+        responses = self._responder.with_serial(before, form.absence.after)
+        return self._counts.counted(form.absence.service, responses)
 
     def _add_negative_form(
         self, key: bytes, lower: bytes, answer: CacheableAnswer, absence: Absence, *, is_cacheable: bool
@@ -500,16 +501,18 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    def _store(self, key: bytes, answer: CacheableAnswer) -> None:
+    def _store(self, key: bytes, answer: CacheableAnswer) -> Iterator[bytes]:
+        """Store an answer if it may be cached and there is room; return its responses."""
         service = answer.service
         if service is None:
-            return
+            return answer.responses
         dropped = self._dropped.pop(key, None)
         if dropped is not None:  # before the new entry joins the same rotation
             self._release(dropped)
         size = answer.rotation.size if answer.rotation is not None else answer.size
         entry = _Entry(
             _ENTRY_OVERHEAD + 2 * len(key) + size,
+            service,
             answer.rotation,
             answer.cookie is not None,
             answer.responses,
@@ -523,9 +526,10 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             else:
                 break
         if not self._entry_memory.reserve(entry.size):
-            return
+            return self._counts.counted(service, answer.responses)
         if entry.rotation is not None:
             entry.responses = entry.rotation.join(key, self._response_memory, self._on_shared)
+        entry.responses = self._counts.counted(service, entry.responses)
         self._entries[key] = entry
         self._serve(key, entry)
         if answer.absence is not None:
@@ -533,6 +537,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             self._absent_keys.setdefault(service, set()).add(key)
         else:
             self._keys.setdefault(service, []).append(key)
+        return entry.responses
 
     def _limit(self, service: Labels, *, is_absent: bool) -> None:
         """Evict entries if there are too many of one kind."""
@@ -556,7 +561,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         """Replace an entry's iterator: another query form now shares its rotation."""
         entry = self._entries.get(key)
         if entry is not None:  # otherwise it was dropped
-            entry.responses = responses
+            entry.responses = self._counts.counted(entry.service, responses)
             self._serve(key, entry)
 
     def _fold(self, key: bytes, common: bytes, name_end: int) -> None:

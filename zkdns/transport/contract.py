@@ -19,7 +19,7 @@ response takes twelve times as long (measured), and nearly all responses are pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, Self, TypeAlias
 
@@ -110,6 +110,18 @@ class CachedResponseLookup(ResponseLookup, Protocol):
 
     def get(self, query: bytes, /) -> Iterator[bytes] | None:
         """The cached responses to a query, or None. Computes nothing and changes nothing."""
+
+
+class QueryCounter(Protocol):
+    """Receives all queries of a batch or a burst, for the most frequent names and clients."""
+
+    def add(self, queries: Sequence[bytes], addresses: Iterable[bytes], /) -> None:
+        """Queries have arrived.
+
+        Args:
+            queries: each without its id; bytes may follow its end.
+            addresses: the client of each, in 4 or 16 bytes.
+        """
 
 
 class ResponseObserver(Protocol):

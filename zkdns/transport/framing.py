@@ -6,7 +6,7 @@ data ──▶ messages ──▶ responses ──▶ length, id and response of
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from zkdns.transport.contract import ResponseLookup
@@ -66,3 +66,11 @@ def answer_messages(
         classes.append(classify(body))
         at = end
     return pieces, at, classes
+
+
+def queries_in(data: bytes, at: int, end: int) -> Iterator[bytes]:
+    """Yield the complete messages between these offsets, without their ids."""
+    while at < end:
+        id_at = at + LENGTH.size
+        at = id_at + (data[at] << 8 | data[at + 1])
+        yield data[id_at + 2 : at]

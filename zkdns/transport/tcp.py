@@ -25,6 +25,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple, TypeAlias
 
 import structlog
@@ -33,13 +34,14 @@ from zkdns.transport.access_control import AccessControl
 from zkdns.transport.contract import (
     DeferredResponse,
     PerClientResponse,
+    QueryCounter,
     Render,
     ResponseLookup,
     ResponseObserver,
 )
 from zkdns.transport.counters import NOT_COUNTED, Counters
 from zkdns.transport.event_loop import add_server, remove_server
-from zkdns.transport.framing import LENGTH, MAX_WRITE_BYTES, NO_MESSAGE, answer_messages
+from zkdns.transport.framing import LENGTH, MAX_WRITE_BYTES, NO_MESSAGE, answer_messages, queries_in
 from zkdns.transport.held_bytes import HeldBytes
 from zkdns.transport.log_once import LogOnce
 from zkdns.transport.sockets import MAX_CONNECTIONS, Address, packed_address
@@ -87,6 +89,7 @@ class TcpServer:
         received: number of queries.
         counters: counts responses.
         observer: as below; it may be replaced at any time.
+        query_counter: receives all queries. None: not counted.
         log_once: logs internal errors.
         held: the bytes that connections hold.
         dropped: connections that were closed because they or their client held too much memory.
@@ -126,6 +129,7 @@ class TcpServer:
         self.max_awaited = max_awaited
         self.counters = Counters()
         self.classify, self.observer = classify, observer
+        self.query_counter: QueryCounter | None = None
         self._sock = sock
         self._answers = answers
         self._access = access
@@ -476,6 +480,9 @@ class _Connection:
                 return
             if end == at:
                 break
+            if self._server.query_counter is not None:
+                messages = list(queries_in(data, at, end))
+                self._server.query_counter.add(messages, repeat(self._address, len(messages)))
             at, queries = end, queries + len(classes)
             if pieces:
                 self._send(b"".join(pieces))

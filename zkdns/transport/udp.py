@@ -25,6 +25,7 @@ from zkdns.transport.contract import (
     CachedResponseLookup,
     DeferredResponse,
     PerClientResponse,
+    QueryCounter,
     Render,
     ResponseLookup,
     ResponseObserver,
@@ -68,6 +69,7 @@ class UdpServer:
         lost: number of responses that the kernel did not accept.
         counters: counts responses.
         observer: as below; it may be replaced at any time.
+        query_counter: receives all queries. None: not counted.
 
     Args:
         sock: the socket, which the caller owns.
@@ -90,6 +92,7 @@ class UdpServer:
         self.counters = Counters()
         self._latency = self.counters.computed  # the histogram of the present batch
         self.observer = observer
+        self.query_counter: QueryCounter | None = None
         self._sock = sock
         self._look_up, self._get_cached = answers.__getitem__, answers.get
         self._access = access
@@ -152,9 +155,15 @@ class UdpServer:
             self.counters.add(batch.classes, self._latency, time.monotonic() - started)
             if batch.has_empty:
                 self._resolve_empty(responses, batch, replacements, started)
+            self._count_queries(queries, batch)
             if len(queries) < _MIN_BATCH_TO_CONTINUE:
                 return False
         return True
+
+    def _count_queries(self, queries: Sequence[bytes], batch: Batch) -> None:
+        if self.query_counter is not None:
+            whole = [batch.long_query(at) or query for at, query in enumerate(queries)]
+            self.query_counter.add(whole, batch.addresses())
 
     def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
@@ -288,6 +297,8 @@ class UdpServer:
             key, replacements, packed = UdpCodec.key(message[ID:]), None, packed_address(client[0])
             if self._access is not None:
                 replacements = self._access.check_datagrams((packed,), (key,).__getitem__, started)
+            if self.query_counter is not None:
+                self.query_counter.add((key,), (packed,))
             response = self._response_to(key, replacements[0] if replacements else None)
             source = [item for item in map(_source_of, ancillary) if item]
             self._answer_one(Client(message, client, source, packed), response, started)

@@ -63,7 +63,7 @@ def test_keyboard_reaches_the_order_and_the_pages(
         for _ in range(3):
             tab.press("Tab")
             order.append(tab.evaluate("document.activeElement.dataset.sort ?? document.activeElement.id"))
-        assert order == ["environment", "name", "alive"]
+        assert order == ["environment", "name", "queries"]
         tab.evaluate("document.querySelector('[data-sort=alive]').focus()")
         tab.press("Enter")
         tab.wait(lambda tab: tab.text("#service-rows [data-label=alive]") == "149")

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.admin.helpers import FakeBackend, entry
-from tests.admin.page.helpers import TO, is_clean, line, names, opened
+from tests.admin.page.helpers import TO, UNKNOWN, is_clean, line, names, opened
 from tests.support.chromium import Chromium, Tab
 from zkdns.address import HostPort
 from zkdns.admin.api_types import UnreadZnode
@@ -65,6 +65,23 @@ def test_columns_sort_in_both_directions_and_back(
         tab.point("[data-sort=changed]", click=True)
         assert names(tab)[0] == "a.prod"
         tab.wait(lambda tab: search(tab) == "?sort=-changed")
+        assert is_clean(tab, served)
+
+
+def test_queries_per_second_are_shown_and_sorted(
+    chromium: Chromium, backend: FakeBackend, served: HostPort
+) -> None:
+    """Rates are the growth between two readings. A service may have the name of a property of objects."""
+    backend.lines = [line("constructor"), line("b.prod"), line("a.prod")]
+    backend.traffic_counts = {"a.prod": 1_000, "b.prod": 5}
+    with chromium.page() as tab:
+        opened(tab, served)
+        assert tab.texts("#service-rows [data-label=queries]") == [UNKNOWN] * 3
+        backend.traffic_counts = {"a.prod": 1_000, "b.prod": 4_005, "constructor": 5}
+        backend.clock += 2.0
+        tab.wait(lambda tab: tab.texts("#service-rows [data-label=queries]") == ["0", "2,000", "2.5"])
+        tab.point("[data-sort=queries]", click=True)
+        assert (names(tab), order(tab)) == (["b.prod", "constructor", "a.prod"], {"queries/s": "descending"})
         assert is_clean(tab, served)
 
 

@@ -5,6 +5,8 @@ const LIST_PAUSE = 1_000; // minimum milliseconds between two reads of the list
 const LIST_EVERY = 60_000; // between two reads of the whole list: bad members change without an event
 const COMPARE_AFTER = 10_000; // after the last change, before the sums are compared with those of the server
 const ADDRESS_PAUSE = 300; // after the last key, before the filter is written into the address
+const TRAFFIC_EVERY = 5_000; // between two reads of the traffic,
+const TRAFFIC_FIRST = 1_500; // and between the first two, so that there are rates soon
 const MAX_ENVIRONMENTS = 500; // in the list of environments
 
 const chip = (word, tone = "warn") => element("span", { class: "chip", "data-tone": tone }, word);
@@ -17,6 +19,7 @@ const small = (text) => element("small", {}, text);
 // Columns: the value to sort by, and the tone of a number that is not 0. `wide`: narrow screens leave it out.
 const COLUMNS = {
   name: { value: ({ name }) => name },
+  queries: { value: ({ name }) => rateOf(name) ?? 0, wide: true },
   alive: { value: ({ alive }) => alive },
   held: { value: ({ held }) => held, tone: "warn", wide: true },
   bad: { value: ({ bad }) => bad, tone: "bad", wide: true },
@@ -35,6 +38,8 @@ const services = {
   tag: null, // of the last whole list
   wholeAt: -Infinity,
   wantsWhole: true,
+  traffic: null, // the last reading of the traffic, with a map of its services
+  rates: null, // queries per second by service; null: unknown
   // What the address keeps:
   words: "",
   environment: "", // empty: all
@@ -95,6 +100,32 @@ function compareServices(table) {
   let alive = 0;
   for (const line of services.byName.values()) alive += line.alive;
   if (services.byName.size !== table.services || alive !== table.alive) readAllServices();
+}
+
+/** Queries per second for names of a service; null if unknown. */
+const rateOf = (name) => services.rates && (services.rates.get(name) ?? 0);
+
+/** Read how many queries there were for each service, and compute the rates since the last time. */
+async function readTraffic() {
+  if (!document.hidden) {
+    try {
+      takeTraffic(await ask("api/traffic"));
+    } catch {
+      Object.assign(services, { traffic: null, rates: null });
+    }
+    if (services.sort.endsWith("queries")) findServices();
+    else showServices();
+  }
+  setTimeout(readTraffic, services.rates ? TRAFFIC_EVERY : TRAFFIC_FIRST);
+}
+
+function takeTraffic({ services: counts, started, clock: at }) {
+  const before = services.traffic;
+  services.traffic = { counts: new Map(Object.entries(counts)), started, at };
+  services.rates = null;
+  if (before?.started !== started || at <= before.at) return;
+  const rate = (name, total) => Math.max(total - (before.counts.get(name) ?? 0), 0) / (at - before.at);
+  services.rates = new Map([...services.traffic.counts].map(([name, total]) => [name, rate(name, total)]));
 }
 
 function showUnread(znodes, total) {
@@ -200,7 +231,8 @@ class ServiceRow {
 
   show(line) {
     setAttribute(this.row, "aria-current", line.name === opened.name ? "true" : null);
-    const news = JSON.stringify(line);
+    const rate = rateOf(line.name);
+    const news = JSON.stringify([line, rate]);
     if (news === this.news) return;
     this.news = news;
     const problems = [
@@ -211,9 +243,10 @@ class ServiceRow {
     this.chips.replaceChildren(...problems, ...(line.alive ? [] : [chip("none alive", "bad")]));
     for (const td of this.cells) {
       const { label } = td.dataset;
-      const value = line[label];
+      const value = label === "queries" ? rate : line[label];
       const isChange = label === "changed";
-      setText(td, isChange ? (value ? duration(now() - value) : NONE) : count(value));
+      if (label === "queries") setText(td, perSecond(rate));
+      else setText(td, isChange ? (value ? duration(now() - value) : NONE) : count(value));
       setAttribute(td, "data-zero", value ? null : "");
       setAttribute(td, "data-tone", (value && COLUMNS[label].tone) || null);
       setAttribute(td, "data-since", isChange && value ? String(value) : null);
@@ -282,6 +315,7 @@ function turnPage(step) {
 function listenToServices() {
   const filter = byId("filter");
   setInterval(readServices, LIST_EVERY);
+  readTraffic();
   window.addEventListener("popstate", () => {
     readAddress();
     findServices();

@@ -11,7 +11,6 @@ from zkdns.address import HostPort
 from zkdns.admin.api_types import ExplainedMember, Session, Verdict
 from zkdns.clock import elapsed_seconds
 from zkdns.daemon.watcher.context import WatcherContext
-from zkdns.daemon.watcher.history import short_name
 from zkdns.dns.service_names import ServedMember
 from zkdns.dns.zone import Policy, Zone
 from zkdns.durations import format_duration
@@ -82,7 +81,7 @@ class MemberVerdicts:
     def _why_held(self, held: HeldMember | None) -> str:
         if held is None:  # the guard releases it at this moment
             return "it has left"
-        service = short_name(held.service, self._context.config.zone)
+        service = held.service.without(self._context.config.zone)
         return f"it has left ({held.why}); zkdns accept {service} releases it"
 
     def _why_absent(self, member: Member) -> tuple[Verdict, str]:

@@ -27,6 +27,7 @@ from zkdns.config import Config
 from zkdns.daemon.ipc.framing import FrameCodec
 from zkdns.telemetry.log_setup import configure_logging
 from zkdns.telemetry.stats import Stats
+from zkdns.telemetry.traffic import Traffic
 
 RETIRE_SECONDS = 5.0
 """Maximum time in which a retiring worker finishes its queries: as long as clients wait for a response."""
@@ -104,7 +105,7 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     config: Config
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True, tag="report"):
     """State of a child process."""
 
     ready: bool
@@ -118,9 +119,9 @@ Order: TypeAlias = Retire | Follow | Promote | Configure
 
 TASKS = FrameCodec(Task)
 ORDERS: FrameCodec[Order] = FrameCodec(Order)  # type: ignore[arg-type]  # a union is no type to mypy
-REPORTS = FrameCodec(Report)
+REPORTS: FrameCodec[Report | Traffic] = FrameCodec(Report | Traffic)  # type: ignore[arg-type]  # as above
 
-SendReport = Callable[[Report], None]
+SendReport = Callable[[Report | Traffic], None]
 Orders = asyncio.Queue[Order]
 Role = Callable[[Task, SendReport, Orders], Awaitable[None]]
 

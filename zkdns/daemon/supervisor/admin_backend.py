@@ -38,6 +38,7 @@ from zkdns.admin.status import (
     StatsReading,
     Status,
     TableStatus,
+    TrafficReading,
     WorkerReading,
     WorkerStatus,
     ZooKeeperStatus,
@@ -72,6 +73,7 @@ from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.names import to_text
 from zkdns.serverset.service_counts import Listing, ServiceCount
 from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, WatcherStats, WorkerStats, combine_upstreams
+from zkdns.telemetry.traffic import merge
 
 _RESPONSE_SECONDS = 1.0
 _START_SECONDS = 2.0  # to wait for a watcher that is starting
@@ -156,6 +158,17 @@ class AdminBackend:
                 WorkerReading(pid=pid, **msgspec.structs.asdict(stats))
                 for pid, stats in self.worker_stats().items()
             ),
+        )
+
+    def traffic(self) -> TrafficReading:
+        """Return the responses by service, and the most frequent names and clients."""
+        reports = [child.top for child in self._state.workers if child.top is not None]
+        return TrafficReading(
+            started=self._state.started,
+            now=time.time(),
+            clock=time.monotonic(),
+            services=self._state.service_totals.counts,
+            top=merge(reports) if self._state.config.top_names else None,
         )
 
     def metrics(self, openmetrics: bool) -> str:

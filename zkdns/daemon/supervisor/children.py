@@ -20,9 +20,10 @@ import structlog
 
 import zkdns
 from zkdns.config.setting import PREFIX
-from zkdns.daemon.ipc.child import ORDERS, REPORTS, RETIRE_SECONDS, TASKS, Order, Retire, Task
+from zkdns.daemon.ipc.child import ORDERS, REPORTS, RETIRE_SECONDS, TASKS, Order, Report, Retire, Task
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.stats import Stats
+from zkdns.telemetry.traffic import ServiceTotals, TopReport
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -48,20 +49,26 @@ class ChildProcess:
         deaths: number of processes that exited unexpectedly or could not be started.
         ready: from the last report of the current process.
         stats: from the last report of the current process. None: it has not reported any.
+        top: the most frequent names and clients of the current process. None: it has reported none.
         pid: process id of the current process. None: no process is running.
 
     Args:
         task: see above. Each process inherits its file descriptors.
-        on_change: called after each report, and when a process has exited.
+        on_change: called after each report about its state, and when a process has exited.
+        totals: counts the responses of its processes by service. None: not counted.
     """
 
-    def __init__(self, task: Task, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, task: Task, on_change: Callable[[], None], totals: ServiceTotals | None = None
+    ) -> None:
         self.task = task
         self.deaths = 0
         self.ready = False
         self.stats: Stats | None = None
+        self.top: TopReport | None = None
         self.pid: int | None = None
         self._on_change = on_change
+        self._totals = totals
         self._writer: asyncio.StreamWriter | None = None
         self._is_retiring = False
         self._has_stopped_receiving = False
@@ -131,13 +138,18 @@ class ChildProcess:
         self._writer = writer
         log.debug("process_started", role=self.task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
+            if not isinstance(report, Report):
+                self.top = report.top or self.top
+                if self._totals is not None:
+                    self._totals.add(report.services)
+                continue
             self.ready, self.stats = report.ready, report.stats
             self._has_stopped_receiving = report.has_stopped_receiving
             self._on_change()
         status = await process.wait()
         terminating.cancel()
         writer.close()
-        self.pid, self.ready, self.stats, self._writer = None, False, None, None
+        self.pid, self.ready, self.stats, self.top, self._writer = None, False, None, None, None
         self._on_change()
         return status
 
@@ -173,18 +185,21 @@ class ChildProcesses:
     """All child processes of a server, including those that are starting or retiring.
 
     Args:
-        on_change: called after each report, and when a process has exited.
+        on_change: called after each report about a process's state, and when a process has exited.
         on_failure: called if the task of a `ChildProcess` ends unexpectedly, which is an internal error.
+        totals: counts the responses of all processes by service.
     """
 
-    def __init__(self, on_change: Callable[[], None], on_failure: Callable[[], None]) -> None:
-        self._on_change, self._on_failure = on_change, on_failure
+    def __init__(
+        self, on_change: Callable[[], None], on_failure: Callable[[], None], totals: ServiceTotals
+    ) -> None:
+        self._on_change, self._on_failure, self._totals = on_change, on_failure, totals
         self._running: dict[ChildProcess, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
 
     def start(self, task: Task) -> ChildProcess:
         """Start a process, which is replaced whenever it exits, until it is stopped or retired."""
-        child = ChildProcess(task, self._notify)
+        child = ChildProcess(task, self._notify, self._totals)
         running = self._running[child] = asyncio.create_task(child.run())
         running.add_done_callback(lambda _: self._on_end(child))
         return child

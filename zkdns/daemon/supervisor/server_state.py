@@ -11,6 +11,7 @@ from zkdns.config import Config
 from zkdns.daemon.supervisor.children import ChildProcess
 from zkdns.daemon.supervisor.listeners import Listeners
 from zkdns.telemetry.stats import WatcherStats
+from zkdns.telemetry.traffic import ServiceTotals
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -38,6 +39,7 @@ class ServerState:
     Attributes:
         config: the configuration in force.
         started: Unix time of the server's start.
+        service_totals: responses by service, of all workers since the start.
 
     Args:
         config: the first configuration.
@@ -46,6 +48,7 @@ class ServerState:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.started = time.time()
+        self.service_totals = ServiceTotals()
         self._generation: Generation | None = None
 
     def set(self, generation: Generation) -> None:

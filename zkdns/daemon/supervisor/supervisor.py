@@ -77,7 +77,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._http: dict[Place, AdminServer] = {}
         self._http_stopping: set[asyncio.Task[None]] = set()
-        self._children = ChildProcesses(self._on_child_change, self._stopping.set)
+        self._children = ChildProcesses(self._on_child_change, self._stopping.set, self._state.service_totals)
         self._handover: Handover
         self._had_terminal = _has_terminal()
         self._reloader = Reloader(self._state, self._notifier, read, self._apply)

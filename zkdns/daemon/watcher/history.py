@@ -276,17 +276,12 @@ class History(PublisherListener):
         return HistoryEntry(
             number=entry.number,
             at=entry.number / _PER_SECOND,
-            service=short_name(entry.name, self._zone),
+            service=entry.name.without(self._zone),
             member=member.name if member is not None else "",
             kind=entry.kind,
             endpoint=str(HostPort(endpoint.host, endpoint.port)) if endpoint is not None else None,
             znode=f"{entry.origin}/{member.name}" if member is not None else entry.origin,
         )
-
-
-def short_name(name: ServiceName, zone: Labels) -> str:
-    """Return a service's name, without the zone if it is the given one."""
-    return str(name) if name.zone == zone else name.absolute
 
 
 def _endpoints(members: Iterable[Member]) -> set[tuple[str, int]]:

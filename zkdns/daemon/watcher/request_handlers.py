@@ -47,7 +47,7 @@ from zkdns.daemon.ipc.request_messages import (
 from zkdns.daemon.member_rows import encode_lines, member_rows
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.find_service import find_sets, has_address, name_address, similar_names
-from zkdns.daemon.watcher.history import IsWanted, short_name
+from zkdns.daemon.watcher.history import IsWanted
 from zkdns.daemon.watcher.set_counts import NOT_READ, list_sets
 from zkdns.errors import BadValueError
 from zkdns.names import Labels, reverse_name, to_text, to_wire
@@ -301,7 +301,7 @@ def list_services(context: WatcherContext, after: int = 0) -> Iterator[ServiceLi
         state,
         stale,
         ready,
-        gone=tuple(sorted(short_name(name, context.config.zone) for name in gone)),
+        gone=tuple(sorted(name.without(context.config.zone) for name in gone)),
         last=last,
         unread=tuple(UnreadZnode(path, reason) for path, reason in first),
         unread_count=len(unread),
@@ -322,7 +322,7 @@ def _service_line(service: Service, bad: Mapping[str, int], context: WatcherCont
             else:
                 hidden += 1
     return ServiceLine(
-        name=short_name(service.first.name, context.config.zone),
+        name=service.first.name.without(context.config.zone),
         alive=alive,
         hidden=hidden,
         held=held,

@@ -16,6 +16,7 @@ A worker does not connect to ZooKeeper, and has no credentials for it.
     TcpServer            transport/tcp.py      accepts connections, and answers the queries on them
     access control       transport/access_control.py     checks the allowed networks and the rate limit
     WorkerStatsReporter  worker_stats.py       reports readiness and stats to the supervisor
+    TrafficReporter      worker_stats.py       reports queries by service, and frequent names and clients
     DeferredAnswers      deferred_answers.py   finishes the names of large services in pieces
     drain                drain.py              finishes the open queries after the order `Retire`
 
@@ -42,7 +43,7 @@ from zkdns.daemon.ipc.child import Follow, Orders, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import CopyServer, SourceHealth, Subscriber
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.daemon.worker.drain import drain
-from zkdns.daemon.worker.worker_stats import WorkerStatsReporter
+from zkdns.daemon.worker.worker_stats import TrafficReporter, WorkerStatsReporter
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.edns_options import EdnsOptions
@@ -50,6 +51,7 @@ from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_respo
 from zkdns.dns.response_class import classify
 from zkdns.table import Table
 from zkdns.telemetry.query_log import QueryLog
+from zkdns.telemetry.traffic import TopQueries
 from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist, RateLimit
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.contract import ResponseLookup, for_client
@@ -87,7 +89,6 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
     authority.responder.edns_options = _make_edns_options(task)
-
     sockets = [socket.socket(fileno=number) for number in task.sockets]
     may_serve = asyncio.Event()
 
@@ -103,6 +104,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
     reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), access.counters, send_report)
+    traffic = _make_traffic_reporter(task, authority, (*udp, *tcp), send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(
         task.feed, table, authority.refresh, on_health, flush, namespaces=task.config.namespaces
@@ -122,7 +124,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         for listener in tcp:
             await listener.start()
         async with asyncio.TaskGroup() as tasks:
-            ticks = tasks.create_task(_tick(table, authority, forwarder, reporter, access))
+            ticks = tasks.create_task(_tick(table, authority, forwarder, (reporter, traffic), access))
             retire = await _execute_orders(orders, subscriber)
             await drain(retire.exclusive_sockets, udp, tcp, (forwarder, deferred), reporter.report_left)
             ticks.cancel()
@@ -152,16 +154,18 @@ async def _tick(
     table: Table,
     authority: Authority,
     forwarder: Forwarder | None,
-    reporter: WorkerStatsReporter,
+    reporters: tuple[WorkerStatsReporter, TrafficReporter],
     access: SharedAccess,
 ) -> None:
     """Every second, expire names of departed members, read own addresses, report, and collect garbage."""
+    reporter, traffic = reporters
     collected = 0
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         authority.refresh(table.expire(time.monotonic()))
         access.refresh()
         reporter.report()
+        await traffic.report(time.monotonic())
         # asyncio's transports are reference cycles of some kilobytes, and live too long for a young
         # collection.
         if forwarder is not None and forwarder.connections - collected >= _CONNECTIONS_PER_COLLECTION:
@@ -230,6 +234,16 @@ def _make_servers(
         for sock in listening
     ]
     return udp, tcp
+
+
+def _make_traffic_reporter(
+    task: Task, authority: Authority, servers: Sequence[UdpServer | TcpServer], send: SendReport
+) -> TrafficReporter:
+    """Return a reporter of the traffic of these servers."""
+    top = TopQueries(time.monotonic()) if task.config.top_names else None
+    for server in servers:
+        server.query_counter = top
+    return TrafficReporter(authority.service_counts, top, send)
 
 
 def _make_access_control(

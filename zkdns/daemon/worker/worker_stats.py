@@ -1,7 +1,8 @@
-"""Reports a worker's readiness and stats to the supervisor."""
+"""Reports a worker's readiness, stats and traffic to the supervisor."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,7 @@ from zkdns.daemon.ipc.child import Report, SendReport
 from zkdns.dns.answer_source import RESPONSE_CACHE
 from zkdns.dns.authority import Authority
 from zkdns.dns.response_class import describe
+from zkdns.dns.service_counts import ServiceCounts
 from zkdns.telemetry.stats import (
     SOURCES,
     ForwardStats,
@@ -21,6 +23,7 @@ from zkdns.telemetry.stats import (
     UpstreamStats,
     WorkerStats,
 )
+from zkdns.telemetry.traffic import TopQueries, Traffic
 from zkdns.transport.access_control import AccessCounters
 from zkdns.transport.counters import Counters, LatencyHistogram
 from zkdns.transport.tcp import TcpServer
@@ -116,6 +119,32 @@ class WorkerStatsReporter:
         noted = self._authority.sources.counts
         self._from_response_cache = max(self._from_response_cache, responses - noted.total())
         return {source: noted[source] for source in SOURCES} | {RESPONSE_CACHE: self._from_response_cache}
+
+
+class TrafficReporter:
+    """Sends the responses by service, and the most frequent names and clients, to the supervisor.
+
+    Args:
+        counts: the responses by service.
+        top: the names and clients. None: not counted.
+        send: sends a report.
+    """
+
+    def __init__(self, counts: ServiceCounts, top: TopQueries | None, send: SendReport) -> None:
+        self._counts, self._top, self._send = counts, top, send
+
+    async def report(self, now: float) -> None:
+        """Report what has changed since the last call. Queries are answered between the parts.
+
+        Args:
+            now: time by the clock of `top`.
+        """
+        for services in self._counts.take():
+            if services:
+                self._send(Traffic(services))
+            await asyncio.sleep(0)
+        if self._top is not None:
+            self._send(Traffic(top=self._top.read(now)))
 
 
 def _response_stats(
