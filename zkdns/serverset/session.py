@@ -222,6 +222,7 @@ class Session:
         with self._lock:
             if self._worker is None:
                 self._start()
+                forking.warn_of_uwsgi()
             self._users.append(user)
         self.run_soon(lambda: self._notify([user]) if self.is_connected else None)
 
