@@ -50,7 +50,8 @@ async def main(hosts, namespace, silent):
             except UnreachableError:
                 continue
             sys.exit(f"{hosts} was reached")
-        tasks = [asyncio.ensure_future(lost.register_async("c", 3)), asyncio.ensure_future(lost.watch_async())]
+        calls = lost.register_async("c", 3), lost.watch_async()
+        tasks = [asyncio.ensure_future(call) for call in calls]
         await asyncio.sleep(0.05)
         for task in tasks:
             task.cancel()
