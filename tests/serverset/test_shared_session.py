@@ -121,6 +121,30 @@ def test_a_subscriber_that_blocks_delays_no_one_else(zk: Any, server_set: Sets) 
         goes_on.set()
 
 
+def test_subscribers_are_called_once_a_thread_is_available_again(
+    zk: Any, server_set: Sets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    web, start, calls = server_set(), threading.Thread.start, set[str]()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "zkdns callbacks":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with web.register("a", 1) as registration, web.watch() as watch:
+        path = registration.path
+        watch.subscribe(lambda: calls.add("watch"))
+        registration.subscribe(lambda: calls.add("registration"))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            zk.delete(path)
+            eventually(lambda: caplog.text.count("subscriber_delayed") >= 2)
+            eventually(lambda: registration.path not in (None, path))
+            assert not calls
+        eventually(lambda: calls == {"registration", "watch"})
+    assert "subscriber_failed" not in caplog.text
+
+
 def test_a_subscriber_that_unsubscribes_gets_no_waiting_calls(server_set: Sets) -> None:
     web = server_set()
     entered, goes_on, calls = threading.Event(), threading.Event(), []
