@@ -1,13 +1,20 @@
 """The extras, and other versions of kazoo and Python. `tests/run pythons` runs this file, other runs do not.
 
-Each test creates an environment, which takes some seconds to a minute.
+Also servers that load an application and then fork, which the tests of the source tree do not need. Each test
+creates an environment, which takes some seconds to a minute.
 """
 
+import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kazoo import version
@@ -18,6 +25,7 @@ from tests.support.process_guard import running_guarded
 from tests.support.pythons import other_pythons
 from tests.support.venvs import Venv, index_is_unreachable
 from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.processes
 
@@ -168,7 +176,7 @@ def test_a_server_answers_with_another_python(name: str, wheel: Path, tmp_path: 
     assert int(done.stdout) > 200
     assert done.stderr == ""
     output = tmp_path / "output"
-    settings = {"ZKDNS_LISTEN": "127.0.0.1:0", "ZKDNS_ADMIN": "none", "ZKDNS_CONTROL": "none"}
+    settings = {"ZKDNS_LISTEN": "127.0.0.1:0", "ZKDNS_ADMIN": "none", "ZKDNS_ADMIN_SOCKET": "none"}
     with (
         output.open("wb") as out,
         running_guarded(
@@ -180,7 +188,7 @@ def test_a_server_answers_with_another_python(name: str, wheel: Path, tmp_path: 
         ),
     ):
         (port,) = eventually(lambda: re.findall(r"-p (\d+) web\.staging\.discovery A ", output.read_text()))
-        done = venv.run("zkdns", "lookup", "--server", f"127.0.0.1:{port}", "web.staging.discovery")
+        done = venv.run("zkdns", "lookup", "--dns", f"127.0.0.1:{port}", "web.staging.discovery")
     assert "192.0.2.1" in done.stdout
     assert "Traceback" not in output.read_text()
 
@@ -196,3 +204,152 @@ def test_tests_pass_with_another_python(name: str) -> None:
     assert done.returncode == 0, f"Python {name}:\n{done.stdout[-4000:]}"
     done = run_tests(python, *PYTHON_TESTS)
     assert done.returncode == 0, f"Python {name}:\n{done.stdout[-4000:]}"
+
+
+# -- servers that fork --------------------------------------------------------------------------------------
+
+SETS = """\
+import os
+from zkdns import ServerSet
+from zkdns.balance import RoundRobin
+
+namespace = os.environ["NAMESPACE"]
+web = ServerSet("test", "web", os.environ["ZOOKEEPER"], namespace=namespace, session_timeout=30.0)
+
+def start():
+    global registration, watch, balancer
+    registration, watch = web.register("main", 1), web.watch()
+    balancer = RoundRobin(watch)
+
+def state():
+    \"""The process, whether its registration is the parent's, and the members that it sees.\"""
+    picked = sorted(balancer.pick() for _ in watch.endpoints)
+    with web.register("child", os.getpid()) as own:
+        return [os.getpid(), registration.is_closed, picked, own.is_registered]
+"""
+
+UWSGI = """\
+import json, logging, sets
+
+logging.basicConfig(level=logging.WARNING)
+sets.start()
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [json.dumps(sets.state()).encode()]
+"""
+
+CELERY = """\
+import os, sets, time
+from celery import Celery
+
+here = os.getcwd()
+app = Celery("tasks", broker="filesystem://", backend=f"file://{here}")
+app.conf.broker_transport_options = {f"data_folder_{way}": here for way in ("in", "out")}
+app.conf.broker_transport_options["control_folder"] = here
+@app.task(name="state")
+def state():
+    time.sleep(0.2)  # so that the next task runs in the other process
+    return sets.state()
+
+if "WORKER" in os.environ:
+    sets.start()
+"""
+
+CELERY_CALL = """\
+import json, tasks
+
+results = [tasks.app.send_task("state") for _ in range(4)]
+print(json.dumps([result.get(timeout=30.0) for result in results]))
+"""
+
+
+def expect_following_children(ask: Callable[[], list[list[Any]]], path: str, zk: Any) -> None:
+    """Both children follow the set, can register, and leave the member of their parent alone.
+
+    `ask` returns the state of one child or of several.
+    """
+    seen: dict[int, tuple[Any, ...]] = {}
+
+    def both_have(*endpoints: str) -> None:
+        def have() -> bool:
+            for pid, is_closed, picked, is_registered in ask():
+                others = [endpoint for endpoint in picked if not endpoint.startswith("child:")]
+                seen[pid] = is_closed, others, is_registered
+            return len(seen) == 2 and all(found == (True, [*endpoints], True) for found in seen.values())
+
+        eventually(have, timeout=60.0)
+
+    both_have("main:1")
+    data = b'{"serviceEndpoint":{"host":"late","port":2},"additionalEndpoints":{},"status":"ALIVE"}'
+    zk.create(f"{path}/member_", data, sequence=True, ephemeral=True)
+    both_have("late:2", "main:1")
+
+
+@pytest.mark.parametrize("options", [[], ["--py-call-uwsgi-fork-hooks"]], ids=["default", "with-hooks"])
+def test_workers_of_uwsgi(
+    *, options: list[str], wheel: Path, tmp_path: Path, zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    venv = Venv(tmp_path / "venv")
+    venv.install(str(wheel), "pyuwsgi>=2.0.28")  # earlier ones need --enable-threads
+    (tmp_path / "sets.py").write_text(SETS)
+    (tmp_path / "web.py").write_text(UWSGI)
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as out:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+        def ask() -> list[list[Any]]:
+            with urllib.request.urlopen(url, timeout=20.0) as response:
+                return [json.load(response)]
+
+        command = [str(venv.bin / "uwsgi"), "--master", "--processes", "2", "--wsgi", "web", *options]
+        command += ["--die-on-term", "--http-socket", f"fd://{listener.fileno()}"]
+        with running_guarded(
+            command,
+            env=forking_environment(zookeeper, zk_root),
+            cwd=tmp_path,
+            pass_fds=(listener.fileno(),),
+            stdout=out,
+            stderr=out,
+        ) as main:
+            expect_following_children(ask, f"{zk_root}/test/web", zk)
+            os.kill(main.pid, signal.SIGTERM)
+            assert main.wait(30.0) == 0  # workers that hang live for a minute
+    text = log.read_text()
+    assert text.count("registration_closed_by_fork") == 2
+    assert text.count("uwsgi_options_missing options=py-call-uwsgi-fork-hooks") == (not options)
+
+
+def test_workers_of_celery(
+    wheel: Path, tmp_path: Path, zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    venv = Venv(tmp_path / "venv")
+    venv.install(str(wheel), "celery")
+    (tmp_path / "sets.py").write_text(SETS)
+    (tmp_path / "tasks.py").write_text(CELERY)
+    environment = forking_environment(zookeeper, zk_root)
+
+    def ask() -> list[list[Any]]:
+        command = [str(venv.bin / "python"), "-c", CELERY_CALL]
+        done = subprocess.run(
+            command, check=True, capture_output=True, timeout=60, cwd=tmp_path, env=environment
+        )
+        return list(json.loads(done.stdout))
+
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        command = [str(venv.bin / "celery"), "-A", "tasks", "worker", "--concurrency", "2", "-l", "WARNING"]
+        with running_guarded(
+            command, env={**environment, "WORKER": "1"}, cwd=tmp_path, stdout=out, stderr=out
+        ) as main:
+            expect_following_children(ask, f"{zk_root}/test/web", zk)
+            os.kill(main.pid, signal.SIGTERM)
+            assert main.wait(30.0) == 0
+    assert log.read_text().count("registration_closed_by_fork") == 2
+
+
+def forking_environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
+    """Of a program with `SETS`."""
+    others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    namespace = f"{zk_root}/{{environment}}/{{service}}"
+    return {**others, "ZOOKEEPER": zookeeper.address, "NAMESPACE": namespace}

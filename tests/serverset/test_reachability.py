@@ -1,5 +1,7 @@
 """The causes why ZooKeeper cannot be reached."""
 
+import errno
+import os
 import re
 import socket
 import threading
@@ -58,6 +60,16 @@ def test_a_search_without_threads_names_that_cause(refusing: str, monkeypatch: p
 
     monkeypatch.setattr(threading.Thread, "start", start)
     assert "no thread can search for it (can't start new thread)" in describe_failures(refusing)
+
+
+def test_a_search_without_free_files_names_that_cause(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to end its thread, with a traceback."""
+
+    def no_socket(*_: object, **__: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("zkdns.serverset.reachability.socket.socket", no_socket)
+    assert describe_failures(refusing) == "too many open files"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,26 @@ def test_a_set_may_have_its_own_session(proxy: FaultProxy, server_set: Sets) -> 
         eventually(lambda: proxy.connections == 3)
 
 
+def test_a_session_that_gets_no_thread_starts_with_the_next_user(
+    server_set: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to keep a thread that never started, so that later users waited in vain."""
+    web, start = server_set(own_session=True), threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "zkdns session":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for begin in (web.watch, lambda: web.register("a", 1)):
+            with pytest.raises(RuntimeError):
+                begin()
+    with web.register("a", 1), web.watch() as watch:
+        assert watch.endpoints == ("a:1",)
+
+
 def test_other_timeouts_and_credentials_have_other_sessions(proxy: FaultProxy, server_set: Sets) -> None:
     def access(digest: str) -> Access:
         return Access(digests=(Secret(digest),))
@@ -99,6 +119,30 @@ def test_a_subscriber_that_blocks_delays_no_one_else(zk: Any, server_set: Sets) 
                 zk.delete(registration.path)
                 eventually(lambda: registration.path in names(zk, other))  # registered again
         goes_on.set()
+
+
+def test_subscribers_are_called_once_a_thread_is_available_again(
+    zk: Any, server_set: Sets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    web, start, calls = server_set(), threading.Thread.start, set[str]()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "zkdns callbacks":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with web.register("a", 1) as registration, web.watch() as watch:
+        path = registration.path
+        watch.subscribe(lambda: calls.add("watch"))
+        registration.subscribe(lambda: calls.add("registration"))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            zk.delete(path)
+            eventually(lambda: caplog.text.count("subscriber_delayed") >= 2)
+            eventually(lambda: registration.path not in (None, path))
+            assert not calls
+        eventually(lambda: calls == {"registration", "watch"})
+    assert "subscriber_failed" not in caplog.text
 
 
 def test_a_subscriber_that_unsubscribes_gets_no_waiting_calls(server_set: Sets) -> None:

@@ -243,10 +243,11 @@ class ApiClient:
         try:
             with contextlib.closing(connection):
                 connection.request(method, f"/api/{path}{'?' if query else ''}{query}", headers=headers)
-                response = connection.getresponse()
-                if response.getheader("Server") != "zkdns":
-                    raise UnreachableError(f"the server at {self.server} is not a zkdns server")
-                yield response
+                # A response without a length has taken over the socket.
+                with connection.getresponse() as response:
+                    if response.getheader("Server") != "zkdns":
+                        raise UnreachableError(f"the server at {self.server} is not a zkdns server")
+                    yield response
         except TimeoutError:
             raise UnreachableError(
                 f"the server at {self.server} does not respond within {seconds:g} s"

@@ -14,6 +14,8 @@ from zkdns.serverset.logs import Log
 
 log = Log("zkdns.watch")
 
+_RETRY_SECONDS = 1.0
+
 
 class Subscriber:
     """Calls a function once for each `call`, in a thread that exists only while there is something to call.
@@ -23,10 +25,19 @@ class Subscriber:
 
     Args:
         function: of the program.
+        path: of the set, for the log.
+        run_later: runs a function after some seconds, for the case that no thread can be started now.
     """
 
-    def __init__(self, function: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        function: Callable[[], object],
+        path: str,
+        run_later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
         self._function = function
+        self._path = path
+        self._run_later = run_later
         self._lock = threading.Lock()
         self._pending = 0
         self._is_running = False
@@ -39,22 +50,24 @@ class Subscriber:
         self._is_running = False
 
     def call(self) -> None:
-        """Call the function soon.
-
-        Raises:
-            RuntimeError: no thread can be started. The next `call` makes this one too.
-        """
+        """Call the function soon."""
         with self._lock:
             self._pending += 1
-            if self._is_running:
+        self._start()
+
+    def _start(self) -> None:
+        """Start the thread if it is needed. If none can be started, try again later."""
+        with self._lock:
+            if self._is_running or not self._pending:
                 return
             self._is_running = True
         try:
             threading.Thread(target=self._run, name="zkdns callbacks", daemon=True).start()
-        except RuntimeError:
+        except RuntimeError as error:
             with self._lock:
                 self._is_running = False
-            raise
+            log.warning("subscriber_delayed", path=self._path, reason=str(error))
+            self._run_later(_RETRY_SECONDS, self._start)
 
     def end(self) -> None:
         """Make no more calls."""

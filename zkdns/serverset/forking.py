@@ -10,12 +10,15 @@ adds its objects here, and has a method `after_fork`.
 `after_fork` only assigns attributes and closes descriptors. It takes no lock and logs nothing, since a lock
 of a log handler may be held too. Everything else waits, so that a child that executes another program at once
 opens no connection.
+
+uWSGI forks in C, by default without Python's hooks. It calls `uwsgi.post_fork_hook` in each child instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import weakref
@@ -41,11 +44,14 @@ class Forkable(Protocol):
 _objects: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _of_parent: list[tuple[object, Callable[[], object] | None]] = []
 _is_child = False
+_process = os.getpid()  # since the last fork, or since this module was imported
+_uwsgi_hook: Callable[[], None] | None = None
 
 
 def add(one: Forkable) -> None:
     """Call `after_fork` of this object in child processes, as long as it exists."""
     _objects.add(one)
+    _follow_uwsgi()
 
 
 def drop(connections: object, close: Callable[[], object] | None = None) -> None:
@@ -66,9 +72,44 @@ def is_child() -> bool:
     return _is_child
 
 
+def warn_of_uwsgi() -> None:
+    """Log which options of uWSGI are missing, for the case that this process runs in it.
+
+    Without threads, ZooKeeper receives no heartbeats. Without Python's hooks, a lock of `logging` that
+    another thread held at the fork is never released in the child (measured).
+    """
+    uwsgi = sys.modules.get("uwsgi")  # it exists only in a process of uWSGI
+    if uwsgi is None:
+        return
+    missing = []
+    if not uwsgi.has_threads:
+        missing.append("enable-threads")
+    if not uwsgi.worker_id() and "py-call-uwsgi-fork-hooks" not in uwsgi.opt:  # 0: it has not forked yet
+        missing.append("py-call-uwsgi-fork-hooks")
+    if missing:
+        log.warning("uwsgi_options_missing", options=",".join(missing))
+
+
+def _follow_uwsgi() -> None:
+    """Call `_after_fork` in the children of uWSGI, before a hook that the program has set."""
+    global _uwsgi_hook  # noqa: PLW0603 - the state of the process
+    uwsgi = sys.modules.get("uwsgi")
+    earlier = getattr(uwsgi, "post_fork_hook", None)
+    if uwsgi is None or (_uwsgi_hook is not None and earlier is _uwsgi_hook):
+        return
+
+    def hook() -> None:
+        if os.getpid() != _process:  # otherwise uWSGI has called Python's hooks
+            _after_fork()
+        if earlier is not None:
+            earlier()
+
+    uwsgi.post_fork_hook = _uwsgi_hook = hook  # type: ignore[attr-defined]  # the module is uWSGI's
+
+
 def _after_fork() -> None:
-    global _is_child  # noqa: PLW0603 - the state of the process
-    _is_child = True
+    global _is_child, _process
+    _is_child, _process = True, os.getpid()
     later: list[Later] = []
     for one in list(_objects):
         try:

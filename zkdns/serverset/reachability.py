@@ -237,7 +237,11 @@ def _connect(server: HostPort, seconds: float) -> socket.socket | str:
         return f"its host name cannot be resolved ({getattr(error, 'strerror', None) or error})"
     reason = ""
     for family, kind, protocol, _, address in infos:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # such as no more files
+            reason = (error.strerror or str(error)).lower()
+            continue
         sock.settimeout(seconds)
         try:
             sock.connect(address)

@@ -135,7 +135,7 @@ class Registration:
         in the thread that closes. Several quick changes may be combined. Exceptions are logged.
         """
         key = object()  # one function may subscribe twice, and each subscription ends by itself
-        subscriber = Subscriber(on_change)
+        subscriber = Subscriber(on_change, self._directory, self._session.run_later)
         with self._state:
             self._subscribers[key] = lambda: on_change() if self._is_ended else subscriber.call()
 

@@ -222,6 +222,7 @@ class Session:
         with self._lock:
             if self._worker is None:
                 self._start()
+                forking.warn_of_uwsgi()
             self._users.append(user)
         self.run_soon(lambda: self._notify([user]) if self.is_connected else None)
 
@@ -261,12 +262,18 @@ class Session:
                 "the ZooKeeper client of this server set belongs to the parent of this forked process; "
                 "make one in each process"
             )
+        worker = threading.Thread(target=self._work, name="zkdns session", daemon=True)
+        try:  # before anything is stored, since no more files or threads may be available
+            if own is not None:
+                own.start_async()
+            worker.start()  # it waits for the lock
+        except BaseException:
+            if own is not None:
+                _stop(own)
+            raise
         if own is not None:
-            own.start_async()  # before anything is stored, since it fails if no more files can be opened
             atexit.register(self._on_exit)  # registered after kazoo's own handler, so that it runs before it
-        self._client = client
-        self._worker = threading.Thread(target=self._work, name="zkdns session", daemon=True)
-        self._worker.start()
+        self._client, self._worker = client, worker
         client.add_listener(self._on_state)  # `join` adds a job that handles an earlier connect
         self._schedule_outage_check()
         if own is not None:
@@ -296,12 +303,12 @@ class Session:
             is_used = self._client is ended
             if is_used:
                 self._client = client
+        if is_used:
+            client.add_listener(self._on_state)
+            if self.is_connected:
+                self.run_soon(self._notify_all)
+        # Last, because no thread may be available. Not used: the last user has left in the meantime.
         dispose(ended if is_used else client)
-        if not is_used:
-            return  # the last user has left in the meantime
-        client.add_listener(self._on_state)
-        if self.is_connected:
-            self._notify_all()
 
     def _end_if_unused(self, timeout: float = _END_TIMEOUT) -> None:
         with self._lock:

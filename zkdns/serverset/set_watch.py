@@ -117,8 +117,8 @@ class SetWatch(Watch):
         wait. Its calls after changes do not overlap. The call after closing comes in the thread that closes.
         Exceptions are logged.
         """
-        subscriber = Subscriber(on_change)
-        unsubscribe = super().subscribe(lambda: on_change() if self.is_closed else self._call(subscriber))
+        subscriber = Subscriber(on_change, self._directory, self._session.run_later)
+        unsubscribe = super().subscribe(lambda: on_change() if self.is_closed else subscriber.call())
 
         def end() -> None:
             unsubscribe()
@@ -153,13 +153,6 @@ class SetWatch(Watch):
             self.close()
         if self.is_closed:  # closed by another thread before it joined
             self._session.leave(self)
-
-    def _call(self, subscriber: Subscriber) -> None:
-        try:
-            subscriber.call()
-        except RuntimeError as error:
-            log.warning("subscriber_delayed", path=self._directory, reason=str(error))
-            self._session.run_later(1.0, lambda: self._call(subscriber))
 
     def on_connected(self) -> None:
         """Read the set after a connect. Called in the session's worker thread."""

@@ -99,7 +99,8 @@ async def running_publisher(path: str, publisher: Publisher | None = None) -> As
     finally:
         publisher.close()
         await until(lambda: not publisher.subscriber_count)
-        os.unlink(path)  # noqa: PTH108 - does not block
+        with contextlib.suppress(FileNotFoundError):  # Python 3.13 has removed it
+            os.unlink(path)  # noqa: PTH108 - does not block
 
 
 def health_of(*, ready: bool, stale: bool, source: str = ALL_SOURCES) -> SourceHealth:
