@@ -17,7 +17,18 @@ import zkdns
 PACKAGE = Path(zkdns.__file__).parent
 
 LAYERS = (
-    ("clock", "errors", "escape", "names", "address", "namespace", "durations", "resolv_conf", "config"),
+    (
+        "clock",
+        "errors",
+        "causes",
+        "escape",
+        "names",
+        "address",
+        "namespace",
+        "durations",
+        "resolv_conf",
+        "config",
+    ),
     ("serverset",),
     # "" is the package zkdns itself, which imports the library's modules when they are used.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),
@@ -51,15 +62,9 @@ ONLY = {"kazoo": "serverset"}
 # Modules shared by commands; every other module in cli/ is a command.
 NO_COMMANDS = frozenset(
     {
-        *(
-            "cli.__init__",
-            "cli.api_options",
-            "cli.name_completion",
-            "cli.options",
-            "cli.output",
-            "cli.streams",
-        ),
-        *("cli.serverset_options", "cli.table_copy", "cli.top_rates", "cli.top_view", "cli.watch_output"),
+        *("cli.__init__", "cli.api_options", "cli.name_completion", "cli.options", "cli.output"),
+        *("cli.serverset_options", "cli.statuses", "cli.streams", "cli.table_copy", "cli.top_rates"),
+        *("cli.top_view", "cli.usage_errors", "cli.values", "cli.watch_output"),
     }
 )
 

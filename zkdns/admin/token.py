@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from zkdns.admin.status import RequestError
+from zkdns.causes import cause_of
 from zkdns.errors import BadValueError
 from zkdns.serverset.auth import check_private
 
@@ -47,7 +48,7 @@ def read_token(file: str) -> bytes:
         check_private(file)
     except OSError as error:
         raise BadValueError(
-            f"cannot be read ({error.strerror}); name a file that this user may read"
+            f"cannot be read ({cause_of(error)}); name a file that this user may read"
         ) from None
     if not MIN_LENGTH <= len(token) <= _MAX_LENGTH or not token.isascii() or len(token.split()) != 1:
         raise BadValueError(

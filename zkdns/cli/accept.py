@@ -31,7 +31,8 @@ def accept(
     Held members were removed from ZooKeeper, but the server still answers with them, because their removal
     looked like a failure of ZooKeeper. SERVICE is a name such as web.staging, or the path of its znode. The
     output has a line for each dropped member: service, member and endpoint, separated by tabs. The exit
-    status is 1 if there are no held members, 2 for usage errors, 3 if the server does not respond.
+    status is 1 if there are no held members, 2 for usage errors, 3 if the server does not respond, 5 if it
+    denies the request.
     """
     if is_all == (service is not None):
         fail_usage(["write one SERVICE, or --all for all services"])

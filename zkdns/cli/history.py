@@ -18,15 +18,9 @@ from zkdns.admin.api_types import HistoryEntry
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, request_or_exit, server_option
 from zkdns.cli.name_completion import complete_names
-from zkdns.cli.options import (
-    DONE,
-    INTERRUPTED,
-    NOT_FOUND,
-    config_option,
-    fail,
-)
+from zkdns.cli.options import config_option, fail
 from zkdns.cli.output import StyledLines
-from zkdns.cli.serverset_options import duration_option
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import (
     ReaderGoneError,
     is_terminal,
@@ -35,12 +29,13 @@ from zkdns.cli.streams import (
     write_fields,
     write_json,
 )
-from zkdns.errors import ZkdnsError
+from zkdns.cli.values import ValueType, duration_option
+from zkdns.config.parsers import integer
 
 _PAGE_SIZE = 1000  # changes per request
 _MAX_CHANGES = 100_000
 _POLL_SECONDS = 0.25  # between two requests with --follow
-_MAX_SINCE = 366 * 86_400.0
+_MAX_SINCE = 365 * 86_400.0
 _STYLES = {
     "joined": "green",
     "left": "yellow",
@@ -59,7 +54,7 @@ _STYLES = {
 @duration_option("--since", 0, _MAX_SINCE, help="Only changes in this time until now, such as 10m or 2h.")
 @click.option(
     "--last",
-    type=click.IntRange(1, _MAX_CHANGES),
+    type=ValueType(integer(1, _MAX_CHANGES)),
     metavar="N",
     help="Only the newest N changes. Default: 1000, or with --since all.",
 )
@@ -100,11 +95,11 @@ def history(
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             _follow(client, service, after, as_json=as_json)
     except KeyboardInterrupt:
-        sys.exit(DONE if follow else INTERRUPTED)
+        sys.exit(ExitStatus.SUCCESS if follow else ExitStatus.INTERRUPTED)
     if not entries:
         of_service = f" of {service}" if service is not None else ""
         in_time = " in this time" if since is not None else ""
-        fail(ZkdnsError(f"the server has no changes{of_service}{in_time} in its history"), NOT_FOUND)
+        fail(f"the server has no changes{of_service}{in_time} in its history", ExitStatus.NEGATIVE)
 
 
 def _follow(client: ApiClient, service: str | None, after: int, *, as_json: bool) -> NoReturn:

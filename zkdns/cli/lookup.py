@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 import secrets
 import sys
@@ -17,21 +16,16 @@ from zkdns.address import DNS_PORT, HostPort, connectable, parse_host_port, pars
 from zkdns.admin.client import ApiClient
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.name_completion import complete_names
-from zkdns.cli.options import (
-    DONE,
-    EX_USAGE,
-    NO_ANSWER,
-    NOT_FOUND,
-    complete_words,
-    config_option,
-    fail,
-)
+from zkdns.cli.options import complete_words, config_option, fail
 from zkdns.cli.output import StyledLines
-from zkdns.cli.streams import write_error, write_json, write_lines
+from zkdns.cli.statuses import ExitStatus
+from zkdns.cli.streams import write_json, write_lines
+from zkdns.cli.values import ValueType, duration_option
+from zkdns.config.parsers import text
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.edns import Ede, OptionCode
-from zkdns.errors import BadValueError, ZkdnsError
-from zkdns.names import parse_name, to_text
+from zkdns.errors import BadValueError
+from zkdns.names import Labels, parse_name, to_text
 from zkdns.transport.dns_client import NoResponseError, exchange
 
 _MAX_TIMEOUT = 3600.0
@@ -63,37 +57,51 @@ class LookupResult(msgspec.Struct, frozen=True):
     """Extended DNS errors (RFC 8914), such as `14: the table has not been read yet`."""
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # not excluded by any range
-        raise click.BadParameter("nan is not a number of seconds.")
-    return value
+def _parse_type(written: str) -> int:
+    """Parse a record type: its name, or its number as in RFC 3597 §5."""
+    qtype = written.upper()
+    number = dnslib.QTYPE.reverse.get(qtype)
+    if number is None and re.fullmatch(r"TYPE[0-9]{1,5}", qtype):
+        number = int(qtype.removeprefix("TYPE"))
+    if number is None or number > 0xFFFF:  # noqa: PLR2004 - 16 bits
+        raise BadValueError(f"{written!r} is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257")
+    return int(number)
+
+
+def _parse_address(written: str) -> HostPort:
+    return parse_host_port(written, default_port=DNS_PORT)
 
 
 @click.command()
-@click.argument("name", shell_complete=complete_names)
-@click.argument("qtype", metavar="[TYPE]", default="A", shell_complete=complete_words(*_USUAL_TYPES))
+@click.argument("name", type=ValueType(text(parse_name, "a domain name")), shell_complete=complete_names)
+@click.argument(
+    "qtype",
+    metavar="[TYPE]",
+    type=ValueType(text(_parse_type, "a record type")),
+    default="A",
+    shell_complete=complete_words(*_USUAL_TYPES),
+)
 @server_option
 @click.option(
     "--dns",
     metavar="ADDR[:PORT]",
+    type=ValueType(text(_parse_address, "ADDR[:PORT]")),
     help="The DNS address to query. Default: the first one of the server.",
 )
-@click.option(
+@duration_option(
     "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0.01, _MAX_TIMEOUT),
-    callback=_seconds,
-    default=3.0,
-    show_default=True,
-    help="How long to wait for a response.",
+    0.01,
+    _MAX_TIMEOUT,
+    default="3s",
+    help="Time-out, such as 500ms or 5s.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def lookup(
-    name: str,
-    qtype: str,
+    name: Labels,
+    qtype: int,
     server: str | None,
-    dns: str | None,
+    dns: HostPort | None,
     timeout: float,
     as_json: bool,
     config_file: str | None,
@@ -103,26 +111,18 @@ def lookup(
     TYPE is A, AAAA, SRV, TXT, … (default: A). The exit status is 1 if there are no records, 2 for usage
     errors, 3 if the server does not respond.
     """
-    try:
-        given = parse_host_port(dns, default_port=DNS_PORT) if dns else None
-        query = build_query(
-            parse_name(name), _parse_type(qtype.upper()), ident=secrets.randbits(16), edns=True
-        )
-    except BadValueError as error:
-        write_error(str(error))
-        sys.exit(EX_USAGE)
-    address = given or _dns_address(make_client(server, config_file))
+    query = build_query(name, qtype, ident=secrets.randbits(16), edns=True)
+    address = dns or _dns_address(make_client(server, config_file))
     try:
         result = _exchange(query, address, timeout)
     except BadResponseError as error:
         hint = "; does zkdns run there?" if isinstance(error, NoResponseError) else ""
-        write_error(f"{address} {error}{hint}")
-        sys.exit(NO_ANSWER)
+        fail(f"{address} {error}{hint}", ExitStatus.NO_RESPONSE)
     if as_json:
         write_json(result)
     else:
         _print(result)
-    sys.exit(DONE if result.answers else NOT_FOUND)
+    sys.exit(ExitStatus.SUCCESS if result.answers else ExitStatus.NEGATIVE)
 
 
 def _dns_address(client: ApiClient) -> HostPort:
@@ -131,9 +131,7 @@ def _dns_address(client: ApiClient) -> HostPort:
     try:
         listening = [parse_listen(one, default_port=DNS_PORT) for one in reported]
     except BadValueError as error:
-        return fail(
-            ZkdnsError(f"the server at {client.server} reports an invalid address: {error}"), NO_ANSWER
-        )
+        fail(f"the server at {client.server} reports an invalid address: {error}", ExitStatus.NO_RESPONSE)
     if listening and (api is None or _is_loopback(api.host)):
         return connectable(listening[0])
     for address in listening:
@@ -143,7 +141,7 @@ def _dns_address(client: ApiClient) -> HostPort:
             return address
     own = ", ".join(map(str, listening)) or "none"
     sentence = f"the server at {client.server} listens only at addresses of its own machine: {own}"
-    return fail(ZkdnsError(f"{sentence}; name another one with --dns ADDR:PORT"), NO_ANSWER)
+    return fail(f"{sentence}; name another one with --dns ADDR:PORT", ExitStatus.NO_RESPONSE)
 
 
 def _is_loopback(host: str) -> bool:
@@ -151,16 +149,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _parse_type(qtype: str) -> int:
-    """Parse a record type: its name, or its number as in RFC 3597 §5."""
-    number = dnslib.QTYPE.reverse.get(qtype)
-    if number is None and re.fullmatch(r"TYPE[0-9]{1,5}", qtype):
-        number = int(qtype.removeprefix("TYPE"))
-    if number is None or number > 0xFFFF:  # noqa: PLR2004 - 16 bits
-        raise BadValueError(f"{qtype!r} is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257")
-    return int(number)
 
 
 def _exchange(query: bytes, server: HostPort, timeout: float) -> LookupResult:

@@ -6,34 +6,16 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import click
-
 from zkdns.cli.options import config_option, fail_usage, options_of
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.parsers import Location, text
 from zkdns.config.setting import parse_table
-from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
 from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, load_access
 from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def duration_option(flag: str, lowest: float, highest: float, *, help: str) -> Callable[[F], F]:  # noqa: A002 - as in click
-    """Make an option for a duration. The command gets seconds, or None without the option."""
-    parse = duration_parser(lowest, highest)
-
-    def callback(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-        if value is None:
-            return None
-        try:
-            return parse(value)
-        except BadValueError as error:
-            fail_usage([f"{flag}: {error}"])
-
-    return click.option(flag, callback=callback, metavar="DURATION", help=help)
 
 
 def _parse_znode_name(value: str) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from zkdns.cli.options import FAILED, fail
+from zkdns.cli.options import fail
 from zkdns.cli.output import ProgressBar, make_console, styled
 from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import is_terminal, write_error, write_fields, write_json
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.listing import Listing, ServiceCount, list_services
@@ -28,7 +29,8 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     Prints a table in a terminal; otherwise a line for each service: environment, service and number of
     members, separated by tabs.
 
-    The exit status is 1 if there are no services or ZooKeeper is unreachable, 2 for usage errors.
+    The exit status is 1 if there are no services, 2 for usage errors, 3 if ZooKeeper is unreachable, 5 if it
+    denies access.
     """
     parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
     config = parsed.config_or_fail("services")
@@ -57,15 +59,14 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     for path in listing.denied:
         write_error(f"cannot list {path}: its ACL denies this client access")
     if not listing.services and listing.denied:
-        sys.exit(FAILED)
+        sys.exit(ExitStatus.FAILED)
     if not listing.services and not listing.empty:
         root = config.namespace.root
         if environment:
             problem = f"there is no environment {environment!r} below {root}"
         else:
             problem = f"there are no services below {root}" if listing.exists else f"there is no znode {root}"
-        write_error(f"{problem} in ZooKeeper at {config.zookeeper.hosts}")
-        sys.exit(FAILED)
+        fail(f"{problem} in ZooKeeper at {config.zookeeper.hosts}", ExitStatus.NEGATIVE)
 
 
 def _warn_of_others(foreign: Sequence[ServiceCount]) -> None:

@@ -21,12 +21,12 @@ from rich.live import Live
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.admin.status import StatsReading
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
-from zkdns.cli.options import NO_ANSWER, config_option, fail
+from zkdns.cli.options import config_option, fail
 from zkdns.cli.output import make_console, styled
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import ReaderGoneError, is_terminal, watch_reader, write_error, write_json
 from zkdns.cli.top_rates import Rates, is_comparable, rates_between
 from zkdns.cli.top_view import view
-from zkdns.errors import ZkdnsError
 
 _SECONDS = 1.0  # between two readings
 _WINDOW = 4  # readings: workers report once a second too, so the rates of a single second would jump
@@ -66,7 +66,7 @@ def _print_once(client: ApiClient, *, as_json: bool) -> None:
     _wait(_SECONDS)
     after = request_or_exit(client.stats)
     if not is_comparable(before, after):
-        fail(ZkdnsError(f"the server at {client.server} was restarted meanwhile; try again"), NO_ANSWER)
+        fail(f"the server at {client.server} was restarted meanwhile; try again", ExitStatus.NO_RESPONSE)
     rates = rates_between(before, after)
     if as_json:
         write_json(rates)

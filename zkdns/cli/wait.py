@@ -13,17 +13,12 @@ from zkdns.admin.api_types import MemberCount
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, server_option
 from zkdns.cli.name_completion import complete_names
-from zkdns.cli.options import (
-    FAILED,
-    INTERRUPTED,
-    NO_ANSWER,
-    config_option,
-    fail,
-    fail_usage,
-)
+from zkdns.cli.options import config_option, fail, fail_usage
 from zkdns.cli.output import make_console
-from zkdns.cli.serverset_options import duration_option
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import is_terminal, write_notice
+from zkdns.cli.values import ValueType, duration_option
+from zkdns.config.parsers import integer
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 from zkdns.escape import printable
@@ -36,7 +31,7 @@ _MAX_REQUEST_SECONDS = 10.0
 _DEFAULT_TIMEOUT = 60.0
 _MAX_TIMEOUT = 86_400.0
 
-_member_count = click.IntRange(0, _MAX_MEMBERS)
+_member_count = ValueType(integer(0, _MAX_MEMBERS))
 
 
 @click.command()
@@ -73,7 +68,7 @@ def wait(
     try:
         _Waiter(client, service, bounds, _DEFAULT_TIMEOUT if timeout is None else timeout).run()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(ExitStatus.INTERRUPTED)
 
 
 def _bounds(minimum: int | None, maximum: int | None, exactly: int | None, *, gone: bool) -> tuple[int, int]:
@@ -160,9 +155,9 @@ class _Waiter:
 
     def _give_up(self, counted: MemberCount | ZkdnsError) -> None:
         if isinstance(counted, ZkdnsError):
-            fail(counted, NO_ANSWER)
+            fail(counted, ExitStatus.NO_RESPONSE)
         state = _describe(self._service, counted)
-        fail(ZkdnsError(f"{state} after {format_duration(self._timeout)}; {self._expected}"), FAILED)
+        fail(f"{state} after {format_duration(self._timeout)}; {self._expected}", ExitStatus.NEGATIVE)
 
 
 def _describe(service: str, counted: MemberCount | ZkdnsError) -> str:
