@@ -20,6 +20,7 @@ LAYERS = (
     (
         "clock",
         "errors",
+        "causes",
         "escape",
         "names",
         "address",
@@ -70,7 +71,10 @@ NO_COMMANDS = frozenset(
             "cli.options",
             "cli.output",
             "cli.service_argument",
+            "cli.statuses",
             "cli.streams",
+            "cli.usage_errors",
+            "cli.values",
         ),
         *("cli.serverset_options", "cli.lookup_words", "cli.table_copy", "cli.top_rates", "cli.top_readings"),
         *("cli.top_state", "cli.top_view", "cli.watch_output"),

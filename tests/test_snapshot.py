@@ -360,7 +360,7 @@ def unprivileged() -> Iterator[None]:
 def test_missing_read_permission_is_an_error(path: Path) -> None:
     write(path, SMALL)
     path.chmod(0)
-    with unprivileged(), pytest.raises(SnapshotError, match="cannot be read: Permission denied"):
+    with unprivileged(), pytest.raises(SnapshotError, match="cannot be read: permission denied"):
         read(path)
 
 
@@ -370,7 +370,7 @@ def test_missing_write_permission_is_reported_with_a_remedy(path: Path) -> None:
         write(path, SMALL)
     path.parent.chmod(0o755)
     assert str(caught.value) == (
-        f"{path}: cannot be written: Permission denied; give this user write permission in {path.parent}"
+        f"{path}: cannot be written: permission denied; give this user write permission in {path.parent}"
     )
 
 
@@ -407,7 +407,7 @@ def test_a_directory_in_its_place_is_an_error(path: Path) -> None:
 
 
 def test_a_missing_directory_is_an_error(path: Path) -> None:
-    with pytest.raises(SnapshotError, match="cannot be written: No such file") as caught:
+    with pytest.raises(SnapshotError, match="cannot be written: no such file") as caught:
         write(path / "table", SMALL)
     assert str(caught.value).endswith(f"; create the directory {path}")
     assert not path.exists()

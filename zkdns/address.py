@@ -172,6 +172,9 @@ def parse_servers(text: str) -> list[HostPort]:
         BadValueError: an invalid server.
     """
     hosts = text.partition("/")[0]
+    if "://" in text:
+        scheme = text.partition("://")[0]
+        raise BadValueError(f"{text!r} starts with {scheme}://; write HOST:PORT,HOST:PORT without a scheme")
     return [parse_host_port(host, default_port=ZOOKEEPER_PORT) for host in hosts.split(",")]
 
 

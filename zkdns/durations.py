@@ -8,18 +8,19 @@ from collections.abc import Callable
 
 from zkdns.errors import BadValueError
 
-_UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6}
-_LONG_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+_UNITS = {"y": 31_536_000.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
+_UNITS |= {"ms": 1e-3, "µs": 1e-6, "us": 1e-6}
+_LONG_UNITS = (("y", 31_536_000), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 _SHORT_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _SECONDS = re.compile(_NUMBER)
-_PART = re.compile(rf"({_NUMBER})(d|h|ms|m|s|µs|us)")
+_PART = re.compile(rf"({_NUMBER})(y|d|h|ms|m|s|µs|us)")
 _DURATION = re.compile(rf"{_PART.pattern}(?: ?{_PART.pattern})*")
 
 
 def parse_duration(text: str, *, min_seconds: float = 0.0, max_seconds: float = math.inf) -> float:
-    """Parse a number of seconds, or numbers with units: `500ms`, `1.5s`, `2m`, `1h 30m`.
+    """Parse a number of seconds, or numbers with units: `500ms`, `1.5s`, `2m`, `1h 30m`. A year has 365 days.
 
     Args:
         text: the duration as written.
@@ -38,9 +39,18 @@ def parse_duration(text: str, *, min_seconds: float = 0.0, max_seconds: float = 
     elif _DURATION.fullmatch(text):
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     if seconds is None or not min_seconds <= seconds <= max_seconds:
-        limits = f" from {min_seconds:g}s to {max_seconds:g}s" if math.isfinite(max_seconds) else ""
+        limits = _describe_range(min_seconds, max_seconds)
         raise BadValueError(f"is {text!r}; write a duration{limits}, such as 500ms, 1.5s or 2m")
     return seconds
+
+
+def _describe_range(lowest: float, highest: float) -> str:
+    """The accepted range, as it follows a noun."""
+    if not math.isfinite(highest):
+        return f" of at least {format_duration(lowest)}" if lowest else ""
+    if not lowest:
+        return f" of at most {format_duration(highest)}"
+    return f" from {format_duration(lowest)} to {format_duration(highest)}"
 
 
 def duration_parser(min_seconds: float, max_seconds: float) -> Callable[[str], float]:
@@ -53,7 +63,7 @@ def duration_parser(min_seconds: float, max_seconds: float) -> Callable[[str], f
 
 
 def format_duration(seconds: float, *, units: int = 2) -> str:
-    """Format a duration: `53µs`, `1.5ms`, `400ms`, `9.5s`, `12s`, `3m 20s`, `2d 4h`.
+    """Format a duration: `53µs`, `1.5ms`, `400ms`, `9.5s`, `12s`, `3m 20s`, `2d 4h`, `1y`.
 
     Args:
         seconds: the duration. A negative one counts as 0; one that is not finite gives `nans` or `infs`.

@@ -277,7 +277,7 @@ def check_znode_path(path: str) -> None:
     elements = path.split("/")[1:] if path != "/" else []
     if not path.startswith("/") or "" in elements:
         raise BadValueError(
-            f"{path!r} is not a path: it starts with a slash, does not end with one, has no empty element"
+            f"{path!r} is not a path: a path starts with a slash, ends without one, and has no empty element"
         )
     if "." in elements or ".." in elements:
         raise BadValueError(f"{path!r} is not a path: ZooKeeper rejects the elements '.' and '..'")

@@ -28,6 +28,7 @@ from typing import Annotated, BinaryIO, Self
 
 import msgspec
 
+from zkdns.causes import cause_of
 from zkdns.config import Config
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
@@ -225,7 +226,7 @@ class SnapshotWriter:
     def _failure(self, error: OSError) -> SnapshotError:
         remedy = _REMEDIES.get(error.errno or 0, "").format(directory=self._path.parent)
         return SnapshotError(
-            f"{self._path}: cannot be written: {error.strerror}" + (f"; {remedy}" if remedy else "")
+            f"{self._path}: cannot be written: {cause_of(error)}" + (f"; {remedy}" if remedy else "")
         )
 
 
@@ -326,7 +327,7 @@ def _load(path: Path) -> bytes:
     except FileNotFoundError:
         raise NoSnapshotError(f"{path}: cannot be read: there is no such file") from None
     except OSError as error:
-        raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from None
+        raise SnapshotError(f"{path}: cannot be read: {cause_of(error)}") from None
     except ValueError as error:  # a NUL byte in the path
         raise SnapshotError(f"{path}: cannot be read: {error}") from None
 

@@ -77,11 +77,15 @@ def test_errors_of_a_reload_are_listed(short_path: Path) -> None:
 def test_a_path_without_a_server_is_an_error(short_path: Path) -> None:
     path = short_path / "api"
     client = ApiClient(ServerAddress(path=str(path)))
-    with pytest.raises(UnreachableError, match=f"^no server listens at {path}; start one"):
+    with pytest.raises(
+        UnreachableError, match=rf"^no server listens at {path} \(no such file or directory\); start one"
+    ):
         client.status()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with pytest.raises(UnreachableError, match=f"^no server listens at {path}; start one"):
+    with pytest.raises(
+        UnreachableError, match=rf"^no server listens at {path} \(connection refused\); start one"
+    ):
         client.status()
 
 

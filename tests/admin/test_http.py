@@ -267,14 +267,15 @@ def test_a_port_in_use_is_an_error_with_advice(host: str) -> None:
         with pytest.raises(ListenError) as caught:
             AdminServer(at)
         assert str(caught.value) == (
-            f"cannot listen on {at} for admin requests: Address already in use; "
+            f"cannot listen on {at} for admin requests: address already in use "
+            f"(ss -lntp 'sport = :{at.port}' names the program); "
             "choose another address with --admin ADDR:PORT, or none with --admin none"
         )
 
 
 def test_a_foreign_address_is_an_error() -> None:
     with pytest.raises(
-        ListenError, match=r"cannot listen on 192\.0\.2\.7:0 for admin requests: Cannot assign"
+        ListenError, match=r"cannot listen on 192\.0\.2\.7:0 for admin requests: cannot assign"
     ):
         AdminServer(HostPort("192.0.2.7", 0))
 

@@ -98,7 +98,7 @@ def test_a_fifo_a_directory_and_a_missing_file_are_errors(tmp_path: Path) -> Non
     for path in (tmp_path / "fifo", tmp_path):
         with pytest.raises(BadValueError, match="is not a regular file; name a file that holds a token"):
             read_token(str(path))
-    with pytest.raises(BadValueError, match=r"cannot be read \(No such file or directory\)"):
+    with pytest.raises(BadValueError, match=r"cannot be read \(no such file or directory\)"):
         read_token(str(tmp_path / "missing"))
 
 

@@ -46,7 +46,10 @@ def written(path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "summary"),
     [
-        ([], "discovery from ZooKeeper at 127.0.0.1:2181, at 127.0.0.1:53"),
+        (
+            [],
+            "discovery from ZooKeeper at 127.0.0.1:2181 (the default, because no source is ",
+        ),
         (["--demo"], "discovery from the built-in example, at 127.0.0.1:5300"),
         (
             ["--zookeeper", "a,b:2182/x", "--listen", "[::1]:0", "--listen", "10.0.0.1"],
@@ -84,6 +87,7 @@ def test_json_has_the_configuration() -> None:
         "errors": [],
         "zones": ["discovery"],
         "zookeeper": "a:2181,b:2182/x",
+        "default_source": False,
         "static": None,
         "demo": False,
         "offline": False,
@@ -139,8 +143,8 @@ def test_all_errors_in_the_static_file_are_printed_with_their_keys(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "lines"),
     [
-        (["--static", "/nowhere/services.toml"], "/nowhere/services.toml: cannot be read: No such file"),
-        (["--config", "/nowhere/zkdns.toml"], "/nowhere/zkdns.toml: cannot be read (No such file"),
+        (["--static", "/nowhere/services.toml"], "/nowhere/services.toml: cannot be read (no such file"),
+        (["--config", "/nowhere/zkdns.toml"], "/nowhere/zkdns.toml: cannot be read (no such file"),
         (["--demo", "--zookeeper", "x"], "--demo: excludes other sources; remove this or --zookeeper"),
         (["--upstream", "dns.quad9.net"], "--upstream: 'dns.quad9.net' is not an address to forward to"),
     ],
@@ -154,7 +158,7 @@ def test_check_and_serve_print_the_same_errors(command: str, arguments: list[str
 def test_an_unknown_option_is_a_usage_error(command: str) -> None:
     result = run(command, "--zookeper", "x")
     assert result.exit_code == 2
-    assert "No such option" in result.stderr
+    assert "zkdns: --zookeper: there is no such option; did you mean " in result.stderr
     assert "--zookeeper" in result.stderr
 
 

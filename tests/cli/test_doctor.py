@@ -116,9 +116,12 @@ def test_sockets_without_a_responding_server(short_path: Path, machine: Machine)
     arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--admin-socket")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(dead)
-    for path in (dead, none):
+    for path, cause in ((dead, "connection refused"), (none, "no such file or directory")):
         found = findings(machine, *arguments, path)
-        assert found[f"socket {path}"] == ("warning", f"no server listens at {path}")
+        assert found[f"socket {path}"] == (
+            "warning",
+            f"no server listens at {path} ({cause})",
+        )
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(strange)
         silent.listen()
@@ -146,6 +149,6 @@ def test_a_terminal_shows_a_coloured_line_for_each_finding(tmp_path: Path) -> No
     assert free.startswith("warning  ")
     (refused,) = (line for line in lines if "127.0.0.1:1 over TCP: " in line)
     assert refused == (
-        "wrong    127.0.0.1:1 over TCP: cannot be reached: Connection refused; "
+        "wrong    127.0.0.1:1 over TCP: cannot be reached: connection refused; "
         "start zkdns; if it does not start, see its log"
     )

@@ -17,7 +17,8 @@ from tests.support.forked_command import run_forked
 from zkdns.cli import main
 from zkdns.cli.command import Command
 from zkdns.cli.help import pages, summary
-from zkdns.cli.options import DONE, EX_USAGE, SettingOption
+from zkdns.cli.options import SettingOption
+from zkdns.cli.statuses import ExitStatus
 from zkdns.config import SETTINGS
 
 DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
@@ -35,7 +36,7 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
 
 def test_every_page_is_listed_with_its_summary() -> None:
     status, shown, _ = invoke("help")
-    assert status == DONE
+    assert status == ExitStatus.SUCCESS
     listed = dict(re.findall(r"^  ([\w-]+) +(\S.*)$", shown, re.MULTILINE))
     files = {path.stem.lower(): path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
     assert len(files) >= 15
@@ -76,7 +77,7 @@ def test_a_summary_is_the_first_sentence_of_the_first_paragraph(page: str, sente
 @pytest.mark.parametrize("topic", pages())
 def test_a_page_is_printed_as_written_without_a_terminal(topic: str) -> None:
     page = pages()[topic].read_text(encoding="utf-8")
-    assert invoke("help", topic) == (DONE, page, "")
+    assert invoke("help", topic) == (ExitStatus.SUCCESS, page, "")
     assert invoke("help", topic.upper())[1] == page
 
 
@@ -93,15 +94,15 @@ def test_a_command_has_its_own_help() -> None:
 @pytest.mark.parametrize(
     ("typed", "error"),
     [
-        ("forwading", "There is no topic or command 'forwading'. Did you mean 'forwarding'?"),
-        ("regster", "There is no topic or command 'regster'. Did you mean 'register'?"),
-        ("qqq", "There is no topic or command 'qqq'. 'zkdns help' lists the topics."),
+        ("forwading", "there is no topic or command 'forwading'; did you mean 'forwarding'?"),
+        ("regster", "there is no topic or command 'regster'; did you mean 'register'?"),
+        ("qqq", "there is no topic or command 'qqq'; 'zkdns help' lists the topics"),
     ],
 )
 def test_an_unknown_topic_is_a_usage_error_that_names_the_nearest(typed: str, error: str) -> None:
     status, printed, errors = invoke("help", typed)
-    assert (status, printed) == (EX_USAGE, "")
-    assert f"Error: {error}" in errors
+    assert (status, printed) == (ExitStatus.USAGE, "")
+    assert errors == f"zkdns: {error}\n"
 
 
 def test_a_page_is_rendered_and_paged_in_a_terminal(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_a_page_is_rendered_and_paged_in_a_terminal(tmp_path: Path) -> None:
     pager.write_text("#!/bin/sh\necho BEGIN; cat; echo END\n")
     pager.chmod(0o755)
     with Terminal("help", "names", environment={"PAGER": str(pager)}) as terminal:
-        assert terminal.wait() == DONE
+        assert terminal.wait() == ExitStatus.SUCCESS
         text = terminal.screen
     assert text.startswith("BEGIN\n")
     assert text.endswith("END\n")
@@ -178,7 +179,7 @@ def test_without_a_terminal_the_help_has_80_columns() -> None:
 
 @pytest.mark.parametrize("typed", ["-V", "--version"])
 def test_the_version(typed: str) -> None:
-    assert invoke(typed) == (DONE, f"zkdns, version {zkdns.__version__}\n", "")
+    assert invoke(typed) == (ExitStatus.SUCCESS, f"zkdns, version {zkdns.__version__}\n", "")
 
 
 @pytest.mark.usefixtures("columns_80")
@@ -240,7 +241,7 @@ def test_an_option_that_an_error_reports_as_missing_is_marked_as_required(
     for name in [name for name in os.environ if name.startswith("ZKDNS_")]:
         monkeypatch.delenv(name)
     status, _, errors = invoke(*typed.split())
-    assert status == EX_USAGE
+    assert status == ExitStatus.USAGE
     assert set(re.findall(r"--[a-z]+(?=: is missing| for )", errors)) == required
     name = typed.split(maxsplit=1)[0]
     context = context_of(name)

@@ -249,7 +249,7 @@ def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tm
         (["web", "--dns", "a b"], "has no usable host"),
         (["web", "--server", "127.0.0.1:53"], "'127.0.0.1:53' is neither a URL nor a path; write http://"),
         (["web", "--timeout", "0"], "0"),
-        (["web", "--timeout", "nan"], "nan is not a number of seconds"),
+        (["web", "--timeout", "nan"], "is 'nan'; write a duration from 10ms to 1h"),
         (["web", "--timeout", "inf"], "inf"),
         ([], "there is no name; write NAME, such as web.staging, or -x ADDRESS"),
     ],
@@ -270,7 +270,9 @@ def test_errors_of_the_configuration_are_printed() -> None:
 def test_without_a_server_the_exit_status_is_3() -> None:
     ended = lookup("web", ZKDNS_ADMIN_SOCKET="/nowhere/api")
     assert ended.status == 3
-    assert ended.errors.startswith("zkdns: no server listens at /nowhere/api; start one")
+    assert ended.errors.startswith(
+        "zkdns: no server listens at /nowhere/api (no such file or directory); start one"
+    )
 
 
 # -- no response --------------------------------------------------------------------------------------------
@@ -351,7 +353,7 @@ def test_a_closed_port_is_an_error_at_once(host: str) -> None:
         server = f"{host}:{port}"
         ended = lookup("web", "--dns", server, "--timeout", "20")
     assert ended.status == 3
-    assert ended.errors == f"zkdns: {server} cannot be reached: Connection refused; does zkdns run there?\n"
+    assert ended.errors == f"zkdns: {server} cannot be reached: connection refused; does zkdns run there?\n"
 
 
 def test_an_unknown_host_name_of_a_server_is_an_error() -> None:

@@ -24,8 +24,8 @@ from tests.support.reference import commands
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.admin.api_types import Flushed, HistoryEntry, HistoryPage, LossesAccepted, ReleasedMember
-from zkdns.cli.options import DONE, EX_USAGE, NO_ANSWER
-from zkdns.cli.streams import NOT_WRITTEN, READER_GONE, run_checked, write_error
+from zkdns.cli.statuses import ExitStatus
+from zkdns.cli.streams import run_checked, write_error
 
 pytestmark = pytest.mark.processes
 
@@ -113,9 +113,9 @@ def run_into(
 FAILURES: dict[str, tuple[Callable[[], contextlib.AbstractContextManager[int]], Result]] = {
     "full": (
         full,
-        Result(NOT_WRITTEN, "zkdns: cannot write to standard output: No space left on device\n"),
+        Result(ExitStatus.NOT_WRITTEN, "zkdns: cannot write to standard output: No space left on device\n"),
     ),
-    "unread": (unread, Result(READER_GONE, "")),
+    "unread": (unread, Result(ExitStatus.READER_GONE, "")),
 }
 failure = pytest.mark.parametrize("failure", FAILURES)
 
@@ -171,7 +171,7 @@ def test_help_ends_with_the_status_of_the_failure(typed: str, failure: str) -> N
     if typed:
         assert result == expected
     else:  # a usage error, which goes to standard error
-        assert result.status == EX_USAGE
+        assert result.status == ExitStatus.USAGE
 
 
 @failure
@@ -202,12 +202,16 @@ def test_a_server_runs_without_standard_output(failure: str) -> None:
         assert process.stderr is not None
         assert any('"server_ready"' in line for line in iter(process.stderr.readline, ""))
         process.terminate()
-        assert process.wait(15) == DONE
+        assert process.wait(15) == ExitStatus.SUCCESS
 
 
 @pytest.mark.parametrize(
     ("typed", "status"),
-    [("lookup a..b", EX_USAGE), ("lookup x --dns 127.0.0.1:1", NO_ANSWER), ("lookup", EX_USAGE)],
+    [
+        ("lookup a..b", ExitStatus.USAGE),
+        ("lookup x --dns 127.0.0.1:1", ExitStatus.NO_RESPONSE),
+        ("lookup", ExitStatus.USAGE),
+    ],
 )
 @pytest.mark.parametrize("failure", FAILURES)
 def test_an_error_that_cannot_be_printed_keeps_its_status(typed: str, status: int, failure: str) -> None:
@@ -261,7 +265,7 @@ def test_a_command_that_waits_ends_with_its_reader(typed: str, has_server: bool,
             server.terminate()
         assert process.poll() is None
         os.close(reader)
-        assert process.wait(15) == READER_GONE
+        assert process.wait(15) == ExitStatus.READER_GONE
 
 
 def is_watching(pid: int) -> bool:
@@ -280,7 +284,7 @@ def test_a_reader_that_is_a_socket_is_watched_too(demo: ZkdnsServer) -> None:
         theirs.close()
         eventually(lambda: is_watching(process.pid))
         ours.close()
-        assert process.wait(15) == READER_GONE
+        assert process.wait(15) == ExitStatus.READER_GONE
 
 
 def test_a_watch_without_zookeeper_ends_with_its_reader() -> None:
@@ -288,4 +292,4 @@ def test_a_watch_without_zookeeper_ends_with_its_reader() -> None:
     with piped(*typed, environment={}) as (process, reader):
         eventually(lambda: is_watching(process.pid))
         os.close(reader)
-        assert process.wait(15) == READER_GONE
+        assert process.wait(15) == ExitStatus.READER_GONE

@@ -142,7 +142,7 @@ def test_it_exits_with_the_status_of_the_program(
 
 @pytest.mark.parametrize(
     "case",
-    [("no-such-program", 127, "there is no such program"), ("{tmp}/plain", 126, "Permission denied")],
+    [("no-such-program", 127, "there is no such program"), ("{tmp}/plain", 126, "permission denied")],
 )
 def test_a_program_that_cannot_be_executed_is_not_registered(
     environment: dict[str, str], zk: Any, zk_root: str, tmp_path: Path, case: tuple[str, int, str]

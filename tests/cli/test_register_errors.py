@@ -8,6 +8,7 @@ from kazoo.security import make_acl
 
 from tests.cli import AS_PROGRAM, SERVED, Command, run
 from tests.support.zookeeper import ZooKeeperServer
+from zkdns.cli.statuses import ExitStatus
 
 pytestmark = pytest.mark.processes
 
@@ -78,11 +79,11 @@ def test_an_unreachable_zookeeper_is_an_error_and_no_program_starts(own_zookeepe
         Command("services", "--direct", *options) as services,
     ):
         for command, action in ((register, "register in"), (watch, "watch"), (services, "list")):
-            assert command.wait(20.0) == 1
+            assert command.wait(20.0) == ExitStatus.NO_RESPONSE
             assert command.output == ""
             [sentence] = [line for line in command.errors.splitlines() if line.startswith("zkdns: ")]
             assert sentence.startswith(f"zkdns: cannot {action} /discovery")
-            assert f"ZooKeeper at {own_zookeeper.address} cannot be reached" in sentence
+            assert f"ZooKeeper at {own_zookeeper.address} cannot be reached: connection refused" in sentence
             assert ("--wait" in sentence) is (command is register)
 
 
@@ -129,7 +130,7 @@ def test_without_permission_the_program_ends_and_is_not_registered(
     zk.create(f"{zk_root}/staging/web", makepath=True)
     zk.set_acls(f"{zk_root}/staging/web", [make_acl("world", "anyone", read=True, admin=True, delete=True)])
     with Command("register", *SERVED, *more, *AS_PROGRAM, environment=environment) as command:
-        assert command.wait() == 1
+        assert command.wait() == ExitStatus.FAILED
         assert f"cannot register in {zk_root}/staging/web: ZooKeeper denies it" in command.errors
         assert "zkdns: cannot register" in command.errors.splitlines()[-1]
         assert command.events("program_exited")

@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.admin.helpers import ask
+from tests.cli import Command
 from tests.support.process_guard import running_guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
@@ -131,22 +132,22 @@ def fail_to_start(*arguments: str, **environment: str) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
-def test_a_port_in_use_is_an_error_with_status_1(kind: socket.SocketKind, workers: str) -> None:
+def test_a_port_in_use_is_an_error_with_status_5(kind: socket.SocketKind, workers: str) -> None:
     with socket.socket(socket.AF_INET, kind) as other:
         other.bind(("127.0.0.1", 0))
         if kind == socket.SOCK_STREAM:
             other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         ended = fail_to_start("--demo", "--listen", address, "--admin", "none", "--workers", workers)
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (5, "")
     assert ended.stderr.startswith(f"zkdns: cannot listen on {address}: another program listens there")
 
 
-def test_an_admin_port_in_use_is_an_error_with_status_1() -> None:
+def test_an_admin_port_in_use_is_an_error_with_status_5() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         ended = fail_to_start("--demo", "--listen", "127.0.0.1:0", "--admin", address)
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (5, "")
     assert f"zkdns: cannot listen on {address} for admin requests" in ended.stderr.splitlines()[-1]
 
 
@@ -158,8 +159,14 @@ def test_two_servers_run_at_the_same_time_but_not_on_the_same_port() -> None:
             for workers in ("1", "2"):
                 address = f"127.0.0.1:{server.port}"
                 ended = fail_to_start("--demo", "--listen", address, "--workers", workers)
-                assert ended.returncode == 1
+                assert ended.returncode == 5
                 assert f"cannot listen on {address}: another program listens there" in ended.stderr
+
+
+def test_without_a_source_the_log_names_the_default() -> None:
+    with Command("serve", "--listen", "127.0.0.1:0", "--admin", "none") as command:
+        (entry,) = command.wait_logged("default_source_used").events("default_source_used")
+    assert entry["zookeeper"] == "127.0.0.1:2181"
 
 
 def test_all_usage_errors_are_printed_with_status_2() -> None:

@@ -128,7 +128,7 @@ def test_a_root_without_permission_is_reported_but_not_as_missing(
     ended = run("services", "--direct", environment=environment)
     zk.set_acls(zk_root, [make_acl("world", "anyone", all=True)])  # so that it can be removed
     error = f"zkdns: cannot list {zk_root}: its ACL denies access\n"
-    assert (ended.status, ended.output, ended.errors) == (1, "", error)
+    assert (ended.status, ended.output, ended.errors) == (5, "", error)
 
 
 def test_an_invalid_environment_is_a_usage_error() -> None:

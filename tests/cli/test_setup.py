@@ -16,7 +16,7 @@ from tests.host.trees import everything, make_tree
 from tests.support.forked_command import Ended
 from tests.support.network import bind_mount_prefix
 from tests.support.waiting import eventually
-from zkdns.cli.streams import NOT_WRITTEN
+from zkdns.cli.statuses import ExitStatus
 
 pytestmark = pytest.mark.processes
 
@@ -70,7 +70,7 @@ def test_without_a_terminal_yes_is_required(root: Path) -> None:
 def test_in_a_terminal_it_asks_for_confirmation(root: Path) -> None:
     before = everything(root)
     arguments = ("setup", "--root", str(root), "--apply", "--upstream", "auto")
-    for answer, status in ((b"n\n", 1), (b"y\n", 0)):
+    for answer, status in ((b"n\n", 5), (b"y\n", 0)):
         assert everything(root) == before
         with Terminal(*arguments) as terminal:
             eventually(lambda terminal=terminal: "Write these changes? [y/N]" in terminal.screen)  # type: ignore[misc]
@@ -92,7 +92,7 @@ def test_a_file_that_changes_during_the_question_stays_unchanged(root: Path, is_
         (root / "etc" / "resolv.conf").write_text("nameserver 10.0.0.99\n")
         changed = everything(root)
         terminal.type(b"y\n")
-        assert terminal.wait() == 1
+        assert terminal.wait() == 5
         assert "/etc/resolv.conf: another program has changed it" in terminal.screen
     assert everything(root) == changed
 
@@ -119,7 +119,7 @@ def test_without_output_nothing_is_written(root: Path) -> None:
     command = [sys.executable, "-m", "zkdns", "setup", "--root", str(root), "--apply", "--yes"]
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, timeout=30)
-    assert ended.returncode == NOT_WRITTEN
+    assert ended.returncode == ExitStatus.NOT_WRITTEN
     assert everything(root) == before
 
 
@@ -150,7 +150,7 @@ def test_odd_characters_of_a_file_are_kept_and_shown_escaped(root: Path) -> None
 def test_with_an_obstacle_nothing_is_written(root: Path) -> None:
     before = everything(root)
     ended = setup(root, "--listen", "127.0.0.1:5300", "--apply", "--yes")
-    assert ended.status == 1
+    assert ended.status == 5
     assert "setup is not possible: /etc/resolv.conf has no syntax for a port" in ended.output
     assert everything(root) == before
 
@@ -161,7 +161,7 @@ def test_a_file_that_another_program_changed_stays_unchanged(root: Path) -> None
     changed = everything(root)
     for arguments in (["--undo", "--yes"], ["--apply", "--yes"], []):
         ended = setup(root, *arguments)
-        assert ended.status == 1
+        assert ended.status == 5
         assert "/etc/resolv.conf: another program has changed it" in ended.errors
         assert everything(root) == changed
 
@@ -216,7 +216,7 @@ def test_a_read_only_file_system_is_an_error_and_nothing_changes(root: Path) -> 
     if probe.returncode:
         pytest.skip(f"no read-only mount can be made: {probe.stderr.strip()}")
     ended = _run_in(read_only, root)
-    assert ended.returncode == 1
+    assert ended.returncode == 5
     assert "/etc/resolv.conf: cannot be written: Read-only file system; mount" in ended.stderr
     assert everything(root) == before
 
@@ -230,7 +230,7 @@ def test_an_immutable_file_is_an_error(root: Path) -> None:
         ended = setup(root, "--apply", "--yes")
     finally:
         subprocess.run([chattr, "-i", place], check=True)
-    assert ended.status == 1
+    assert ended.status == 5
     assert "chattr -i /etc/resolv.conf" in ended.errors
     assert place.read_text() == OLD
 

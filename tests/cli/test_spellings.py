@@ -12,7 +12,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.cli import main
-from zkdns.cli.options import DONE, EX_USAGE, FAILED, NOT_FOUND
+from zkdns.cli.statuses import ExitStatus
 
 pytestmark = pytest.mark.processes
 
@@ -44,17 +44,17 @@ def test_a_server_finds_a_service_by_each_spelling(demo: ZkdnsServer, spelling: 
     assert (found["name"].lower(), len(found["answers"])) == (WEB, 3)
     explained = json.loads(invoke(demo, "explain", *spelling, "--json").output)
     assert (explained["kind"], explained["service"]) == ("service", "web.staging")
-    assert invoke(demo, "wait", *spelling, "--exactly", "3") == (DONE, "", "")
+    assert invoke(demo, "wait", *spelling, "--exactly", "3") == (ExitStatus.SUCCESS, "", "")
     assert "no members of " in invoke(demo, "accept", *spelling).errors
     assert "the server has no changes of " in invoke(demo, "history", *spelling).errors
 
 
 def test_an_address_stands_for_the_service_of_its_member(demo: ZkdnsServer) -> None:
-    assert invoke(demo, "wait", "192.0.2.2:8080", "--exactly", "3") == (DONE, "", "")
+    assert invoke(demo, "wait", "192.0.2.2:8080", "--exactly", "3") == (ExitStatus.SUCCESS, "", "")
     assert "no members of web.staging.discovery. are held" in invoke(demo, "accept", "192.0.2.2").errors
     explained = invoke(demo, "explain", "192.0.2.2")
     assert "members at 192.0.2.2: web.staging (m1)" in explained.output
-    assert invoke(demo, "history", "192.0.2.2").status == NOT_FOUND
+    assert invoke(demo, "history", "192.0.2.2").status == ExitStatus.NEGATIVE
     (found,) = looked_up(demo, "192.0.2.2:8080")
     assert (found["name"], found["type"]) == ("2.2.0.192.in-addr.arpa.", "PTR")
 
@@ -76,7 +76,7 @@ def test_an_unknown_service_is_an_error_with_similar_names(
     demo: ZkdnsServer, arguments: tuple[str, ...], error: str
 ) -> None:
     ended = invoke(demo, *arguments)
-    assert (ended.status, ended.output) == (NOT_FOUND, "")
+    assert (ended.status, ended.output) == (ExitStatus.NEGATIVE, "")
     assert error in ended.errors
     assert ended.errors.count("\n") == 1
 
@@ -109,7 +109,7 @@ def test_bad_input_is_a_usage_error_that_names_what_is_accepted(
     demo: ZkdnsServer, arguments: tuple[str, ...], error: str
 ) -> None:
     ended = invoke(demo, *arguments)
-    assert (ended.status, ended.output) == (EX_USAGE, "")
+    assert (ended.status, ended.output) == (ExitStatus.USAGE, "")
     assert error in ended.errors
 
 
@@ -125,7 +125,7 @@ def test_several_names_and_types_are_looked_up_in_order(demo: ZkdnsServer) -> No
     ]
     assert [one["asked"] for one in found] == ["web.staging", "web.staging", "ipv6-only.staging.discovery"]
     ended = invoke(demo, "lookup", "web.staging", "nothing.staging")
-    assert ended.status == NOT_FOUND
+    assert ended.status == ExitStatus.NEGATIVE
     assert ended.output.startswith(f"{WEB} A: NOERROR, 3 records, from ")
     assert "\n\nnothing.staging. A: REFUSED, no record, " in ended.output
     assert "\nalso tried: nothing.staging.discovery.\n" in ended.output
@@ -136,7 +136,7 @@ def test_a_named_dns_server_is_queried_without_the_api(demo: ZkdnsServer, writte
     variables = {"ZKDNS_ADMIN_SOCKET": "/nowhere/api", "LOCALDOMAIN": ""}
     arguments = ("lookup", written.format(port=demo.port), "web.staging", "/discovery/prod/web")
     ended = CliRunner().invoke(main, arguments, prog_name="zkdns", env=variables)
-    assert (ended.exit_code, ended.stderr) == (DONE, "")
+    assert (ended.exit_code, ended.stderr) == (ExitStatus.SUCCESS, "")
     assert f"{WEB} A: NOERROR, 3 records, from 127.0.0.1:{demo.port} in " in ended.stdout
     assert "web.prod.discovery. A: NOERROR, 2 records" in ended.stdout
 
@@ -151,7 +151,7 @@ def test_the_search_list_is_tried(demo: ZkdnsServer) -> None:
 
 def test_an_unknown_name_is_printed_with_similar_ones(demo: ZkdnsServer) -> None:
     ended = invoke(demo, "lookup", "wbe.staging")
-    assert ended.status == NOT_FOUND
+    assert ended.status == ExitStatus.NEGATIVE
     assert "\nsimilar names: web.staging" in ended.output
 
 
@@ -168,9 +168,9 @@ def test_reverse_names_are_found_by_the_option() -> None:
 
 def test_services_are_those_of_the_server(demo: ZkdnsServer) -> None:
     ended = invoke(demo, "services", "--environment", "prod")
-    assert ended == (DONE, "prod\tdatabase\t2\nprod\tweb\t4\n", "")
+    assert ended == (ExitStatus.SUCCESS, "prod\tdatabase\t2\nprod\tweb\t4\n", "")
     ended = invoke(demo, "services", "--environment", "nothing")
-    assert (ended.status, ended.output) == (FAILED, "")
+    assert (ended.status, ended.output) == (ExitStatus.NEGATIVE, "")
     assert ended.errors == f"zkdns: there is no environment 'nothing' at the server {demo.api}\n"
 
 
@@ -189,7 +189,7 @@ def test_the_list_of_the_server_is_that_of_zookeeper(
         for options in ((), ("--json",), ("--environment", "prod"), ("--environment", "test", "--json")):
             directly = run("services", "--direct", *options, environment=variables)
             assert run("services", *options, environment=variables) == directly
-            assert directly.status == DONE
+            assert directly.status == ExitStatus.SUCCESS
         assert "nerve has no members, but 2 other children: i-1_0000000001, i-2_0000000002 (nerve)" in (
             run("services", environment=variables).errors
         )
@@ -232,5 +232,5 @@ def test_watch_reports_a_service_that_does_not_exist(
 @pytest.mark.parametrize("command", [("register", "--port", "80"), ("watch",)])
 def test_an_address_is_an_error_of_commands_without_a_server(command: tuple[str, ...]) -> None:
     ended = run(*command, "10.0.0.1:8080", "--zookeeper", "127.0.0.1")
-    assert (ended.status, ended.output) == (EX_USAGE, "")
+    assert (ended.status, ended.output) == (ExitStatus.USAGE, "")
     assert "SERVICE: '10.0.0.1:8080' is an address, which only a server can find; write web" in ended.errors

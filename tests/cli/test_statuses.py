@@ -1,25 +1,27 @@
 """The exit statuses of commands: a case for each status in the table of the page cli."""
 
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.cli import SERVED, Command, run
 from tests.support.server import ZkdnsServer
-from zkdns.cli.options import STATUSES
+from zkdns.cli.statuses import ExitStatus
 
 pytestmark = pytest.mark.processes
 
 CASES = {
     0: ["lookup web.staging.discovery", "check --demo", "completion bash", "dump --zone"],
-    1: ["lookup staging.discovery", "accept --all", "flush", "serve --listen 203.0.113.1:0 --admin none"],
+    1: ["lookup staging.discovery", "accept --all", "flush", "history nothing.staging"],
     2: ["check --ttl soon", "lookup a..b", "accept", "dump", "completion tcsh", "lokup", "lookup"],
     3: [
         "lookup x --dns 127.0.0.1:1",
         "accept --all --server {nowhere}",
         "explain x --server http://127.0.0.1:1",
     ],
+    5: ["serve --demo --listen 203.0.113.1:0 --admin none"],
 }
 
 
@@ -49,6 +51,17 @@ def test_register_exits_with_the_status_of_the_program(
     assert run("register", *SERVED, "--", *program, environment=environment).status == status
 
 
+def test_a_command_that_ctrl_c_ends_before_it_was_done_exits_with_130() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with Command("lookup", "web", "--dns", address, "--timeout", "60s") as command:
+            assert silent.recv(4096)
+            command.signal(signal.SIGINT)
+            assert command.wait() == ExitStatus.INTERRUPTED
+            assert "Traceback" not in command.errors
+
+
 def test_every_status_has_a_case() -> None:
     # 4 and 141 are in test_output_failures.py, 130 in test_wait.py.
-    assert [*CASES, 4, 126, 127, 130, 141] == list(STATUSES)
+    assert sorted([*CASES, 4, 126, 127, 130, 141]) == sorted(ExitStatus)

@@ -175,9 +175,8 @@ def test_a_lost_server_is_shown_with_the_time_and_retried() -> None:
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
         with ScreenTerminal("top", "--server", f"http://{address}", "--view", "services") as terminal:
-            lost = (
-                rf"no server listens at http://{address}; start one, .*; trying again, since \d\d:\d\d:\d\d"
-            )
+            cause = rf"no server listens at http://{address} \(connection refused\)"
+            lost = rf"{cause}; start one, .*; trying again, since \d\d:\d\d:\d\d"
             eventually(lambda: re.search(lost, " ".join(terminal.lines)))
             with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN": address}):
                 eventually(lambda: terminal.has_line(r"^\d of 6 services"))
@@ -194,7 +193,9 @@ def test_once_without_a_server_is_an_error_with_status_3() -> None:
         for arguments in ((), ("--json",)):
             ended = run("top", "--once", "--server", f"http://{address}", *arguments)
             assert (ended.status, ended.output) == (3, "")
-            assert ended.errors.startswith(f"zkdns: no server listens at http://{address}; start one")
+            assert ended.errors.startswith(
+                f"zkdns: no server listens at http://{address} (connection refused); start one"
+            )
 
 
 def test_the_default_is_the_configured_socket_or_address(server: ZkdnsServer) -> None:
@@ -203,7 +204,7 @@ def test_the_default_is_the_configured_socket_or_address(server: ZkdnsServer) ->
     environment = {"ZKDNS_ADMIN": server.admin.removeprefix("http://")}
     assert run("top", "--once", environment=environment).output.startswith(f"zkdns 0.1.0 at {server.admin}, ")
     missing = "zkdns: no address of a server is configured; name the server with --server URL\n"
-    assert run("top", environment={"ZKDNS_ADMIN": "none"}) == Ended(3, "", missing)
+    assert run("top", environment={"ZKDNS_ADMIN": "none"}) == Ended(2, "", missing)
     invalid = run("top", "--server", "localhost")
     assert invalid.status == 2
     assert invalid.errors.startswith(

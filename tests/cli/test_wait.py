@@ -179,7 +179,7 @@ def test_in_a_terminal_it_shows_the_number_of_members(static: StaticServer) -> N
         (("web", "--min", "3", "--max", "2"), "--min 3: is greater than --max 2"),
         (
             ("web", "--timeout", "3x"),
-            "--timeout: is '3x'; write a duration from 0s to 86400s, such as 500ms, 1.5s or 2m",
+            "--timeout: is '3x'; write a duration of at most 1d, such as 500ms, 1.5s or 2m",
         ),
     ],
 )

@@ -18,7 +18,7 @@ from kazoo.security import make_acl
 from tests.cli import PROGRAM, Command, Terminal, piped, run
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.cli.streams import READER_GONE
+from zkdns.cli.statuses import ExitStatus
 
 pytestmark = pytest.mark.processes
 
@@ -190,7 +190,7 @@ def test_a_closed_pipe_ends_it_without_an_error(
     ):
         assert os.read(reader, 1000)
         os.close(reader)
-        assert process.wait(15.0) == READER_GONE
+        assert process.wait(15.0) == ExitStatus.READER_GONE
     assert file.read_bytes() == b""
 
 

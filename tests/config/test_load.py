@@ -116,6 +116,7 @@ max_answers = 1
 def test_the_defaults_without_any_settings() -> None:
     assert load() == Config(
         zookeeper=ZooKeeperSettings(hosts="127.0.0.1:2181"),
+        has_default_source=True,
         listen=(HostPort("127.0.0.1", 53),),
         namespaces=(parse_namespace("/discovery/{environment}/{service}", (b"discovery",)),),
         admin=AdminSettings(
@@ -233,7 +234,7 @@ def test_every_field_has_a_row_and_every_row_has_a_field() -> None:
     fields = [row.field for row in SETTINGS]
     assert fields.count("namespaces") == 3
     fields = list(dict.fromkeys(fields))
-    assert sorted(fields) == sorted(leaves(Config))
+    assert sorted([*fields, "has_default_source"]) == sorted(leaves(Config))
 
 
 def test_the_defaults_of_sections_are_those_of_their_classes() -> None:

@@ -114,7 +114,7 @@ def test_two_namespaces_must_not_match_the_same_znode(others: list[str], *, is_v
         ),
         (
             '[[namespace]]\npath = "/{a}"\nzon = "a"',
-            "namespace[0]: unknown key 'zon'; accepted: path, zone, member_prefix",
+            "namespace[0]: unknown key 'zon'; did you mean zone?",
         ),
         (
             '[[namespace]]\npath = "/{a}"\n[[namespace]]\npath = "/b/{a}"\nzone = "."\n[service."a.b.c.d"]',

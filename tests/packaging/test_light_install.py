@@ -100,7 +100,7 @@ def test_the_library_does_not_load_installed_packages_of_the_server() -> None:
 def test_the_command_names_the_extra_in_one_sentence(package: str, arguments: tuple[str, ...]) -> None:
     program = f"from zkdns.__main__ import main\nsys.argv[1:] = {list(arguments)}\nmain()\n"
     done = run({package}, program)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr == (
         f"zkdns: the command zkdns needs the Python package {package}, which is not installed: "
         "pip install 'zkdns[server]'\n"

@@ -80,7 +80,7 @@ def test_the_wheel_works_in_a_fresh_environment(
     done = venv.run("python", "-W", "error", "-c", REGISTER_AND_WATCH, zookeeper.address, zk_root)
     assert (done.stdout, done.stderr) == ("('10.0.0.1:8080',)\n", "")
     done = venv.run("zkdns", "serve", "--demo", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 5
     assert done.stderr == (
         "zkdns: the command zkdns needs the Python package click, which is not installed: "
         "pip install 'zkdns[server]'\n"

@@ -185,7 +185,7 @@ def test_a_missing_chroot_or_root_is_named_and_waited_for(
         wait = run("wait", NAME, "--timeout", "200ms", "--server", server.api)
         assert (wait.status, f"there is no such service ({cause})" in wait.errors) == (1, True)
         services = run("services", "--direct", *options)
-        assert (services.status, services.errors.strip()) == (1, missing)
+        assert (services.status, services.errors.strip()) == (5 if is_chroot else 1, missing)
         join(zk, f"{path}/staging/web", "10.0.0.1")
         eventually(lambda: server.lookup(NAME) == {"10.0.0.1"})
         assert len(server.events(event)) == 1

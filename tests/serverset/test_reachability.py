@@ -1,5 +1,6 @@
 """The causes why ZooKeeper cannot be reached."""
 
+import contextlib
 import errno
 import os
 import re
@@ -8,12 +9,19 @@ import threading
 
 import pytest
 from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionLoss
 
 from tests.support.loopback import free_port
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns import ServerSet, UnreachableError
-from zkdns.serverset.reachability import Diagnosis, describe_failures
+from zkdns.serverset.reachability import Diagnosis
+from zkdns.serverset.session import Session
+
+
+def describe(hosts: str) -> str:
+    """The causes why servers give no session."""
+    return Diagnosis(hosts).wait().describe()
 
 
 @pytest.fixture
@@ -23,15 +31,15 @@ def refusing() -> str:
 
 
 def test_one_server_is_described_by_its_cause(refusing: str) -> None:
-    assert describe_failures(refusing) == "connection refused"
-    assert describe_failures(f"{refusing}/chroot") == "connection refused"
-    assert describe_failures("nosuchhost.invalid") == "no such host"
+    assert describe(refusing) == "connection refused"
+    assert describe(f"{refusing}/chroot") == "connection refused"
+    assert describe("nosuchhost.invalid") == "no such host"
 
 
 def test_each_of_several_servers_has_its_cause(refusing: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         accepting = f"127.0.0.1:{silent.getsockname()[1]}"
-        found = describe_failures(f"nosuchhost.invalid:2181,{refusing},{accepting}/chroot")
+        found = describe(f"nosuchhost.invalid:2181,{refusing},{accepting}/chroot")
     assert found == (
         f"nosuchhost.invalid:2181: no such host; {refusing}: connection refused; {accepting}: it accepts "
         "connections, but sends nothing within 1 s: it is paused, overloaded or starting, or it is not "
@@ -54,12 +62,36 @@ def test_a_search_can_be_described_before_its_end(refusing: str) -> None:
     )
 
 
+def test_the_errors_of_a_session_share_a_search() -> None:
+    accepted = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        session = Session(f"127.0.0.1:{listener.getsockname()[1]}", 2.0)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    accepted.append(connection)
+                    connection.close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        errors = {str(session.unreachable_error("do this")) for _ in range(3)}
+        errors.add(str(session.to_zkdns_error(ConnectionLoss(), "do this")))
+        errors.add(str(session.diagnose().error("do this")))
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert len(accepted) == 1
+    (error,) = errors
+    assert "it closes the connection instead of starting a session" in error
+
+
 def test_a_search_without_threads_names_that_cause(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert "no thread can search for it (can't start new thread)" in describe_failures(refusing)
+    assert "no thread can search for it (can't start new thread)" in describe(refusing)
 
 
 def test_a_search_without_free_files_names_that_cause(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +101,7 @@ def test_a_search_without_free_files_names_that_cause(refusing: str, monkeypatch
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr("zkdns.serverset.reachability.socket.socket", no_socket)
-    assert describe_failures(refusing) == "too many open files"
+    assert describe(refusing) == "too many open files"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +134,7 @@ def test_what_a_port_sends_instead_of_a_session_is_named(response: bytes, cause:
         thread = threading.Thread(target=respond)
         thread.start()
         try:
-            found = describe_failures(f"127.0.0.1:{server.getsockname()[1]}")
+            found = describe(f"127.0.0.1:{server.getsockname()[1]}")
         finally:
             thread.join()
     assert found.startswith(cause)
@@ -110,7 +142,7 @@ def test_what_a_port_sends_instead_of_a_session_is_named(response: bytes, cause:
 
 def test_a_session_for_the_cause_ends_at_once(zookeeper: ZooKeeperServer) -> None:
     before = sessions(zookeeper)
-    assert describe_failures(zookeeper.address).startswith("it gives sessions now: ")
+    assert describe(zookeeper.address).startswith("it gives sessions now: ")
     eventually(lambda: sessions(zookeeper) <= before)
 
 

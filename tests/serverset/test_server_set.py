@@ -102,7 +102,7 @@ def test_the_path_follows_the_namespace(
         (
             ("prod", "w"),
             {"namespace": "{}/{}".format},
-            "namespace('prod', 'w'): 'prod/w' is not a path: it starts with a slash",
+            "namespace('prod', 'w'): 'prod/w' is not a path: a path starts with a slash",
         ),
         (("prod", "w"), {"session_timeout": 0}, "session_timeout is 0; it is a time in seconds"),
         (("prod", "w"), {"session_timeout": "5"}, "session_timeout is '5'; it is a time in seconds"),

@@ -167,10 +167,9 @@ BAD = {
     '[services."web.staging"]\n[services."Web.Staging"]\n': ('services."Web.Staging"', "'web.staging'"),
     "services = 1\n": ("services", "table"),
     "[service]\n": ("service", '[services."NAME"]'),
-    "x = \n": ("it is not TOML", "line 1"),
-    "x = " + "1" * 5000 + "\n": ("it is not TOML", ""),
-    "x = " + "[" * 5000 + "\n": ("it is not TOML", ""),
-    "\x00": ("it is not TOML", ""),
+    "x = \n": ("is not TOML", "line 1"),
+    "x = " + "1" * 5000 + "\n": ("is not TOML", ""),
+    "\x00": ("is not TOML", ""),
 }
 
 
@@ -179,6 +178,11 @@ def test_an_error_has_its_key_and_the_accepted_form(text: str, key: str, accepte
     (found,) = errors(text)
     assert found.startswith(f"fixed.toml: {key}: ")
     assert accepted in found
+
+
+def test_a_file_that_is_nested_too_deeply_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"^fixed\.toml: is nested too deeply to be read$"):
+        parse("x = " + "[" * 5000 + "\n")
 
 
 def test_all_errors_are_reported_at_once_in_order() -> None:
@@ -223,7 +227,7 @@ def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     latin = tmp_path / "latin.toml"
     latin.write_bytes(b"# caf\xe9\n")
     for path, why in (
-        (tmp_path / "none.toml", "No such file"),
+        (tmp_path / "none.toml", "no such file"),
         (tmp_path, "directory"),
         (latin, "UTF-8"),
         (Path("a\0b"), "cannot be read"),

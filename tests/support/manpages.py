@@ -24,7 +24,8 @@ from tests.support.reference import (
 )
 from zkdns.cli import main
 from zkdns.cli.command import Command
-from zkdns.cli.options import COMMON_STATUSES, STATUSES, SettingOption, default_text
+from zkdns.cli.options import SettingOption, default_text
+from zkdns.cli.statuses import COMMON_STATUSES, ExitStatus
 from zkdns.config import SETTINGS, Setting
 from zkdns.host.setup.journal import JOURNAL_FILE
 
@@ -114,7 +115,7 @@ def _program() -> str:
     lines += [".SH OPTIONS", *_options(main.get_params(PROGRAM)), ".SH COMMANDS"]
     for name, command in commands().items():
         lines += _command(name, command)
-    lines += _exit_statuses(STATUSES)
+    lines += _exit_statuses(ExitStatus)
     lines += [".SH ENVIRONMENT", *_definitions(_variables())]
     lines += _paragraph("The variables of the settings are in zkdns.toml(5).")
     lines += [".SH FILES", *_definitions(_FILES)]
@@ -198,7 +199,7 @@ def _command(name: str, command: click.Command) -> list[str]:
 
 
 def _exit_statuses(listed: Iterable[int]) -> list[str]:
-    meanings = {str(status): f"{STATUSES[status]}." for status in STATUSES if status in set(listed)}
+    meanings = {str(status): f"{status.meaning}." for status in ExitStatus if status in set(listed)}
     return [".SH EXIT STATUS", *_definitions(meanings)]
 
 

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from zkdns.cli import main
 from zkdns.cli.command import Command
-from zkdns.cli.options import COMMON_STATUSES, STATUSES, SettingOption, default_text
+from zkdns.cli.options import SettingOption, default_text
+from zkdns.cli.statuses import COMMON_STATUSES, ExitStatus
 from zkdns.config import SETTINGS, Setting
 from zkdns.config.schema import SERVICE_SETTINGS, ZONE_SETTINGS
 from zkdns.telemetry.prometheus import render
@@ -145,10 +146,10 @@ def cli() -> str:
 def _statuses() -> str:
     listed = {name: statuses(command) for name, command in commands().items()}
     lines = ["| exit status | meaning | commands |", "|---|---|---|"]
-    for status, meaning in STATUSES.items():
+    for status in ExitStatus:
         names = [name for name, own in listed.items() if status in COMMON_STATUSES or status in own]
         named = "all" if names == list(listed) else ", ".join(f"`{name}`" for name in names)
-        lines.append(f"| {status} | {meaning} | {named} |")
+        lines.append(f"| {status} | {status.meaning} | {named} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -29,6 +30,7 @@ from zkdns.admin.api_types import (
     TableLine,
 )
 from zkdns.admin.status import StatsReading, Status, TrafficReading
+from zkdns.causes import cause_of
 from zkdns.config import Config
 from zkdns.config.parsers import ADMIN_PORT
 from zkdns.errors import BadValueError, ZkdnsError
@@ -252,13 +254,15 @@ class ApiClient:
             raise UnreachableError(
                 f"the server at {self.server} does not respond within {seconds:g} s"
             ) from None
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError) as error:
             raise UnreachableError(
-                f"no server listens at {self.server}; start one, or name another one with --server"
+                f"no server listens at {self.server} ({self._absence(error)}); "
+                "start one, or name another one with --server"
             ) from None
         except PermissionError:
             raise UnreachableError(
-                f"this user may not use {self.server}; run the command as the user that the server runs as, "
+                f"this user may not use {self.server} (permission denied); "
+                "run the command as the user that the server runs as, "
                 "or name the server's HTTP address with --server"
             ) from None
         except ssl.SSLCertVerificationError as error:
@@ -271,11 +275,16 @@ class ApiClient:
                 f"the server at {self.server} sent no complete HTTP response; is it a zkdns server?"
             ) from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
-            if isinstance(error, ssl.SSLError) and error.reason:
-                reason = f"TLS fails ({error.reason.replace('_', ' ').lower()})"
-            else:
-                reason = getattr(error, "strerror", None) or str(error)
-            raise UnreachableError(f"the server at {self.server} cannot be reached: {reason}") from None
+            cause = cause_of(error)
+            if isinstance(error, ssl.SSLError):
+                cause = f"TLS fails ({cause}); does it use HTTPS?"
+            raise UnreachableError(f"the server at {self.server} cannot be reached: {cause}") from None
+
+    def _absence(self, error: OSError) -> str:
+        """Why a server does not listen."""
+        path = self.server.path
+        is_other_file = path is not None and Path(path).exists() and not Path(path).is_socket()
+        return "it is not a socket" if is_other_file else cause_of(error)
 
     def _decoded(self, body: bytes, status: int, response: type[T]) -> T:
         if status == HTTPStatus.OK:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -24,6 +25,7 @@ from zkdns.address import HostPort
 from zkdns.admin.backend import Backend
 from zkdns.admin.timing import DEFAULT, Timing
 from zkdns.admin.tls import Tls
+from zkdns.causes import cause_of
 from zkdns.errors import ListenError
 from zkdns.transport.sockets import socket_address
 
@@ -140,8 +142,10 @@ def _listen(address: HostPort) -> socket.socket:
     except OSError as error:
         if sock is not None:
             sock.close()
+        is_taken = error.errno == errno.EADDRINUSE
+        other = f" (ss -lntp 'sport = :{address.port}' names the program)" if is_taken else ""
         raise ListenError(
-            f"cannot listen on {address} for admin requests: {error.strerror}; "
+            f"cannot listen on {address} for admin requests: {cause_of(error)}{other}; "
             "choose another address with --admin ADDR:PORT, or none with --admin none"
         ) from None
     return sock
@@ -161,7 +165,7 @@ def _listen_at_path(path: Path) -> socket.socket:
         sock.listen(_BACKLOG)
     except (OSError, ListenError) as error:
         sock.close()
-        raise ListenError(getattr(error, "strerror", None) or str(error)) from None
+        raise ListenError(cause_of(error)) from None
     return sock
 
 

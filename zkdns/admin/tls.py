@@ -8,6 +8,7 @@ import ssl
 
 import structlog
 
+from zkdns.causes import cause_of
 from zkdns.errors import BadValueError
 from zkdns.serverset.auth import check_private
 
@@ -65,9 +66,8 @@ class Tls:
         except BadValueError as error:
             raise BadValueError(f"has the key {self._key}, which {error}") from None
         except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
             raise BadValueError(
-                f"cannot be used with its key ({str(reason).replace('_', ' ').lower()}); "
+                f"cannot be used with its key ({cause_of(error)}); "
                 "name PEM files of a certificate and of its key without a password"
             ) from None
         return context

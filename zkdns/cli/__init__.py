@@ -14,8 +14,8 @@ from click.shell_completion import CompletionItem
 
 import zkdns
 from zkdns.cli.command import Command
-from zkdns.cli.streams import run_checked
-from zkdns.escape import printable
+from zkdns.cli.statuses import ExitStatus
+from zkdns.cli.streams import run_checked, write_error
 
 # In the order of the help. Commands are not imported here: loading the libraries of all commands would take
 # longer than starting the server.
@@ -43,14 +43,23 @@ def _import_structlog() -> None:
         del sys.modules["rich"]
 
 
+_HELP_ERROR: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click before 8.2 has none
+
+
 @contextlib.contextmanager
-def _printable_errors() -> Iterator[None]:
-    """Escape the messages of click's own errors, which repeat parts of the command line."""
+def _own_errors(context: click.Context | None) -> Iterator[None]:
+    """Print click's errors in the form of all others, and exit with the status of the table."""
     try:
         yield
-    except click.ClickException as error:
-        error.message = printable(error.message)  # type: ignore[misc]  # click has no other place for it
+    except _HELP_ERROR:
         raise
+    except click.UsageError as error:
+        from zkdns.cli.usage_errors import usage_sentence  # noqa: PLC0415 - slow to load, rarely used
+
+        write_error(usage_sentence(error, context or click.Context(main, info_name="zkdns")))
+        sys.exit(ExitStatus.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(ExitStatus.INTERRUPTED)
 
 
 class _Commands(Command, click.Group):
@@ -62,12 +71,12 @@ class _Commands(Command, click.Group):
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:  # noqa: ANN401 - as above
         """Parse the options before the command."""
-        with _printable_errors():
+        with _own_errors(None):
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
         """Parse the command's options, and run it."""
-        with _printable_errors():
+        with _own_errors(ctx):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -91,7 +100,8 @@ class _Commands(Command, click.Group):
         name = args[0]
         if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             near = get_close_matches(name, _COMMANDS, n=1)
-            ctx.fail(f"There is no command {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+            hint = f"did you mean {near[0]!r}?" if near else "'zkdns --help' lists the commands"
+            ctx.fail(f"there is no command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

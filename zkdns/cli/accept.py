@@ -11,7 +11,7 @@ from zkdns.admin.client import RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, server_option, token_option
 from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_held
-from zkdns.cli.options import NO_ANSWER, SettingOption, config_option, fail, fail_usage
+from zkdns.cli.options import SettingOption, config_option, fail, fail_usage
 from zkdns.cli.service_argument import fail_not_found, service_argument
 from zkdns.cli.streams import write_fields, write_json
 
@@ -50,7 +50,7 @@ def accept(
     looked like a failure of ZooKeeper. SERVICE is a name such as web.staging, the path of its znode, or the
     address of a member. The output has a line for each dropped member: service, member and endpoint,
     separated by tabs. The exit status is 1 if there are no held members, 2 for usage errors, 3 if the server
-    does not respond.
+    does not respond, 5 if it denies the request.
     """
     if is_all == (service is not None):
         fail_usage(["write one SERVICE, or --all for all services"])
@@ -59,10 +59,10 @@ def accept(
     try:
         accepted = client.post("accept", LossesAccepted, service=service, all=every)
     except UnreachableError as error:
-        fail(error, NO_ANSWER)
+        fail(error)
     except RefusedError as error:
         if service is not None and error.status == HTTPStatus.NOT_FOUND:
-            fail_not_found(client, service, error)
+            fail_not_found(client, service, str(error))
         fail_refused(error)
     members = accepted.members
     if as_json:

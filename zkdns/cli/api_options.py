@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -18,16 +18,9 @@ from zkdns.admin.client import (
     parse_server,
 )
 from zkdns.admin.token_file import read_token
-from zkdns.cli.options import (
-    NO_ANSWER,
-    NOT_FOUND,
-    SettingOption,
-    complete_file,
-    fail,
-    fail_usage,
-    load_or_exit,
-)
-from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.cli.options import SettingOption, complete_file, fail, fail_usage, load_or_exit
+from zkdns.cli.statuses import ExitStatus
+from zkdns.errors import BadValueError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +28,13 @@ T = TypeVar("T")
 SERVER_VARIABLE = "ZKDNS_SERVER"
 _TOKEN_VARIABLE = "ZKDNS_TOKEN_FILE"  # noqa: S105 - the name of a variable
 
-_USAGE = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT})
+_STATUSES: Mapping[int, ExitStatus] = {
+    HTTPStatus.BAD_REQUEST: ExitStatus.USAGE,
+    HTTPStatus.CONFLICT: ExitStatus.USAGE,
+    HTTPStatus.FORBIDDEN: ExitStatus.FAILED,
+    HTTPStatus.NOT_FOUND: ExitStatus.NEGATIVE,
+}
+"""The exit statuses for HTTP statuses of refused requests; all others mean that the server cannot respond."""
 
 server_option = click.option(
     "--server",
@@ -75,18 +74,19 @@ def _server_address(server: str | None, config_file: str | None) -> ServerAddres
             fail_usage([f"{'--server' if server else SERVER_VARIABLE}: {error}"])
     configured = configured_server(load_or_exit({}, config_file, with_static=False, with_access=False))
     if configured is None:
-        fail(ZkdnsError("no address of a server is configured; name the server with --server URL"), NO_ANSWER)
+        fail_usage(["no address of a server is configured; name the server with --server URL"])
     return configured
 
 
 def _token(file: str | None) -> str | None:
+    place = "--token-file" if file else _TOKEN_VARIABLE
     file = file or os.environ.get(_TOKEN_VARIABLE)
     if not file:
         return None
     try:
         return read_token(file).decode("ascii")
     except BadValueError as error:
-        fail_usage([f"--token-file: {file!r} {error}"])
+        fail_usage([f"{place}: {file!r} {error}"])
 
 
 def request_or_exit(request: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
@@ -94,7 +94,7 @@ def request_or_exit(request: Callable[P, T], *arguments: P.args, **options: P.kw
     try:
         return request(*arguments, **options)
     except UnreachableError as error:
-        fail(error, NO_ANSWER)
+        fail(error, ExitStatus.NO_RESPONSE)
     except RefusedError as error:
         fail_refused(error)
 
@@ -103,6 +103,4 @@ def fail_refused(refused: RefusedError) -> NoReturn:
     """Print the server's reason for refusing a request, and exit."""
     if refused.status == HTTPStatus.UNAUTHORIZED:
         fail_usage(["the server's token is missing or wrong; name the file that has it with --token-file"])
-    if refused.status in _USAGE:
-        fail_usage([str(refused)])
-    fail(ZkdnsError(str(refused)), NOT_FOUND if refused.status == HTTPStatus.NOT_FOUND else NO_ANSWER)
+    fail(str(refused), _STATUSES.get(refused.status, ExitStatus.NO_RESPONSE))

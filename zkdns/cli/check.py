@@ -7,15 +7,8 @@ import sys
 import click
 import msgspec
 
-from zkdns.cli.options import (
-    DONE,
-    EX_USAGE,
-    SettingsCommand,
-    config_option,
-    load,
-    load_or_exit,
-    setting_options,
-)
+from zkdns.cli.options import SettingsCommand, config_option, load, load_or_exit, setting_options
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.config import Config
 from zkdns.errors import ConfigError
@@ -30,6 +23,8 @@ class Report(msgspec.Struct, frozen=True):
     """If there are any, all other fields have their defaults."""
     zones: tuple[str, ...] = ()
     zookeeper: str | None = None
+    default_source: bool = False
+    """Whether no source is configured, so that `zookeeper` is the default."""
     static: str | None = None
     demo: bool = False
     offline: bool = False
@@ -61,11 +56,12 @@ def check(config_file: str | None, as_json: bool, **flags: object) -> None:
     except ConfigError as error:
         report = Report(valid=False, errors=error.errors)
     write_json(report)
-    sys.exit(DONE if report.valid else EX_USAGE)
+    sys.exit(ExitStatus.SUCCESS if report.valid else ExitStatus.USAGE)
 
 
 def _summary(config: Config) -> str:
-    zookeeper = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else None
+    default = " (the default, because no source is configured)" if config.has_default_source else ""
+    zookeeper = f"ZooKeeper at {config.zookeeper.hosts}{default}" if config.zookeeper.hosts else None
     demo = "the built-in example" if config.demo else None
     snapshot = f"the snapshot {config.snapshot.path}" if config.offline else None
     sources = " and ".join(source for source in (zookeeper, config.static, demo, snapshot) if source)
@@ -78,6 +74,7 @@ def _report(config: Config) -> Report:
         valid=True,
         zones=tuple(map(to_text, config.zones)),
         zookeeper=str(config.zookeeper.hosts) if config.zookeeper.hosts else None,
+        default_source=config.has_default_source,
         static=config.static,
         demo=config.demo,
         offline=config.offline,

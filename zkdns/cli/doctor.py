@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from zkdns.cli.options import FAILED, SettingsCommand, check_static, config_option, setting_options
+from zkdns.cli.options import SettingsCommand, check_static, config_option, setting_options
 from zkdns.cli.output import StyledLines
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
@@ -52,7 +53,7 @@ def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
                 finding.found,
                 (cure, "cyan"),
             )
-    sys.exit(FAILED if is_wrong else 0)
+    sys.exit(ExitStatus.NEGATIVE if is_wrong else ExitStatus.SUCCESS)
 
 
 def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[Finding]:

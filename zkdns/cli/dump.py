@@ -74,8 +74,8 @@ def dump(
     """Write a zone file of a server's table, or its members as JSON.
 
     With a source (--zookeeper, --static, --demo or --offline), read the table from it instead of from a
-    server. The exit status is 1 if the table has not been read yet or the source cannot be read, 2 for usage
-    errors, 3 if the server does not respond.
+    server. The exit status is 1 if the server has not read its table yet, 2 for usage errors, 3 if the server
+    or the source does not respond.
     """
     if as_json == (zone is not None):
         fail_usage(["write --zone for a zone file, or --json for all members"])
@@ -84,7 +84,10 @@ def dump(
     if sources:
         if server is not None:
             fail_usage([f"--server: cannot be combined with the source {given[0].flag}; remove one of them"])
-        copy = _read_sources(load_or_exit(flags, config_file))
+        config = load_or_exit(flags, config_file)
+        if zone is not None:
+            _apex(zone, config)  # an error shows before the source is read
+        copy = _read_sources(config)
     elif given:
         accepted = ", ".join(row.flag for row in _SOURCES)
         fail_usage([f"{given[0].flag}: is only used with a source; add one of {accepted}"])

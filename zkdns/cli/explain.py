@@ -10,9 +10,10 @@ import click
 from zkdns.admin.api_types import ExplainedMember, Explanation
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.options import NOT_FOUND, config_option
+from zkdns.cli.options import config_option
 from zkdns.cli.output import StyledLines, write_columns
 from zkdns.cli.service_argument import service_argument
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.durations import format_duration
 
@@ -59,7 +60,7 @@ def explain(name: str, server: str | None, config_file: str | None, as_json: boo
         write_json(explained)
     else:
         _show(explained)
-    sys.exit(0 if explained.is_answered else NOT_FOUND)
+    sys.exit(ExitStatus.SUCCESS if explained.is_answered else ExitStatus.NEGATIVE)
 
 
 def _show(explained: Explanation) -> None:

@@ -8,9 +8,8 @@ import msgspec
 from zkdns.admin.api_types import Flushed
 from zkdns.cli.api_options import make_client, request_or_exit, server_option, token_option
 from zkdns.cli.command import Command
-from zkdns.cli.options import FAILED, config_option, fail
+from zkdns.cli.options import config_option, fail
 from zkdns.cli.streams import write_json, write_lines
-from zkdns.errors import ZkdnsError
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -43,8 +42,8 @@ def flush(
 
     Removes the responses for NAME and all names below it, or without NAME all responses. NAME is a domain
     name, or an address, which stands for its reverse name. Names in the server's own zones are never in this
-    cache. The exit status is 1 if the server forwards no queries or not all workers could be reached, 2 for
-    usage errors, 3 if the server does not respond.
+    cache. The exit status is 1 if the server forwards no queries, 2 for usage errors, 3 if the server does
+    not respond, 5 if it denies the request or not all workers could be reached.
     """
     client = make_client(server, config_file, token_file)
     flushed = request_or_exit(client.post, "flush", Flushed, name=name)
@@ -52,7 +51,7 @@ def flush(
         write_json(Report(name, flushed.flushed_workers, flushed.workers))
     done = flushed.flushed_workers
     if done < flushed.workers:
-        fail(ZkdnsError(f"flushed only {done} of {flushed.workers} workers; try again"), FAILED)
+        fail(f"flushed only {done} of {flushed.workers} workers; try again")
     if as_json:
         return
     removed = f"{name} and all names below it" if name is not None else "all names"

@@ -78,8 +78,8 @@ def help(context: click.Context, topic: str | None) -> None:  # noqa: A001 - the
         write_out(_help_of(context, topic) + "\n")
     else:
         near = get_close_matches(topic.lower(), [*found, *_commands(context)], n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else " 'zkdns help' lists the topics."
-        context.fail(f"There is no topic or command {topic!r}.{hint}")
+        hint = f"did you mean {near[0]!r}?" if near else "'zkdns help' lists the topics"
+        context.fail(f"there is no topic or command {topic!r}; {hint}")
 
 
 def _commands(context: click.Context) -> Iterable[str]:

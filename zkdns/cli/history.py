@@ -19,15 +19,12 @@ from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
 from zkdns.cli.options import (
-    DONE,
-    INTERRUPTED,
-    NOT_FOUND,
     config_option,
-    duration_option,
     fail,
 )
 from zkdns.cli.output import StyledLines
 from zkdns.cli.service_argument import fail_not_found, service_argument
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import (
     ReaderGoneError,
     is_terminal,
@@ -36,12 +33,13 @@ from zkdns.cli.streams import (
     write_fields,
     write_json,
 )
-from zkdns.errors import ZkdnsError
+from zkdns.cli.values import ValueType, duration_option
+from zkdns.config.parsers import integer
 
 _PAGE_SIZE = 1000  # changes per request
 _MAX_CHANGES = 100_000
 _POLL_SECONDS = 0.25  # between two requests with --follow
-_MAX_SINCE = 366 * 86_400.0
+_MAX_SINCE = 365 * 86_400.0
 _STYLES = {
     "joined": "green",
     "left": "yellow",
@@ -66,7 +64,7 @@ _STYLES = {
 @duration_option("--since", 0, _MAX_SINCE, help="Only changes in this time until now, such as 10m or 2h.")
 @click.option(
     "--last",
-    type=click.IntRange(1, _MAX_CHANGES),
+    type=ValueType(integer(1, _MAX_CHANGES)),
     metavar="N",
     help="Only the newest N changes. Default: 1000, or with --since all.",
 )
@@ -108,14 +106,14 @@ def history(
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             _follow(client, service, after, as_json=as_json)
     except KeyboardInterrupt:
-        sys.exit(DONE if follow else INTERRUPTED)
+        sys.exit(ExitStatus.SUCCESS if follow else ExitStatus.INTERRUPTED)
     if not entries:
         of_service = f" of {service}" if service is not None else ""
         in_time = " in this time" if since is not None else ""
-        error = ZkdnsError(f"the server has no changes{of_service}{in_time} in its history")
+        error = f"the server has no changes{of_service}{in_time} in its history"
         if service is not None:
             fail_not_found(client, service, error)
-        fail(error, NOT_FOUND)
+        fail(error, ExitStatus.NEGATIVE)
 
 
 def _follow(client: ApiClient, service: str | None, after: int, *, as_json: bool) -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import math
 import os
 import secrets
 import sys
@@ -27,9 +26,6 @@ from zkdns.cli.command import Command
 from zkdns.cli.lookup_words import USUAL_TYPES, Question, names_to_try, needs_namespaces, parse_words
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
-    DONE,
-    NO_ANSWER,
-    NOT_FOUND,
     complete_words,
     config_option,
     fail,
@@ -40,10 +36,13 @@ from zkdns.cli.options import (
 from zkdns.cli.output import StyledLines
 from zkdns.cli.serverset_options import ENVIRONMENT
 from zkdns.cli.service_argument import join_environment
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json, write_lines
+from zkdns.cli.values import ValueType, duration_option
+from zkdns.config.parsers import text
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.edns import Ede, OptionCode
-from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.errors import BadValueError
 from zkdns.names import Labels, parse_name, to_text
 from zkdns.namespace import Namespace, parse_namespace
 from zkdns.resolv_conf import RESOLV_CONF, ResolvConf, parse_resolv_conf
@@ -85,10 +84,8 @@ class LookupResult(msgspec.Struct, frozen=True):
     """Services with similar names, if none of these names exists."""
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # not excluded by any range
-        raise click.BadParameter("nan is not a number of seconds.")
-    return value
+def _parse_address(written: str) -> HostPort:
+    return parse_host_port(written, default_port=DNS_PORT)
 
 
 def _complete_words(
@@ -120,16 +117,15 @@ def _complete_words(
 @click.option(
     "--dns",
     metavar="ADDR[:PORT]",
+    type=ValueType(text(_parse_address, "ADDR[:PORT]")),
     help="The DNS address to query, as @SERVER. Default: the first one of the server.",
 )
-@click.option(
+@duration_option(
     "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0.01, _MAX_TIMEOUT),
-    callback=_seconds,
-    default=3.0,
-    show_default=True,
-    help="How long to wait for a response.",
+    0.01,
+    _MAX_TIMEOUT,
+    default="3s",
+    help="Time-out, such as 500ms or 5s.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each response, one per line.")
 @config_option
@@ -138,7 +134,7 @@ def lookup(
     environment: str | None,
     addresses: tuple[str, ...],
     server: str | None,
-    dns: str | None,
+    dns: HostPort | None,
     timeout: float,
     as_json: bool,
     config_file: str | None,
@@ -155,13 +151,12 @@ def lookup(
     The exit status is 1 if there are no records, 2 for usage errors, 3 if the server does not respond.
     """
     try:
-        given = parse_host_port(dns, default_port=DNS_PORT) if dns else None
         parsed = parse_words(_with_environment(words, environment), addresses)
     except BadValueError as error:
         fail_usage([str(error)])
-    if given is not None and parsed.server is not None:
+    if dns is not None and parsed.server is not None:
         fail_usage([f"--dns: cannot be combined with @{parsed.server}; remove one of them"])
-    lookups = _Lookups(given or parsed.server, server, config_file, timeout)
+    lookups = _Lookups(dns or parsed.server, server, config_file, timeout)
     has_records = True
     for number, question in enumerate(parsed.questions):
         result = lookups.look_up(question)
@@ -172,7 +167,7 @@ def lookup(
             if number:
                 write_lines("")
             _print(result)
-    sys.exit(DONE if has_records else NOT_FOUND)
+    sys.exit(ExitStatus.SUCCESS if has_records else ExitStatus.NEGATIVE)
 
 
 def _with_environment(words: tuple[str, ...], environment: str | None) -> list[str]:
@@ -233,7 +228,7 @@ class _Lookups:
             return _exchange(query, self._address, self._timeout, question.text)
         except BadResponseError as error:
             hint = "; does zkdns run there?" if isinstance(error, NoResponseError) else ""
-            return fail(ZkdnsError(f"{self._address} {error}{hint}"), NO_ANSWER)
+            return fail(f"{self._address} {error}{hint}", ExitStatus.NO_RESPONSE)
 
     @cached_property
     def _status(self) -> Status | None:
@@ -270,9 +265,7 @@ def _dns_address(client: ApiClient, status: Status) -> HostPort:
     try:
         listening = [parse_listen(one, default_port=DNS_PORT) for one in reported]
     except BadValueError as error:
-        return fail(
-            ZkdnsError(f"the server at {client.server} reports an invalid address: {error}"), NO_ANSWER
-        )
+        fail(f"the server at {client.server} reports an invalid address: {error}", ExitStatus.NO_RESPONSE)
     if listening and (api is None or _is_loopback(api.host)):
         return connectable(listening[0])
     for address in listening:
@@ -282,7 +275,7 @@ def _dns_address(client: ApiClient, status: Status) -> HostPort:
             return address
     own = ", ".join(map(str, listening)) or "none"
     sentence = f"the server at {client.server} listens only at addresses of its own machine: {own}"
-    return fail(ZkdnsError(f"{sentence}; name another one with --dns ADDR:PORT"), NO_ANSWER)
+    return fail(f"{sentence}; name another one with --dns ADDR:PORT", ExitStatus.NO_RESPONSE)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Shared by all commands: options of settings, exit statuses, and error messages."""
+"""Shared by all commands: options of settings, and error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from click.shell_completion import CompletionItem
 
 from zkdns.address import HostPort
 from zkdns.cli.command import Command
-from zkdns.cli.streams import NOT_WRITTEN, READER_GONE, write_error
+from zkdns.cli.statuses import ExitStatus, status_of
+from zkdns.cli.streams import write_error
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
 from zkdns.config.setting import flag_of
@@ -29,38 +30,6 @@ from zkdns.serverset.static_file import load_demo, load_static
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-DONE = 0
-"""Exit status of a command that has done its work, or that runs until a signal and got one."""
-FAILED = 1
-"""Exit status of a command that failed."""
-NOT_FOUND = 1
-"""Exit status if the server responded, but has no data for the request."""
-EX_USAGE = 2
-"""Exit status for invalid arguments, variables or configuration files."""
-NO_ANSWER = 3
-"""Exit status if the server did not respond."""
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended before it was done: 128 + SIGINT, as in shells."""
-
-STATUSES = {
-    DONE: "success; commands that run until a signal end with it after SIGTERM or Ctrl-C",
-    FAILED: "failure, or no data for the request",
-    EX_USAGE: "invalid arguments, variables or configuration; nothing was done",
-    NO_ANSWER: "the server does not respond",
-    NOT_WRITTEN: "standard output cannot be written, for example because the disk is full",
-    126: "the program to run is not executable",  # 126 and 127 as in shells
-    127: "the program to run does not exist",
-    INTERRUPTED: "ended by Ctrl-C before it was done",
-    READER_GONE: "the reader of standard output has closed it, as `head` does after its last line",
-}
-"""The meaning of each exit status.
-
-The help of each command lists its own statuses, except `COMMON_STATUSES`, in a sentence that begins with
-`The exit status is`.
-"""
-COMMON_STATUSES = (DONE, NOT_WRITTEN, READER_GONE)
-"""The statuses of all commands. The help of a command does not repeat them."""
 
 _TOP_LEVEL = "Top level"  # of the configuration file
 _WITHOUT_DEFAULT = frozenset({"zookeeper.hosts", "admin.socket"})  # depends on other settings or the user
@@ -345,13 +314,15 @@ def check_certificate(certificate: str, key: str | None) -> None:
 
 
 def fail_usage(errors: Iterable[str]) -> NoReturn:
-    """Print errors to standard error, one per line, and exit with `EX_USAGE`."""
+    """Print errors to standard error, one per line, and exit with `ExitStatus.USAGE`."""
     for error in errors:
         write_error(error)
-    sys.exit(EX_USAGE)
+    sys.exit(ExitStatus.USAGE)
 
 
-def fail(error: ZkdnsError, status: int = FAILED) -> NoReturn:
-    """Print an error to standard error and exit."""
+def fail(error: ZkdnsError | str, status: int | None = None) -> NoReturn:
+    """Print an error to standard error and exit; without a status, with that of the error's type."""
     write_error(str(error))
+    if status is None:
+        status = status_of(error) if isinstance(error, ZkdnsError) else ExitStatus.FAILED
     sys.exit(status)

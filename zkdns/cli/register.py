@@ -9,7 +9,7 @@ import click
 
 from zkdns.address import MAX_PORT, parse_host_port
 from zkdns.cli.command import Command
-from zkdns.cli.options import fail, fail_usage
+from zkdns.cli.options import fail
 from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
 from zkdns.config import Setting
 from zkdns.config.parsers import boolean, integer, text
@@ -110,8 +110,8 @@ def register(service: str, config_file: str | None, command: tuple[str, ...], **
     With CMD, run it, and keep the member registered while CMD runs and the check passes. On SIGTERM or
     Ctrl-C, unregister the member, wait for the time of --drain, then send the signal to CMD.
 
-    The exit status is 1 if ZooKeeper is unreachable or denies access, 2 for usage errors, 126 if CMD is not
-    executable, 127 if CMD does not exist. Otherwise it is the status of CMD, or 128 and the number of the
+    The exit status is 2 for usage errors, 3 if ZooKeeper is unreachable, 5 if it denies access, 126 if CMD is
+    not executable, 127 if CMD does not exist. Otherwise it is the status of CMD, or 128 and the number of the
     signal that ended CMD.
     """
     parsed = ParsedOptions({row.flag: row for row in _ROWS}, flags, config_file)
@@ -142,8 +142,6 @@ def register(service: str, config_file: str | None, command: tuple[str, ...], **
     )
     try:
         status = Registrar(options).run()
-    except BadValueError as error:
-        fail_usage([str(error)])
     except ProgramError as error:
         fail(error, error.status)
     except ZkdnsError as error:

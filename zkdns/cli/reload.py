@@ -10,7 +10,8 @@ from zkdns.admin.api_types import Reloaded
 from zkdns.admin.client import RELOAD_SECONDS, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, server_option, token_option
 from zkdns.cli.command import Command
-from zkdns.cli.options import NO_ANSWER, config_option, fail, fail_usage
+from zkdns.cli.options import config_option, fail, fail_usage
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.durations import format_duration
 
@@ -38,14 +39,14 @@ def reload(
     The server reads the same file, options and variables as at its start, and replaces the processes that use
     a changed setting, without losing queries. The command returns when the new configuration is in force. If
     it has errors, they are printed, and the old configuration stays in force. The exit status is 2 for errors
-    in the configuration, 3 if the server does not respond.
+    in the configuration, 3 if the server does not respond, 5 if it denies the request.
     """
     client = make_client(server, config_file, token_file)
     every = "1" if is_all else None
     try:
         reloaded = client.post("reload", Reloaded, seconds=RELOAD_SECONDS, all=every)
     except UnreachableError as error:
-        fail(error, NO_ANSWER)
+        fail(error, ExitStatus.NO_RESPONSE)
     except RefusedError as error:
         if error.status == HTTPStatus.CONFLICT:
             fail_usage((*error.errors, "the old configuration stays in force"))

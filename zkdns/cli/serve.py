@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import click
+import structlog
 
 from zkdns.address import HostPort, connectable
 from zkdns.cli.options import SettingsCommand, config_option, fail, load, load_or_exit, setting_options
@@ -21,6 +22,8 @@ from zkdns.names import to_text
 from zkdns.telemetry.log_setup import configure_logging
 from zkdns.telemetry.sd_notify import Notifier
 from zkdns.transport.activation import addresses_of, take_inherited_sockets
+
+log = structlog.get_logger("zkdns.supervisor")
 
 _STDERR = 2
 _COLUMNS = 80  # of the hints; a longer command has no description
@@ -58,7 +61,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     """Answer DNS queries from ZooKeeper server sets.
 
     Runs until SIGTERM or Ctrl-C. SIGHUP and `zkdns reload` make it read its configuration again. The exit
-    status is 1 if an address cannot be bound, 2 for usage errors.
+    status is 2 for usage errors, 5 if an address cannot be bound.
     """
     _open_standard_streams()
     _check_packages()
@@ -71,6 +74,8 @@ def serve(config_file: str | None, **flags: object) -> None:
     config = load_or_exit(flags, config_file, listen=listen)
     read = partial(load, flags, config_file, listen=listen)
     configure_logging(config.log.format, config.log.level, process="supervisor")
+    if config.has_default_source:
+        log.info("default_source_used", zookeeper=config.zookeeper.hosts)
 
     def ready(addresses: list[HostPort]) -> None:
         if not config.demo:

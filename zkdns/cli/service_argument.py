@@ -11,9 +11,10 @@ from click.shell_completion import CompletionItem
 
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.name_completion import complete_names
-from zkdns.cli.options import NOT_FOUND, fail, fail_usage, flag_option
+from zkdns.cli.options import fail, fail_usage, flag_option
 from zkdns.cli.serverset_options import ENVIRONMENT
-from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.cli.statuses import ExitStatus
+from zkdns.errors import BadValueError
 from zkdns.spelling import ServiceText, parse_spelling
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,7 +61,7 @@ def join_environment(service: str | None, environment: str) -> str:
     return name
 
 
-def fail_not_found(client: ApiClient, text: str, error: ZkdnsError) -> NoReturn:
+def fail_not_found(client: ApiClient, text: str, error: str) -> NoReturn:
     """Print that a request has no result, and exit. For an unknown service, name those with similar names.
 
     Args:
@@ -71,10 +72,10 @@ def fail_not_found(client: ApiClient, text: str, error: ZkdnsError) -> NoReturn:
     try:
         is_name = isinstance(parse_spelling(text), ServiceText) or text.startswith("/")
         if is_name and not client.count(text).exists:
-            error = ZkdnsError(f"there is no service {text}{similar_names(client, text)}")
+            error = f"there is no service {text}{similar_names(client, text)}"
     except (BadValueError, UnreachableError, RefusedError):  # the error itself is more important
         pass
-    fail(error, NOT_FOUND)
+    fail(error, ExitStatus.NEGATIVE)
 
 
 def similar_names(client: ApiClient, text: str) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.options import FAILED, fail, fail_usage
+from zkdns.cli.options import fail, fail_usage
 from zkdns.cli.output import ProgressBar, make_console, styled
 from zkdns.cli.serverset_options import (
     CONFIGURED,
@@ -19,6 +19,7 @@ from zkdns.cli.serverset_options import (
     parse_znode_name,
     server_set_options,
 )
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import is_terminal, write_error, write_fields, write_json
 from zkdns.config import Config
 from zkdns.errors import BadValueError, ZkdnsError
@@ -49,8 +50,8 @@ def services(
     members, separated by tabs. The services are those of the running server or, with --direct, those in
     ZooKeeper. Only --direct uses the options for ZooKeeper.
 
-    The exit status is 1 if there are no services or ZooKeeper is unreachable, 2 for usage errors, 3 if the
-    server does not respond.
+    The exit status is 1 if there are no services, 2 for usage errors, 3 if the server or ZooKeeper does not
+    respond, 5 if it denies access.
     """
     if direct:
         if server is not None:
@@ -75,10 +76,10 @@ def services(
     for path in listing.denied:
         write_error(f"cannot list {path}: its ACL denies access")
     if not listing.services and listing.denied:
-        sys.exit(FAILED)
+        sys.exit(ExitStatus.FAILED)
     if not listing.services and not listing.empty:
-        write_error(f"there {_nothing(environment, has_root=listing.exists or not direct)} {place}")
-        sys.exit(FAILED)
+        nothing = _nothing(environment, has_root=listing.exists or not direct)
+        fail(f"there {nothing} {place}", ExitStatus.NEGATIVE)
 
 
 def _checked(flags: dict[str, object]) -> str | None:

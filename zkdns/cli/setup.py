@@ -13,15 +13,9 @@ import click
 import msgspec
 
 from zkdns.cli.command import Command
-from zkdns.cli.options import (
-    FAILED,
-    config_option,
-    fail,
-    fail_usage,
-    load_or_exit,
-    options_of,
-)
+from zkdns.cli.options import config_option, fail, fail_usage, load_or_exit, options_of
 from zkdns.cli.output import StyledLines
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import is_terminal, write_json
 from zkdns.config import SETTINGS, Config
 from zkdns.config.load import FILE_VARIABLE
@@ -109,7 +103,8 @@ def setup(
     """Make this machine resolve names through zkdns.
 
     Without --apply, show the changes as a diff. The previous files are saved, and --undo restores them. The
-    exit status is 1 if setup is not possible, 2 for usage errors.
+    exit status is 1 if names are not resolved through zkdns afterwards, 2 for usage errors, 5 if setup is not
+    possible.
     """
     tree = FileTree(Path(root))
     if not tree.root.is_dir():
@@ -131,7 +126,7 @@ def setup(
             output.show_plan(tree, journal, plan)
             _check_running(tree, request, output)
             if plan.obstacles:
-                status = FAILED
+                status = ExitStatus.FAILED
             elif not is_to_apply:
                 output.message(_NOT_WRITTEN if output.has_changes else _UP_TO_DATE)
                 status = 0
@@ -201,7 +196,7 @@ def _report_failures(failures: Sequence[str], output: _Output) -> int:
     """Report the programs that could not read their files again; return the exit status."""
     for failure in failures:
         output.message(failure, "yellow")
-    return FAILED if failures else 0
+    return ExitStatus.FAILED if failures else 0
 
 
 def _check_result(request: SetupRequest, config: Config, output: _Output) -> int:
@@ -210,7 +205,7 @@ def _check_result(request: SetupRequest, config: Config, output: _Output) -> int
         request.listening, request.zones[0], config.admin.socket, seconds=_RETRY_SECONDS
     )
     output.message(result.message, {True: "green", False: "red", None: "yellow"}[result.is_ok])
-    return FAILED if result.is_ok is False else 0
+    return ExitStatus.NEGATIVE if result.is_ok is False else 0
 
 
 # -- output -----------------------------------------------------------------------------------------------
@@ -263,7 +258,7 @@ class _Output:
         if not is_terminal(sys.stdin):
             fail_usage(["--yes: is missing, and there is no terminal to ask for confirmation"])
         if not click.confirm(question, err=True):
-            sys.exit(FAILED)
+            sys.exit(ExitStatus.FAILED)
 
     def message(self, sentence: str, style: str = "") -> None:
         """Report a completed step, or its result."""

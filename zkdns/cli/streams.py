@@ -20,14 +20,10 @@ from typing import BinaryIO, NoReturn, TextIO, TypeVar, cast
 
 import msgspec
 
+from zkdns.cli.statuses import ExitStatus
 from zkdns.escape import printable, printable_json
 
 T = TypeVar("T")
-
-NOT_WRITTEN = 4
-"""Exit status if standard output could not be written, for example because the disk is full."""
-READER_GONE = 141
-"""Exit status if the reader of standard output has closed it: 128 + SIGPIPE, as in shells."""
 
 _DUMB_TERMINALS = frozenset({"dumb", "unknown"})  # the same names as in rich
 
@@ -61,10 +57,10 @@ def run_checked(command: Callable[[], object]) -> NoReturn:
         if output is not None and sys.stdout is output:  # the command may have given it up
             output.flush()
     except ReaderGoneError:
-        status = READER_GONE
+        status = ExitStatus.READER_GONE
     except OutputError as error:
         write_error(f"cannot write to standard output: {error}")
-        status = NOT_WRITTEN
+        status = ExitStatus.NOT_WRITTEN
     finally:
         sys.stdout, sys.stderr = streams
         if errors is not None:

@@ -21,7 +21,10 @@ from zkdns.daemon.ipc.requests import (
     requests_path,
     stream_responses,
 )
-from zkdns.errors import ZkdnsError
+from zkdns.durations import format_duration
+from zkdns.errors import UnreachableError, ZkdnsError
+from zkdns.serverset.auth import load_access
+from zkdns.serverset.reachability import Diagnosis
 from zkdns.table import Table
 
 READ_SECONDS = 30.0
@@ -96,11 +99,18 @@ async def copy_from_sources(
                 copy = await _next_copy(path, watcher)
             return await _with_addresses(copy, path, watcher, resolve_seconds)
         except TimeoutError:
-            source = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else "the source"
-            raise ZkdnsError(f"{source} could not be read within {read_seconds:g} s") from None
+            raise await asyncio.to_thread(_unread_error, config, read_seconds) from None
         finally:
             watcher.cancel()
             await asyncio.wait([watcher])
+
+
+def _unread_error(config: Config, seconds: float) -> UnreachableError:
+    """The error for a source that could not be read in time, with the cause. Blocks for about a second."""
+    hosts = config.zookeeper.hosts
+    if hosts is None:
+        return UnreachableError(f"the source could not be read within {format_duration(seconds)}")
+    return Diagnosis(hosts, load_access(config.zookeeper).tls).wait().error("read the table")
 
 
 async def _with_addresses(

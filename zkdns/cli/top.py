@@ -19,14 +19,14 @@ from rich.live import Live
 from zkdns.admin.client import ApiClient
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.options import NO_ANSWER, config_option, fail
+from zkdns.cli.options import config_option, fail
 from zkdns.cli.output import make_console
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import ReaderGoneError, is_terminal, watch_reader, write_error, write_json
 from zkdns.cli.top_rates import Rates
 from zkdns.cli.top_readings import SECONDS, Readings, ReadingThread, Unavailable
 from zkdns.cli.top_state import VIEWS, KeyDecoder, TopState, View
 from zkdns.cli.top_view import live_view, whole_view
-from zkdns.errors import ZkdnsError
 
 _WINDOW = 4  # readings: workers report once a second too, so the rates of a single second would jump
 _FILE_WIDTH = 4096  # columns of a file, so that no name is shortened
@@ -79,9 +79,9 @@ def _print_once(client: ApiClient, view: View, *, as_json: bool) -> None:
     time.sleep(SECONDS)
     rates = readings.read(view)
     if isinstance(rates, Unavailable):
-        fail(ZkdnsError(rates.sentence), NO_ANSWER)
+        fail(rates.sentence, ExitStatus.NO_RESPONSE)
     if rates is None:
-        fail(ZkdnsError(f"the server at {client.server} was restarted meanwhile; try again"), NO_ANSWER)
+        fail(f"the server at {client.server} was restarted meanwhile; try again", ExitStatus.NO_RESPONSE)
     if as_json:
         write_json(rates)
         return

@@ -14,17 +14,16 @@ from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, server_option
 from zkdns.cli.command import Command
 from zkdns.cli.options import (
-    FAILED,
-    INTERRUPTED,
-    NO_ANSWER,
     config_option,
-    duration_option,
     fail,
     fail_usage,
 )
 from zkdns.cli.output import make_console
 from zkdns.cli.service_argument import service_argument, similar_names
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import is_terminal, write_notice
+from zkdns.cli.values import ValueType, duration_option
+from zkdns.config.parsers import integer
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 from zkdns.escape import printable
@@ -37,7 +36,7 @@ _MAX_REQUEST_SECONDS = 10.0
 _DEFAULT_TIMEOUT = 60.0
 _MAX_TIMEOUT = 86_400.0
 
-_member_count = click.IntRange(0, _MAX_MEMBERS)
+_member_count = ValueType(integer(0, _MAX_MEMBERS))
 
 
 @click.command(
@@ -80,7 +79,7 @@ def wait(
     try:
         _Waiter(client, service, bounds, _DEFAULT_TIMEOUT if timeout is None else timeout).run()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(ExitStatus.INTERRUPTED)
 
 
 def _bounds(minimum: int | None, maximum: int | None, exactly: int | None, *, gone: bool) -> tuple[int, int]:
@@ -170,12 +169,12 @@ class _Waiter:
 
     def _give_up(self, counted: MemberCount | ZkdnsError) -> None:
         if isinstance(counted, ZkdnsError):
-            fail(counted, NO_ANSWER)
+            fail(counted, ExitStatus.NO_RESPONSE)
         state = _describe(self._service, counted)
         is_unknown = counted.ready and not counted.exists
         similar = similar_names(self._client, self._service) if is_unknown else ""
         after = format_duration(self._timeout)
-        fail(ZkdnsError(f"{state} after {after}; {self._expected}{similar}"), FAILED)
+        fail(f"{state} after {after}; {self._expected}{similar}", ExitStatus.NEGATIVE)
 
 
 def _describe(service: str, counted: MemberCount | ZkdnsError) -> str:

@@ -98,7 +98,7 @@ def watch(service: str, config_file: str | None, as_json: bool, command: str | N
     endpoints, separated by spaces. A variable that would be larger than the system allows (128 KiB on Linux)
     is not set.
 
-    The exit status is 1 if ZooKeeper is unreachable at the start or denies access, 2 for usage errors.
+    The exit status is 2 for usage errors, 3 if ZooKeeper is unreachable at the start, 5 if it denies access.
     """
     parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
     parsed.locate_set(service)

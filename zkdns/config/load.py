@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, HostPort
+from zkdns.causes import cause_of
 from zkdns.config.forwarding import by_domain, check_not_own
 from zkdns.config.model import Config, ZooKeeperSettings, build_config
 from zkdns.config.parsers import ADMIN_PORT, DEMO_PORT, Location, shown
@@ -203,20 +204,34 @@ def _path_in(variable: str, name: str, environment: Mapping[str, str]) -> str | 
     return f"{directories.partition(':')[0]}/{name}" if directories else None
 
 
-def read_toml(file: str) -> dict[str, object]:
+def read_toml(file: str, *, max_bytes: int = MAX_FILE) -> dict[str, object]:
     """Read a TOML file.
+
+    Args:
+        file: its path.
+        max_bytes: the maximum length.
 
     Raises:
         BadValueError: the file cannot be read, or is not TOML; without the file's name.
     """
     try:
         with Path(file).open("rb") as stream:
-            data = stream.read(MAX_FILE + 1)
+            data = stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BadValueError(f"cannot be read ({reason}); name a TOML file that this user may read") from None
-    if len(data) > MAX_FILE:
-        raise BadValueError(f"is longer than {MAX_FILE} bytes, the maximum for a configuration")
+        raise BadValueError(
+            f"cannot be read ({cause_of(error)}); name a TOML file that this user may read"
+        ) from None
+    if len(data) > max_bytes:
+        raise BadValueError(f"is longer than {max_bytes} bytes, the maximum for a configuration")
+    return parse_toml(data)
+
+
+def parse_toml(data: bytes) -> dict[str, object]:
+    """Parse the content of a TOML file.
+
+    Raises:
+        BadValueError: it is not TOML; without the file's name.
+    """
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -242,6 +257,7 @@ def _add_defaults(
         values.setdefault("snapshot.max_age", 0)  # the user has chosen this snapshot
     elif not values.get("demo") and not values.keys() & {"zookeeper.hosts", "static"}:
         values["zookeeper.hosts"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
+        values["has_default_source"] = True
     values.setdefault("admin.socket", _default_socket(environment))
     if "zookeeper.hosts" in values and (snapshot := _path_in("STATE_DIRECTORY", "table", environment)):
         values.setdefault("snapshot.path", snapshot)

@@ -167,6 +167,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Serve only the built-in example."""
     offline: bool = False
     """Serve only the snapshot, and never write it."""
+    has_default_source: bool = False
+    """Whether no source is configured, so that the ZooKeeper of this machine is used. It is no setting."""
     listen: tuple[HostPort, ...]
     workers: int = 1
     namespaces: tuple[Namespace, ...]

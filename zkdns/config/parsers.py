@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, parse_listen, parse_upstream
 from zkdns.config.model import UpstreamsSetting
+from zkdns.durations import format_duration, parse_duration
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name, to_text
 
@@ -35,6 +37,8 @@ _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"0", "false", "no", "off"})
 _ZONE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
 _COOKIE_SECRET = re.compile(r"[0-9A-Fa-f]{32}")
+_MINUTE = 60  # seconds
+_MAX_SOCKET_PATH = 107  # bytes; sun_path holds 108 with the zero byte (unix(7))
 _MAX_SHOWN = 80  # characters of a wrong value in an error
 _MAX_SHOWN_BITS = 64  # TOML's own limit; Python is slow to print longer numbers, or refuses to
 
@@ -96,13 +100,41 @@ def check_table(value: object) -> Mapping[str, object]:
 
 def integer(lowest: int, highest: int) -> Parser[int]:
     """Return a parser of integers from `lowest` to `highest`, both included."""
+    return _integer(lowest, highest, f"an integer from {lowest} to {highest}")
 
+
+def seconds(lowest: int, highest: int) -> Parser[int]:
+    """Return a parser of whole seconds from `lowest` to `highest`, both included."""
+    longest = f" ({format_duration(highest)})" if highest >= _MINUTE else ""
+    parse_number = _integer(lowest, highest, f"a whole number of seconds from {lowest} to {highest}{longest}")
+
+    def parse(value: object, location: Location) -> int:
+        try:
+            return parse_number(value, location)
+        except BadValueError:
+            number = _duration(value)
+            if number is None or not lowest <= number <= highest or number != int(number):
+                raise
+            raise BadValueError(f"is {shown(value)}; write the number of seconds: {int(number)}") from None
+
+    return parse
+
+
+def _duration(value: object) -> float | None:
+    """The seconds of a duration with units, such as `5m`. None: it is something else."""
+    if isinstance(value, str) and not value.isdigit():
+        with contextlib.suppress(BadValueError):
+            return parse_duration(value.strip())
+    return None
+
+
+def _integer(lowest: int, highest: int, wanted: str) -> Parser[int]:
     def parse(value: object, location: Location) -> int:
         number = value
         if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
             number = int(value)
         if not isinstance(number, int) or isinstance(number, bool) or not lowest <= number <= highest:
-            raise BadValueError(f"is {shown(value)}; write an integer from {lowest} to {highest}")
+            raise BadValueError(f"is {shown(value)}; write {wanted}")
         if location.typed and isinstance(value, str):
             raise BadValueError(f"is the text {shown(value)}; write {number} without quotes")
         return number
@@ -184,6 +216,17 @@ def path(value: object, location: Location) -> str:
 def path_or_none(value: object, location: Location) -> str | None:
     """Parse a file's path, or `none`; write `./none` for a file with that name."""
     return None if value == "none" else path(value, location)
+
+
+def socket_path_or_none(value: object, location: Location) -> str | None:
+    """Parse the path of a Unix socket, or `none`."""
+    parsed = path_or_none(value, location)
+    if parsed is not None and (length := len(os.fsencode(parsed))) > _MAX_SOCKET_PATH:
+        raise BadValueError(
+            f"is {shown(parsed)}, which has {length} bytes; write the path of a socket, of at most "
+            f"{_MAX_SOCKET_PATH} bytes"
+        )
+    return parsed
 
 
 def boolean(value: object, location: Location) -> bool:
@@ -290,11 +333,12 @@ def join_upstreams(given: tuple[UpstreamAddress | str, ...]) -> UpstreamsSetting
     return "auto" if word == "auto" else ()
 
 
-def parse_cookie_secret(value: object, _location: Location) -> bytes:
+def parse_cookie_secret(value: object, location: Location) -> bytes:
     """Parse 16 bytes; the error does not show the value."""
     if isinstance(value, str) and _COOKIE_SECRET.fullmatch(value.strip()):
         return bytes.fromhex(value)
-    raise BadValueError("is not a secret; write 32 hexadecimal digits in quotes (the value is not shown)")
+    quotes = " in quotes" if location.typed else ""
+    raise BadValueError(f"is not a secret; write 32 hexadecimal digits{quotes} (the value is not shown)")
 
 
 def parse_identity(written: str) -> str:

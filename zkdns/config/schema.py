@@ -31,8 +31,9 @@ from zkdns.config.parsers import (
     parse_zone,
     parse_zone_upstream,
     path,
-    path_or_none,
+    seconds,
     share,
+    socket_path_or_none,
     text,
 )
 from zkdns.config.setting import Process, Setting, list_of_tables, named_tables
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 MAX_TTL = 86_400  # a day; members come and go with processes
 MAX_NEGATIVE_TTL = 3_600  # RFC 2308 §5 suggests one to three hours; a new service must be visible soon
-MAX_SNAPSHOT_AGE = 366 * 86_400  # a year; 0 is for more
+MAX_SNAPSHOT_AGE = 365 * 86_400  # a year; 0 is for more
 MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
 MAX_WORKERS = 256
 MAX_HELD_SECONDS = 86_400  # a day; no failure of ZooKeeper stays unnoticed for longer
@@ -118,7 +119,7 @@ def _parse_namespaces(value: object, location: Location) -> tuple[GivenNamespace
     return (GivenNamespace(namespace, None, None, location),)
 
 
-_TTL = Setting("ttl", integer(0, MAX_TTL), "SECONDS", f"TTL of responses, 0 to {MAX_TTL}.", used_by=_WORKER)
+_TTL = Setting("ttl", seconds(0, MAX_TTL), "SECONDS", f"TTL of responses, 0 to {MAX_TTL}.", used_by=_WORKER)
 _ORDER = Setting(
     "order",
     one_of(*get_args(Order)),
@@ -174,7 +175,7 @@ SOURCES = (
     ),
     Setting(
         "zookeeper.session_timeout",
-        integer(1, MAX_SESSION_TIMEOUT),
+        seconds(1, MAX_SESSION_TIMEOUT),
         "SECONDS",
         f"Session timeout, 1 to {MAX_SESSION_TIMEOUT}.",
         used_by=_WATCHER,
@@ -227,7 +228,7 @@ NAMES = (
     _TTL,
     Setting(
         "negative_ttl",
-        integer(1, MAX_NEGATIVE_TTL),
+        seconds(1, MAX_NEGATIVE_TTL),
         "SECONDS",
         f"TTL of negative responses, 1 to {MAX_NEGATIVE_TTL}.",
         used_by=_WORKER,
@@ -322,14 +323,14 @@ FORWARDING = (
     ),
     Setting(
         "cache.max_ttl",
-        integer(1, MAX_CACHE_TTL),
+        seconds(1, MAX_CACHE_TTL),
         "SECONDS",
         f"Maximum TTL in the forward cache, up to {MAX_CACHE_TTL}.",
         used_by=_WORKER,
     ),
     Setting(
         "cache.stale",
-        integer(0, MAX_CACHE_STALE),
+        seconds(0, MAX_CACHE_STALE),
         "SECONDS",
         "How long to use expired cache entries if no upstream answers; 0: never.",
         used_by=_WORKER,
@@ -339,7 +340,7 @@ FORWARDING = (
 ACCESS = (
     Setting(
         "access.allow",
-        text(parse_network, "NETWORK"),
+        text(parse_network, "an address or a network, such as 10.0.0.0/8"),
         "NETWORK",
         "Networks that may query this server. Default: private networks.",
         many=True,
@@ -375,7 +376,7 @@ OPERATION = (
     ),
     Setting(
         "admin.socket",
-        path_or_none,
+        socket_path_or_none,
         "FILE|none",
         "Unix socket of the HTTP API, which commands on this machine use; none disables it. "
         "Default: /run/zkdns/api for root, $XDG_RUNTIME_DIR/zkdns/api for other users.",
@@ -420,7 +421,7 @@ OPERATION = (
     ),
     Setting(
         "snapshot.max_age",
-        integer(0, MAX_SNAPSHOT_AGE),
+        seconds(0, MAX_SNAPSHOT_AGE),
         "SECONDS",
         "Maximum age of the snapshot; 0: no limit.",
         used_by=_WATCHER,
@@ -445,7 +446,7 @@ OPERATION = (
     ),
     Setting(
         "guard.seconds",
-        integer(0, MAX_HELD_SECONDS),
+        seconds(0, MAX_HELD_SECONDS),
         "SECONDS",
         "How long to hold members after a suspicious loss, at least until ZooKeeper is back; 0: never.",
         used_by=_WATCHER,

@@ -16,7 +16,7 @@ PREFIX = "ZKDNS_"
 """The prefix of all variables."""
 ALL_PROCESSES: frozenset[Process] = frozenset({"supervisor", "watcher", "worker"})
 
-_FEW = 8  # accepted names that an error lists even if one of them is similar
+_FEW = 8  # accepted names that an error lists if none of them is similar
 
 _T = TypeVar("_T")
 
@@ -131,7 +131,7 @@ def parse_table(
 def add_unknown(
     name: str, accepted: Iterable[str], location: Location, elsewhere: Mapping[str, str] | None = None
 ) -> None:
-    """Report an unknown name with the accepted ones, or if these are many, with the most similar one.
+    """Report an unknown name with the most similar accepted one. Without one, list them if they are few.
 
     Args:
         name: as written.
@@ -141,11 +141,13 @@ def add_unknown(
     """
     names = list(accepted)
     similar = {**(elsewhere or {}), **{_normalized(one): one for one in names}}
-    near = [name] if elsewhere and name in elsewhere else get_close_matches(_normalized(name), similar, n=1)
-    if near and (len(names) > _FEW or near == [name]):
+    word = name if elsewhere and name in elsewhere else _normalized(name)
+    if near := get_close_matches(word, similar, n=1):
         hint = f"did you mean {similar[near[0]]}?"
-    else:
+    elif len(names) <= _FEW:
         hint = f"accepted: {', '.join(names)}"
+    else:
+        hint = "'zkdns help settings' lists all"
     if location.typed:
         location.add_error(f"unknown key {shown(name)}; {hint}")
     else:

@@ -17,6 +17,7 @@ import msgspec
 from zkdns.address import HostPort
 from zkdns.admin.api_types import TableChanges
 from zkdns.admin.client import ApiClient, RefusedError, ServerAddress, UnreachableError
+from zkdns.causes import cause_of
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.message import Type
 from zkdns.errors import ZkdnsError
@@ -148,7 +149,7 @@ def system_addresses(name: str, *, seconds: float = 10.0) -> tuple[str, ...]:
         try:
             infos = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            results.append(LookupFailedError(getattr(error, "strerror", None) or str(error)))
+            results.append(LookupFailedError(cause_of(error)))
         else:
             results.append(tuple(dict.fromkeys(str(info[4][0]) for info in infos)))
 

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Final
 
+from zkdns.causes import cause_of
 from zkdns.serverset.checks import describe_status, wait_for_command
 from zkdns.serverset.logs import Log
 
@@ -89,9 +90,7 @@ class Hook:
                 stdin.seek(0)
                 process = self._start(stdin, variables)
         except OSError as error:  # for instance a full disk, or a user with too many processes
-            log.warning(
-                "watch_command_start_failed", command=self._command, reason=error.strerror or str(error)
-            )
+            log.warning("watch_command_start_failed", command=self._command, reason=cause_of(error))
             return
         if self._on_output is not None and process.stdout is not None:
             # This thread is not joined: background processes of the command may keep its output open.

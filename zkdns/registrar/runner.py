@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from zkdns.address import parse_servers
+from zkdns.causes import cause_of
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.registrar.signals import queue_signals
 from zkdns.serverset.auth import Access
@@ -47,7 +48,7 @@ from zkdns.serverset.server_set import ServerSet
 if TYPE_CHECKING:
     from zkdns.serverset.registration import Registration
 
-from zkdns.serverset.reachability import describe_failures, unreachable_error
+from zkdns.serverset.reachability import Diagnosis
 from zkdns.serverset.session import UNREACHABLE_SECONDS
 
 log = Log("zkdns.register")
@@ -221,18 +222,17 @@ class Registrar:
         deadline = time.monotonic() + _CONNECT_TIMEOUT
         while not (self._is_connected or self._stop_signals or self._options.wait):
             if not self._handle_event(deadline):
-                raise unreachable_error(
-                    f"register in {self._set.path}",
-                    self._options.zookeeper,
-                    " (--wait keeps trying)",
-                    tls=self._options.access.tls,
-                )
+                raise self._diagnosis().error(f"register in {self._set.path}", " (--wait keeps trying)")
+
+    def _diagnosis(self) -> Diagnosis:
+        """Why ZooKeeper cannot be reached. Blocks for little more than a second."""
+        return Diagnosis(self._options.zookeeper, self._options.access.tls).wait()
 
     def _warn_if_unreachable(self) -> None:
         """Log why there is no connection yet. Without the option `wait`, the error at the end reports it."""
         if self._options.wait and not self._client.connected:
             hosts = self._options.zookeeper
-            reason = describe_failures(hosts, self._options.access.tls)
+            reason = self._diagnosis().describe()
             if not self._client.connected:
                 log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason)
 
@@ -248,8 +248,7 @@ class Registrar:
             reason = "there is no such program, or its interpreter does not exist"
             raise ProgramError(NOT_FOUND, f"cannot run {command[0]!r}: {reason}") from None
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ProgramError(NOT_EXECUTABLE, f"cannot run {command[0]!r}: {reason}") from None
+            raise ProgramError(NOT_EXECUTABLE, f"cannot run {command[0]!r}: {cause_of(error)}") from None
         log.info("program_started", pid=self._program.pid, command=shlex.join(command))
         threading.Thread(target=self._wait_for_program, args=(self._program.pid,), daemon=True).start()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from zkdns.causes import cause_of
 from zkdns.config import Setting, ZooKeeperSettings
 from zkdns.config.load import read_toml
 from zkdns.config.parsers import Location, one_of, text
@@ -241,7 +242,7 @@ def _tls_context(ca: str | None, errors: list[str]) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        errors.append(f"{ca}: is not a file of CA certificates ({_reason(error)}); write a PEM file")
+        errors.append(f"{ca}: is not a file of CA certificates ({cause_of(error)}); write a PEM file")
         return ssl.create_default_context()
 
 
@@ -257,12 +258,6 @@ def _load_certificate(
     except (OSError, ValueError) as error:
         both = certificate if key == certificate else f"{certificate} and {key}"
         errors.append(
-            f"{both}: cannot be used as certificate and key ({_reason(error)}); write PEM files, and for an "
+            f"{both}: cannot be used as certificate and key ({cause_of(error)}); write PEM files, and for an "
             "encrypted key set key_password in the credentials file"
         )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

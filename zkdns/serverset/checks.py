@@ -24,6 +24,7 @@ from typing import Final, Literal
 import msgspec
 
 from zkdns.address import MAX_PORT, HostPort
+from zkdns.causes import cause_of
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.serverset.logs import Log
 
@@ -224,7 +225,7 @@ def _check_command(command: str, timeout: float, ended: threading.Event) -> None
                 start_new_session=True,
             )
         except OSError as error:
-            raise CheckError(f"the check cannot be run: {error.strerror or error}") from None
+            raise CheckError(f"the check cannot be run: {cause_of(error)}") from None
         if not wait_for_command(process, ended, timeout=timeout):
             raise CheckError(f"the check did not end within {timeout:g} s")
         if process.returncode == 0:
@@ -252,4 +253,4 @@ def _shut_down(connected: socket.socket) -> None:
 def _connect_error(target: HostPort, error: OSError, timeout: float) -> CheckError:
     if isinstance(error, TimeoutError):
         return CheckError(f"{target} did not accept the connection within {timeout:g} s")
-    return CheckError(f"cannot connect to {target}: {error.strerror or error}")
+    return CheckError(f"cannot connect to {target}: {cause_of(error)}")

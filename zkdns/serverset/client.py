@@ -112,15 +112,6 @@ def hosts_of(client: KazooClient) -> str:
     return ",".join(str(HostPort(host, port)) for host, port, *_ in client.hosts)
 
 
-def has_ended_thread(client: KazooClient) -> bool:
-    """Whether a thread of a running client of `make_client` has ended, which kazoo does not report.
-
-    It ends when the server rejects the credentials (AUTH_FAILED), and at any unexpected exception.
-    """
-    handler = client.handler
-    return isinstance(handler, _Handler) and handler.running and handler.has_ended_thread
-
-
 def tls_of(client: KazooClient) -> ssl.SSLContext | None:
     """The TLS settings with which to find out why a client's servers give no session. None: no TLS."""
     if isinstance(client.handler, _Handler):
@@ -175,7 +166,6 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
 
     Attributes:
         tls: None: no TLS.
-        has_ended_thread: whether a function that was passed to `spawn` has ended.
         on_long_absence: called before a handshake more than a session timeout after the last session.
         on_connect_failed: called after a failed attempt to connect.
         client: the client of this handler.
@@ -191,7 +181,6 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
 
     def __init__(self, tls: ssl.SSLContext | None, connect_timeout: float, session_timeout: float) -> None:
         super().__init__()
-        self.has_ended_thread = False
         self.on_long_absence: Callable[[], object] = lambda: None
         self.on_connect_failed: Callable[[], object] = lambda: None
         self.client: Callable[[], KazooClient | None] = lambda: None
@@ -217,8 +206,6 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
                 func(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - the thread has no other handler
                 log.warning("zookeeper_thread_failed", reason=repr(error))
-            finally:
-                self.has_ended_thread = True
 
         return super().spawn(run)
 

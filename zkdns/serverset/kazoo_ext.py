@@ -9,7 +9,8 @@ All use of kazoo's private parts is in this module:
     KazooClient._connection                                  intercept_events
     its _read_watch_event(buffer, at), found by this name    intercept_events
     its _socket, _read_sock and _write_sock, if it has them  release_in_child
-    its _connection_routine, if it has one                   has_lost_thread
+    its _connection_routine, if it has one                   has_ended_thread
+    the handler's _workers and running, if it has them       has_ended_thread
 
 `kazoo_check.incompatibility` tests each of them with the installed kazoo, before it is used with a real
 server. If one has changed, the sync uses one-shot watches, which need only kazoo's public API.
@@ -191,10 +192,17 @@ def intercept_events(client: KazooClient, on_event: EventCallback) -> None:
     connection._read_watch_event = read_and_report  # noqa: SLF001 - see the module's docstring
 
 
-def has_lost_thread(client: KazooClient) -> bool:
-    """Whether the connection thread of a client has ended, as in a forked child: the parent has it."""
-    thread = getattr(getattr(client, "_connection", None), "_connection_routine", None)
-    return isinstance(thread, threading.Thread) and not thread.is_alive()
+def has_ended_thread(client: KazooClient) -> bool:
+    """Whether a thread of a running client has ended, which kazoo does not report.
+
+    It ends when the server rejects the credentials (AUTH_FAILED), and at any unexpected exception. A forked
+    child has none of the threads: they are the parent's.
+    """
+    if not getattr(client.handler, "running", False):
+        return False
+    connection = getattr(getattr(client, "_connection", None), "_connection_routine", None)
+    threads = (connection, *getattr(client.handler, "_workers", ()))
+    return any(isinstance(thread, threading.Thread) and not thread.is_alive() for thread in threads)
 
 
 def release_in_child(client: KazooClient) -> None:

@@ -18,7 +18,7 @@ from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, is_read_only, make_client
 from zkdns.serverset.formats import guess_common_format
 from zkdns.serverset.passed_over import pass_over
-from zkdns.serverset.reachability import describe_missing_chroot, unreachable_error
+from zkdns.serverset.reachability import Diagnosis, describe_missing_chroot
 from zkdns.serverset.service_counts import MAX_RECOGNIZED, Listing, ServiceCount
 from zkdns.serverset.session import CONNECTION_ERRORS, to_zkdns_error
 
@@ -64,7 +64,7 @@ def list_services(
     try:
         client.start_async().wait(timeout)
         if not client.connected:
-            raise unreachable_error(action, hosts, tls=access.tls)
+            raise Diagnosis(hosts, access.tls).wait().error(action)
         is_without_quorum = is_read_only(client)
         listing = _Walk(client, namespace, environment).run(progress or (lambda *_: None))
         if not listing.exists and client.chroot and client.exists("/") is None:

@@ -12,18 +12,15 @@ import ssl
 import struct
 import threading
 import time
+from typing import Self
 
 from zkdns.address import HostPort, parse_servers
+from zkdns.causes import cause_of
 from zkdns.errors import UnreachableError
 
 _SECONDS = 1.0
 """Time limit of each server; all are checked in parallel. Most causes show at once."""
 _SLACK = 0.25  # seconds that a check may take longer than its time limit, on a busy machine
-NO_ADDRESSES = frozenset(
-    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-)
-"""Errors of getaddrinfo(3) that mean that a name has no addresses. All others mean that the lookup failed."""
-
 NO_QUORUM = "it is read-only, because it has no quorum"
 """Why a read-only server gives no session to a client that writes."""
 
@@ -45,38 +42,10 @@ _NOT_READ_ONLY = -119  # the error of a write on a read-only server: without loc
 _TLS_ALERT = 0x15  # the first byte of a TLS record that reports an error
 
 
-def unreachable_error(
-    action: str, hosts: str, advice: str = "", *, tls: ssl.SSLContext | None = None
-) -> UnreachableError:
-    """The error for an action that failed because ZooKeeper was not reached. It names the causes.
-
-    Blocks for little more than a second.
-
-    Args:
-        action: completes the sentence `cannot …`.
-        hosts: `host:port,host:port/chroot`.
-        advice: follows the sentence, for instance ` (--wait keeps trying)`.
-        tls: of the client. None: it does not use TLS.
-    """
-    return _error(action, hosts, describe_failures(hosts, tls), advice)
-
-
-def describe_failures(hosts: str, tls: ssl.SSLContext | None = None) -> str:
-    """Why no server gives a session: `no such host`, with several `a:2181: no such host; b:2181: …`.
-
-    Blocks for little more than a second.
-
-    Args:
-        hosts: `host:port,host:port/chroot`.
-        tls: of the client. None: it does not use TLS.
-    """
-    diagnosis = Diagnosis(hosts, tls)
-    diagnosis.wait()
-    return diagnosis.describe()
-
-
 class Diagnosis:
     """The search for the cause why no server gives a session. It runs in threads of its own.
+
+    Every error and log entry about an unreachable ZooKeeper has its cause from here.
 
     Args:
         hosts: `host:port,host:port/chroot`.
@@ -104,31 +73,35 @@ class Diagnosis:
         """Seconds since the beginning of the search."""
         return time.monotonic() - self._began_at
 
-    def wait(self) -> None:
-        """Wait for the end of the search, at most little more than a second."""
+    def wait(self) -> Self:
+        """Wait for the end of the search, at most little more than a second. Return the search."""
         for thread in self._threads:
             thread.join(max(0.0, _SECONDS + _SLACK - self.age))
+        return self
 
     def describe(self) -> str:
-        """The causes found so far, as the text of `describe_failures`."""
+        """The causes found so far: `no such host`, with several servers `a:2181: no such host; b:2181: …`."""
         silent = f"no response within {min(_SECONDS, max(self.age, 0.01)):.2g} s"
         found = {server: self._reasons.get(server, silent) for server in self._servers}
         if len(found) == 1:
             return next(iter(found.values()))
         return "; ".join(f"{server}: {reason}" for server, reason in found.items())
 
-    def error(self, action: str) -> UnreachableError:
-        """As `unreachable_error`, with the causes found so far."""
-        return _error(action, self._hosts, self.describe())
+    def error(self, action: str, advice: str = "") -> UnreachableError:
+        """The error for an action that failed without ZooKeeper, with the causes found so far.
+
+        Args:
+            action: completes the sentence `cannot …`.
+            advice: follows the sentence, for instance ` (--wait keeps trying)`.
+        """
+        return UnreachableError(
+            f"cannot {action}: ZooKeeper at {self._hosts} cannot be reached: {self.describe()}{advice}"
+        )
 
     def _check(self, server: HostPort) -> None:
         self._reasons[server] = session_failure(server, _SECONDS, self._tls) or (
             "it gives sessions now: it has just become reachable, or refuses the credentials of this client"
         )
-
-
-def _error(action: str, hosts: str, causes: str, advice: str = "") -> UnreachableError:
-    return UnreachableError(f"cannot {action}: ZooKeeper at {hosts} cannot be reached: {causes}{advice}")
 
 
 def describe_missing_chroot(chroot: str, hosts: str) -> str:
@@ -175,11 +148,9 @@ def _handshake_failure(
             try:
                 sock = stack.enter_context(tls.wrap_socket(sock, server_hostname=host))
             except ssl.SSLCertVerificationError as error:
-                return f"its certificate is refused: {error.verify_message}"
-            except ssl.SSLError as error:
-                return f"TLS fails: {(error.reason or str(error)).replace('_', ' ').lower()}"
-            except ValueError as error:  # a host that cannot be in a certificate
-                return f"TLS fails: {error}"
+                return cause_of(error)
+            except (ssl.SSLError, ValueError) as error:  # ValueError: a host that cannot be in a certificate
+                return f"TLS fails: {cause_of(error)}"
         sock.sendall(_CONNECT)
         failure = _read_response(_receive(sock, time.monotonic() + seconds))
         if failure in (None, NO_QUORUM):
@@ -229,12 +200,8 @@ def _connect(server: HostPort, seconds: float) -> socket.socket | str:
     """A TCP connection, or why it fails: `no such host`, `connection refused`."""
     try:
         infos = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        if error.errno in NO_ADDRESSES:
-            return "no such host"
-        return f"its host name cannot be resolved now ({error.strerror})"
     except (OSError, UnicodeError) as error:
-        return f"its host name cannot be resolved ({getattr(error, 'strerror', None) or error})"
+        return cause_of(error)
     reason = ""
     for family, kind, protocol, _, address in infos:
         try:
@@ -248,7 +215,7 @@ def _connect(server: HostPort, seconds: float) -> socket.socket | str:
         except TimeoutError:
             reason = f"no response within {seconds:g} s"
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = cause_of(error)
         else:
             return sock
         sock.close()

@@ -36,14 +36,13 @@ from kazoo.protocol.states import KeeperState
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.serverset import forking
 from zkdns.serverset.auth import ANONYMOUS, Access
-from zkdns.serverset.client import dispose, has_ended_thread, hosts_of, make_client, tls_of
-from zkdns.serverset.kazoo_ext import has_lost_thread
+from zkdns.serverset.client import dispose, hosts_of, make_client, tls_of
+from zkdns.serverset.kazoo_ext import has_ended_thread
 from zkdns.serverset.logs import Log
 from zkdns.serverset.reachability import (
     NO_QUORUM,
     Diagnosis,
     describe_missing_chroot,
-    unreachable_error,
 )
 
 if TYPE_CHECKING:
@@ -191,8 +190,11 @@ class Session:
         return describe_missing_chroot(chroot, self.hosts)
 
     def unreachable_error(self, action: str) -> UnreachableError:
-        """The error for an action that failed because ZooKeeper was not reached. It names the causes."""
-        return unreachable_error(action, self.hosts, tls=self._tls)
+        """The error for an action that failed because ZooKeeper was not reached. It names the causes.
+
+        Without a recent search, blocks for little more than a second.
+        """
+        return self._finished_diagnosis().error(action)
 
     def diagnose(self) -> Diagnosis:
         """Begin to search why ZooKeeper cannot be reached, or join a search that has begun just now."""
@@ -458,19 +460,17 @@ class Session:
     def to_zkdns_error(self, error: Exception, action: str) -> ZkdnsError:
         """Convert an exception of `call`. `action` completes the message `cannot …`."""
         if isinstance(error, CONNECTION_ERRORS):
-            return self._finished_diagnosis().error(action)
+            return self.unreachable_error(action)
         return to_zkdns_error(error, action, self.hosts, self._tls)
 
     def _finished_diagnosis(self) -> Diagnosis:
         """Why no server gives a session. Without a recent search, blocks for little more than a second."""
-        diagnosis = self.diagnose()
-        diagnosis.wait()
-        return diagnosis
+        return self.diagnose().wait()
 
 
 def _is_of_parent(client: KazooClient) -> bool:
     """Whether a client was started by the parent of this process, which has its thread."""
-    return client.client_state != KeeperState.CLOSED and has_lost_thread(client)
+    return client.client_state != KeeperState.CLOSED and has_ended_thread(client)
 
 
 def _stop(client: KazooClient) -> list[threading.Thread]:
@@ -532,7 +532,7 @@ def to_zkdns_error(
     if isinstance(error, ZkdnsError):
         return error
     if isinstance(error, CONNECTION_ERRORS):
-        return unreachable_error(action, hosts, tls=tls)
+        return Diagnosis(hosts, tls).wait().error(action)
     if isinstance(error, NotReadOnlyCallError):
         return UnreachableError(f"cannot {action}: ZooKeeper at {hosts} refuses it: {NO_QUORUM}")
     if isinstance(error, NoAuthError):

@@ -10,7 +10,6 @@ because applying only a part of an edit could be worse than applying none of it.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from zkdns.address import MAX_PORT, parse_host_port
+from zkdns.config.load import parse_toml, read_toml
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.names import Labels
 from zkdns.namespace import Namespace, ServiceName, split_name
@@ -30,6 +30,7 @@ _ENDPOINT_KEYS = ("host", "port")
 _MEMBER_KEYS = (*_ENDPOINT_KEYS, "shard", "status", "additional", "metadata")
 _MEMBER_FORM = '"HOST:PORT" or { host = "HOST", port = PORT }'
 _INT32 = 2**31
+_MAX_FILE = 2**28  # bytes; more than a million members
 
 
 def load_static(path: Path, namespaces: Sequence[Namespace]) -> StaticSets:
@@ -39,13 +40,10 @@ def load_static(path: Path, namespaces: Sequence[Namespace]) -> StaticSets:
         ConfigError: with every error in the file and its key, or why the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
-    except UnicodeDecodeError:
-        raise ConfigError([f"{path}: it is not UTF-8 text"]) from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
-    return parse_static(text, namespaces, origin=str(path))
+        document = read_toml(str(path), max_bytes=_MAX_FILE)
+    except BadValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    return _read(document, namespaces, str(path))
 
 
 def load_demo(namespaces: Sequence[Namespace]) -> StaticSets:
@@ -61,9 +59,13 @@ def parse_static(text: str, namespaces: Sequence[Namespace], *, origin: str) -> 
         ConfigError: with every error that was found.
     """
     try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer with too many digits
-        raise ConfigError([f"{origin}: it is not TOML: {error}"]) from None
+        document = parse_toml(text.encode(errors="surrogatepass"))
+    except BadValueError as error:
+        raise ConfigError([f"{origin}: {error}"]) from None
+    return _read(document, namespaces, origin)
+
+
+def _read(document: Mapping[str, object], namespaces: Sequence[Namespace], origin: str) -> StaticSets:
     reader = _Reader(origin, namespaces)
     sets = reader.document(document)
     if reader.errors:

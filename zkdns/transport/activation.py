@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, MutableMapping
 
 from zkdns.address import HostPort
+from zkdns.causes import cause_of
 from zkdns.errors import ListenError
 from zkdns.transport.sockets import SocketPair, address_of, bind_one, configure_inherited
 
@@ -37,13 +38,13 @@ def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket
             os.set_inheritable(number, False)
             sock = socket.socket(fileno=number)
         except OSError as error:
-            raise ListenError(f"{_named(number)} is not a socket ({error.strerror}); {_WANTED}") from None
+            raise ListenError(f"{_named(number)} is not a socket ({cause_of(error)}); {_WANTED}") from None
         _check(sock)
         try:
             configure_inherited(sock)
             address_of(sock)
         except OSError as error:
-            raise ListenError(f"{_named(number)} cannot be used to listen ({error.strerror})") from None
+            raise ListenError(f"{_named(number)} cannot be used to listen ({cause_of(error)})") from None
         inherited.append(sock)
     return inherited
 

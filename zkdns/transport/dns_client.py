@@ -8,6 +8,7 @@ from typing import Any
 import dnslib
 
 from zkdns.address import HostPort
+from zkdns.causes import cause_of
 from zkdns.dns.client_messages import BadResponseError, parse_response
 from zkdns.transport.framing import LENGTH
 
@@ -78,4 +79,4 @@ def _connected(server: HostPort, kind: socket.SocketKind, timeout: float) -> soc
 def _no_response(error: OSError, timeout: float) -> NoResponseError:
     if isinstance(error, TimeoutError):
         return NoResponseError(f"did not respond within {timeout:g} s")
-    return NoResponseError(f"cannot be reached: {error.strerror or error}")
+    return NoResponseError(f"cannot be reached: {cause_of(error)}")

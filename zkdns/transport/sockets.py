@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from zkdns.address import HostPort
+from zkdns.causes import cause_of
 from zkdns.errors import ListenError
 
 MAX_CONNECTIONS: Final = 1024
@@ -330,7 +331,7 @@ def _explain(address: HostPort, error: OSError) -> str:
         case errno.ENODEV:
             why = "this machine does not have that interface (ip link lists those that it has)"
         case _:
-            why = error.strerror or str(error)
+            why = cause_of(error)
     return f"cannot listen on {address}: {why}"
 
 

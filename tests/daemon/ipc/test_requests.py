@@ -195,7 +195,7 @@ def test_invalid_requests_do_not_affect_others(path: str, sent: bytes) -> None:
 
 
 def test_a_watcher_that_does_not_exist_is_an_error(path: str) -> None:
-    with pytest.raises(RequestFailedError, match="cannot be reached: No such file"):
+    with pytest.raises(RequestFailedError, match="cannot be reached: no such file"):
         asyncio.run(send_request(path, AcceptLosses(None), LossesAccepted))
 
 

@@ -216,8 +216,8 @@ def test_an_edit_of_the_static_file_is_served_within_2_seconds(
     ("broken", "reason"),
     [
         ('[services."web.staging"]\nmembers = ["10.0.0.9"]\n', 'services."web.staging".members[0]: '),
-        ("[services", "it is not TOML: "),
-        (None, "cannot be read: No such file or directory"),
+        ("[services", "is not TOML: "),
+        (None, "cannot be read (no such file or directory)"),
     ],
 )
 def test_an_invalid_edit_is_logged_and_the_last_valid_table_stays(

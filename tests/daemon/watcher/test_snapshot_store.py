@@ -196,7 +196,7 @@ def test_a_failed_write_is_logged_once_with_a_hint_and_retried(tmp_path: Path) -
         ("snapshot_write_recovered", "info"),
     ]
     assert logs[0]["reason"] == (
-        f"{path}: cannot be written: No such file or directory; create the directory {path.parent}"
+        f"{path}: cannot be written: no such file or directory; create the directory {path.parent}"
     )
 
 

@@ -21,6 +21,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 import structlog
 
+from zkdns.causes import cause_of
 from zkdns.daemon.ipc.framing import FrameCodec
 from zkdns.daemon.ipc.request_messages import Refused, Request, Response
 from zkdns.errors import ZkdnsError
@@ -200,7 +201,7 @@ async def stream_responses(
     except msgspec.DecodeError as error:
         raise RequestFailedError(f"the watcher sent an invalid response: {error}") from None
     except OSError as error:
-        raise RequestFailedError(f"the watcher cannot be reached: {error.strerror or error}") from None
+        raise RequestFailedError(f"the watcher cannot be reached: {cause_of(error)}") from None
     finally:
         if writer is not None:
             writer.close()

@@ -18,12 +18,12 @@ from typing import NamedTuple
 import structlog
 
 from zkdns.address import unusable_address
+from zkdns.causes import NO_ADDRESSES, cause_of
 from zkdns.clock import elapsed_seconds
 from zkdns.daemon.ipc.feed import PublisherListener
 from zkdns.dns.message import Type
 from zkdns.forward.host_lookup import HostAddresses, type_of
 from zkdns.serverset.changes import HostResolved
-from zkdns.serverset.reachability import NO_ADDRESSES
 from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.hosts")
@@ -248,7 +248,7 @@ def _resolve(host: str, previous: Sequence[str]) -> _SystemResult:
         except socket.gaierror as error:
             if error.errno not in NO_ADDRESSES:
                 failed.append(qtype)
-                reason = str(error)
+                reason = cause_of(error)
     return _SystemResult(tuple(sorted(addresses)), tuple(failed), reason)
 
 

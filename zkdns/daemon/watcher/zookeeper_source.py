@@ -20,8 +20,9 @@ from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.errors import ConfigError
 from zkdns.serverset.auth import load_access
 from zkdns.serverset.changes import DirectoryUnread, SetDropped
-from zkdns.serverset.client import Client, dispose, has_ended_thread, make_client, tls_of
-from zkdns.serverset.reachability import NO_QUORUM, describe_failures
+from zkdns.serverset.client import Client, dispose, make_client, tls_of
+from zkdns.serverset.kazoo_ext import has_ended_thread
+from zkdns.serverset.reachability import NO_QUORUM, Diagnosis
 from zkdns.serverset.sync import SyncState, TreeSync
 from zkdns.serverset.znode_stat import ZnodeStat, read_stats
 from zkdns.table import Table
@@ -166,7 +167,7 @@ class ZooKeeperSource:
 
     def _log_unreachable(self) -> None:
         hosts = str(self._config.zookeeper.hosts)
-        reason = describe_failures(hosts, tls_of(self._client))
+        reason = Diagnosis(hosts, tls_of(self._client)).wait().describe()
         if not self._client.connected and not self._is_stopping:
             self._unreachable_reason = reason
             log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason)

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_servers
 from zkdns.admin.client import ApiClient, RefusedError, ServerAddress, UnreachableError
+from zkdns.causes import cause_of
 from zkdns.config import Config
 from zkdns.dns.client_messages import BadResponseError
 from zkdns.errors import ConfigError, ZkdnsError
@@ -180,9 +181,8 @@ def _diagnose_http(url: str) -> Finding:
         return warning(url, f"{error.code}: {body}", "see whether ZooKeeper can be reached, below")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return warning(
-            url, f"cannot be reached: {getattr(reason, 'strerror', None) or reason}", "start zkdns"
-        )
+        cause = cause_of(reason) if isinstance(reason, Exception) else reason
+        return warning(url, f"cannot be reached: {cause}", "start zkdns")
 
 
 def _diagnose_zookeeper(config: Config) -> Iterable[Finding]:
