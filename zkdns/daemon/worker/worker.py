@@ -102,7 +102,9 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     # After the servers, because it uses the remaining file descriptors.
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
-    reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), access.counters, send_report)
+    reporter = WorkerStatsReporter(
+        authority, forwarder, deferred, (udp, tcp), access.counters, send_report
+    )
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(
         task.feed, table, authority.refresh, on_health, flush, namespaces=task.config.namespaces
