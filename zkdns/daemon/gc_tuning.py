@@ -11,11 +11,11 @@ import gc
 from collections.abc import Iterator
 from typing import Final
 
-# Generation 0 is collected when 500 more objects were made than freed, and generation 1 every second time. Each
-# old object that is freed lets one more new object pass uncounted, so while a full cache replaces its entries,
-# a collection has up to 3,000 objects. An object takes up to 1 µs (measured: 0.05 µs in a small process, more if
-# the new objects are scattered in memory that others have used). Larger thresholds save no time in all, because
-# each object is examined as often. The third threshold is never reached: there is no full collection.
+# Generation 0 is collected when 500 more objects were made than freed, and generation 1 every second time.
+# Each old object that is freed lets one more new object pass uncounted, so that a collection has up to 3,000
+# objects while a full cache replaces its entries. An object takes up to 1 µs (measured), if the new objects
+# are scattered in memory that was used before. Larger thresholds save no time in all: each object is examined
+# as often. The third threshold is never reached: there is no full collection.
 _YOUNG_ONLY: Final = (500, 1, 0x7FFFFFFF)
 
 

@@ -103,7 +103,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
     reporter = WorkerStatsReporter(
-        authority, forwarder, deferred, (udp, tcp), access.counters, send_report
+        authority, forwarder, deferred, (udp, tcp), access.counters, send=send_report
     )
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(

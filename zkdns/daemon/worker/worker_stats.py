@@ -52,6 +52,7 @@ class WorkerStatsReporter:
         deferred: DeferredAnswers,
         servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
         access: AccessCounters,
+        *,
         send: SendReport,
     ) -> None:
         self._access = access
