@@ -6,13 +6,14 @@ import gc
 import itertools
 import random
 import weakref
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
 
 from tests.dns.helpers import Server, many, put, query
 from tests.robustness.mutations import Mutator, ordinary_messages
-from zkdns.daemon.gc_tuning import collect_all, collect_young_generations_only
+from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
 
 SERVICES = 10
 MAX_YOUNG = 4000
@@ -80,6 +81,25 @@ def test_collections_are_small_while_a_full_cache_replaces_its_entries() -> None
         gc.callbacks.remove(note)
     assert server.datagrams.evicted > 5_000
     assert max(sizes) < MAX_YOUNG
+
+
+@pytest.mark.usefixtures("_threshold")
+@pytest.mark.parametrize("is_called", [False, True])
+def test_new_objects_that_replace_old_ones_are_collected_in_small_groups(is_called: bool) -> None:
+    """Without `collect_young`, an automatic collection would have nearly all of these objects."""
+    collect_young_generations_only()
+    objects = deque([[number] for number in range(20_000)])
+    gc.collect()
+    gc.freeze()
+    young = 0
+    for number in range(20_000):
+        objects.popleft()
+        objects.append([number])
+        if number % 100 == 0:
+            young = max(young, *(len(gc.get_objects(generation=each)) for each in (0, 1)))
+            if is_called:
+                collect_young()
+    assert (young < 300) == is_called
 
 
 def test_tables_and_responses_have_no_cycles() -> None:

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from zkdns.daemon.gc_tuning import collect_all, collect_young_generations_only
+from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
 from zkdns.daemon.ipc.child import Follow, Orders, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import CopyServer, SourceHealth, Subscriber
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
@@ -53,7 +53,7 @@ from zkdns.telemetry.query_log import QueryLog
 from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist, RateLimit
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.contract import ResponseLookup, for_client
-from zkdns.transport.event_loop import deferrer
+from zkdns.transport.event_loop import deferrer, set_housekeeping
 from zkdns.transport.local_addresses import LocalAddresses
 from zkdns.transport.log_once import LogOnce
 from zkdns.transport.rate_counters import RateCounters
@@ -79,6 +79,7 @@ _MAX_UDP_CACHE_BYTES, _MAX_TCP_CACHE_BYTES = 72 << 20, 16 << 20
 async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> None:
     """Run the worker until it is cancelled or retired."""
     collect_young_generations_only()
+    set_housekeeping(collect_young)
     table = Table(with_addresses=task.config.reverse)
     log_once = LogOnce(log, "query_failed")
     authority = Authority(
