@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 
+import dns.edns
 import dns.name
 import pytest
 
@@ -25,17 +27,26 @@ from tests.dns.helpers import (
 )
 from tests.dns.zone_internals import limit_views
 from zkdns.dns.authority import Authority
+from zkdns.dns.cookies import Cookies
+from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.member_records import LabeledMember
 from zkdns.names import to_wire
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import MembersHeld, SetDropped, SetUnread
 from zkdns.serverset.member import Member
+from zkdns.transport.contract import for_client
 
 SUB = parse_namespace("/sub/{environment}/{service}", (b"sub", b"discovery"))
 _SERVICES = ("web.staging", "api.staging", "m1.web.staging", "_tcp.web.staging", "web.staging.sub", "x.prod")
 _LABELS = (
     *("m1", "m1", "m2", "m2", "m3", "M2", "member_0000000001", "s1", "m1-admin", "_tcp", "nope", "web"),
     *("_admin._tcp", "_b._a._tcp", "_a._tcp", "_x._udp", "m1._web._tcp", "m01", "s-1", "x.m1"),
+)
+OPTIONS = EdnsOptions(b"here", 10.0, Cookies(bytes(16), lambda: 1e9, is_shared=False), for_client)
+_COOKIE = dns.edns.CookieOption(b"clientsc", b"")
+_OPTIONS: Sequence[Sequence[dns.edns.Option]] = (
+    *((), (), (_COOKIE,), (dns.edns.CookieOption(bytes(8), b""),), (dns.edns.ECSOption("192.0.2.0"),)),
+    *((dns.edns.NSIDOption(b""),), (dns.edns.NSIDOption(b""), _COOKIE)),
 )
 _HOSTS = ("10.0.0.1:80", "[2001:db8::1]:80", "host-a:80", "db.example.com:80", None)
 
@@ -65,6 +76,25 @@ def test_one_of_many_names_takes_the_long_way(
     assert (len(cache), cache.misses) == (100, 100)
     server.change("web.staging", removed=["member_0000000150"])
     assert not cache
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
+@pytest.mark.parametrize("option", ["cookie", "subnet", "both"])
+def test_names_with_options_take_the_short_way(
+    counted: tuple[Server, Callable[[], int]], option: str, stream: bool
+) -> None:
+    server, count = counted
+    server.responder.edns_options = OPTIONS
+    for number in range(100, 200):
+        cookie, subnet = (
+            dns.edns.CookieOption(number.to_bytes(8), b""),
+            dns.edns.ECSOption(f"10.1.{number}.0"),
+        )
+        options = {"cookie": [cookie], "subnet": [subnet], "both": [subnet, cookie]}[option]
+        response = ask(server, f"m{number}.web.staging.discovery", stream=stream, edns=0, options=options)
+        assert data(response) == [f"10.0.0.{number}"]
+        assert [each.client for each in response.options] == [cookie.client] * (option != "subnet")
+    assert count() == 1
 
 
 def test_names_of_many_members_do_not_need_views_of_their_services(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,22 +167,29 @@ def test_responses_equal_those_of_the_long_way(
     dice = random.Random(seed)
     order = dice.choice(("fixed", "round-robin"))
     server = Server(namespaces=(NAMESPACE, SUB), order=order, dns_sd=dice.random() < 0.5, max_answers=1)
+    server.responder.edns_options = OPTIONS
     monkeypatch.undo()  # the zones to compare with have room
     for _ in range(60):
         some_change(server, dice)
         fresh = Authority(server.table, server.config, _fail, random.Random(1))
+        fresh.responder.edns_options = OPTIONS
         fresh.set_health(ready=True, stale=not server.authority.freshness.is_current)
         for _ in range(20):
             name = f"{dice.choice(_LABELS)}.{dice.choice(_SERVICES)}.discovery"
+            edns = dice.choice((None, 0, 0))
             message = query(
                 random_case(name, dice) if dice.random() < 0.2 else name,
                 dice.choice(("A", "AAAA", "SRV", "SRV", "TXT", "ANY")),
-                edns=dice.choice((None, 0, 0)),
+                edns=edns,
                 do=dice.random() < 0.2,
+                options=dice.choice(_OPTIONS) if edns is not None else (),
             ).to_wire()
             for stream in (False, True):
-                responses = fresh.responder.answer(message[2:], stream=stream, encode=_bare).responses
-                expected = {message[:2] + next(responses) for _ in range(40)}
+                answer = fresh.responder.answer(message[2:], stream=stream, encode=_bare)
+                made: Iterator[bytes] = answer.responses
+                if answer.cookie is not None:
+                    made = map(OPTIONS.finish, made, repeat(answer.cookie))
+                expected = {message[:2] + Server.for_address(next(made)) for _ in range(40)}
                 assert server.respond(message, stream=stream) in expected
 
 

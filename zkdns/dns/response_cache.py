@@ -102,8 +102,8 @@ _OPT_START, _NO_OPTIONS = b"\0\0\x29", b"\0\0"
 _ADDITIONAL_AT, _NO_ADDITIONAL = _HEADER - 2, b"\0\0"
 _ZERO_COOKIE = bytes(CLIENT_COOKIE_SIZE)
 _COOKIE_SIZES = (CLIENT_COOKIE_SIZE, CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE)
-# Entries and forms with cookies have other keys in `_folded` and `_negative_forms` than those without, so
-# that a query with a cookie of zeros does not find them.
+# Entries and forms with cookies have other keys in `_folded`, `_query_forms` and `_negative_forms` than those
+# without, so that a query with a cookie of zeros does not find them.
 _WITH_COOKIE = b"cookie"
 # By the end of the labels that do not exist: part of the key of a negative form.
 _ENDS = [end.to_bytes(2) for end in range(_HEADER + MAX_NAME + 1)]
@@ -344,7 +344,12 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self, key: bytes, lower: bytes, query: bytes, *, has_cookie: bool
     ) -> Iterator[bytes]:
         """The responses to a separated query, without cookies."""
-        folded = self._folded.get(lower + _WITH_COOKIE if has_cookie else lower)
+        suffix = _WITH_COOKIE if has_cookie else b""
+        end = key.find(_ROOT, _HEADER)
+        query_form = self._query_forms.get(key[:_HEADER] + key[end:] + suffix)
+        if query_form and (responses := self._answer_member(key, end, query_form)):
+            return responses
+        folded = self._folded.get(lower + suffix)
         if folded is not None and key.endswith(folded.tail):
             return self._in_spelling_of(key, folded, self._entries[folded.key].responses)
         if self._negative_forms:
@@ -381,14 +386,11 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
                 return answer.responses
             finish = self._responder.edns_options.finish
             return map(finish, answer.responses, itertools.repeat(answer.cookie))
-        is_cacheable = answer.service is not None and len(query) <= self._codec.max_cached_query
-        if answer.form is not None and is_cacheable and not is_separated:
+        is_short = len(query) <= self._codec.max_cached_query
+        is_cacheable = answer.service is not None and is_short
+        if answer.form is not None and is_cacheable:
             self._add_query_form(key, answer)
-        if (
-            answer.forward_form is not None
-            and not is_separated
-            and len(query) <= self._codec.max_cached_query
-        ):
+        if answer.forward_form is not None and not is_separated and is_short:
             self._add_forward_form(key, answer.forward_form)
         if answer.absence is not None:
             self._add_negative_form(key, lower, answer, answer.absence, is_cacheable=is_cacheable)
@@ -437,7 +439,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self._sources.record(ZONE)
         response = self._codec.response(body, end - _HEADER + len(form.after_name), form.response_class)
         responses = itertools.repeat(response)
-        self._store(key, CacheableAnswer(responses, service, size=len(response)))
+        cookie = self._responder.edns_options.cookie_of(form.query)
+        self._store(key, CacheableAnswer(responses, service, size=len(response), cookie=cookie))
         return responses
 
     def _add_query_form(self, key: bytes, answer: CacheableAnswer) -> None:
@@ -446,7 +449,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         if len(self._query_forms) >= MAX_QUERY_FORMS:
             self._query_forms.clear()
         name_end = answer.question_end - len(answer.form.after_name)
-        self._query_forms[key[:_HEADER] + key[name_end:]] = answer.form
+        suffix = b"" if answer.cookie is None else _WITH_COOKIE
+        self._query_forms[key[:_HEADER] + key[name_end:] + suffix] = answer.form
 
     # -- names that do not exist -----------------------------------------------------------------------------
 
