@@ -78,8 +78,7 @@ _MAX_UDP_CACHE_BYTES, _MAX_TCP_CACHE_BYTES = 72 << 20, 16 << 20
 
 async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> None:
     """Run the worker until it is cancelled or retired."""
-    collect_young_generations_only()
-    set_housekeeping(collect_young)
+    _tune_garbage_collection()
     table = Table(with_addresses=task.config.reverse)
     log_once = LogOnce(log, "query_failed")
     authority = Authority(
@@ -99,13 +98,11 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         reporter.report()
 
     access = SharedAccess(task)
-    udp, tcp = _make_servers(task, authority, sockets, access)
+    udp, tcp = servers = _make_servers(task, authority, sockets, access)
     # After the servers, because it uses the remaining file descriptors.
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
-    reporter = WorkerStatsReporter(
-        authority, forwarder, deferred, (udp, tcp), access.counters, send=send_report
-    )
+    reporter = WorkerStatsReporter(authority, forwarder, deferred, servers, access.counters, send=send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(
         task.feed, table, authority.refresh, on_health, flush, namespaces=task.config.namespaces
@@ -139,6 +136,11 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         for listener in tcp:
             listener.stop()
         await asyncio.sleep(0)  # TCP transports send their last responses before the process exits
+
+
+def _tune_garbage_collection() -> None:
+    collect_young_generations_only()
+    set_housekeeping(collect_young)
 
 
 async def _execute_orders(orders: Orders, subscriber: Subscriber) -> Retire:
