@@ -411,9 +411,10 @@ class Table:
             return set()
         key = member_set.name.key
         service = self._services[key]
-        departed = [left for left in service.departed if left[0] == origin]
-        for member in (*member_set.members.values(), *(service.departed.pop(left)[0] for left in departed)):
-            self._count_hosts(member, key, -1)
+        departed = [service.departed.pop(left)[0] for left in list(service.departed) if left[0] == origin]
+        if self._host_users or self.addresses is not None:  # usually no member has a host name
+            for member in (*member_set.members.values(), *departed):
+                self._count_hosts(member, key, -1)
         del service.sets[origin]
         if not service.sets:
             del self._services[key]

@@ -195,6 +195,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         "response_cache_evictions": 0,
         "response_cache_entries": 4,
         "response_cache_bytes": 0,
+        "waiting_for_services": 0,
         "unsent": 0,
         "truncated_over_tcp": 0,
         "refused": 0,

@@ -6,15 +6,18 @@ import gc
 import itertools
 import random
 import weakref
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
 
-from tests.dns.helpers import Server, many, put
+from tests.dns.helpers import Server, many, put, query
 from tests.robustness.mutations import Mutator, ordinary_messages
-from zkdns.daemon.gc_tuning import collect_all, collect_young_generations_only
+from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
 
 SERVICES = 10
+MAX_YOUNG = 4000
+"""Objects in one collection, each of which takes up to 1 µs."""
 
 
 @pytest.fixture
@@ -52,6 +55,51 @@ def test_full_collections_do_not_happen_automatically() -> None:
             collect_young_generations_only()
     finally:
         gc.callbacks.remove(note)
+
+
+@pytest.mark.usefixtures("_threshold")
+def test_collections_are_small_while_a_full_cache_replaces_its_entries() -> None:
+    """Each old object that is freed lets a new one pass uncounted, so the thresholds are no bound alone."""
+    server = Server({name: many(5) for name in ("web.staging", "api.staging")})
+    messages = [query(f"{name}.staging.discovery", edns=0).to_wire() for name in ("web", "api")]
+    sizes: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            young = range(info["generation"] + 1)
+            sizes.append(sum(len(gc.get_objects(generation=each)) for each in young))
+
+    collect_young_generations_only()
+    gc.collect()
+    gc.freeze()
+    gc.callbacks.append(note)
+    try:
+        for size in range(512, 5_000):  # of the client's buffer, so that all queries differ
+            for message in messages:
+                server.respond(message[:-8] + size.to_bytes(2) + message[-6:])
+    finally:
+        gc.callbacks.remove(note)
+    assert server.datagrams.evicted > 5_000
+    assert max(sizes) < MAX_YOUNG
+
+
+@pytest.mark.usefixtures("_threshold")
+@pytest.mark.parametrize("is_called", [False, True])
+def test_new_objects_that_replace_old_ones_are_collected_in_small_groups(is_called: bool) -> None:
+    """Without `collect_young`, an automatic collection would have nearly all of these objects."""
+    collect_young_generations_only()
+    objects = deque([[number] for number in range(20_000)])
+    gc.collect()
+    gc.freeze()
+    young = 0
+    for number in range(20_000):
+        objects.popleft()
+        objects.append([number])
+        if number % 100 == 0:
+            young = max(young, *(len(gc.get_objects(generation=each)) for each in (0, 1)))
+            if is_called:
+                collect_young()
+    assert (young < 300) == is_called
 
 
 def test_tables_and_responses_have_no_cycles() -> None:

@@ -15,8 +15,8 @@ from zkdns.config import AccessSettings
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.query_codec import QueryCodec
 from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
-from zkdns.dns.response_cache import QueryCodec
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.contract import PerClientResponse, for_client
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
+import dns.edns
 import dns.name
 import pytest
 
@@ -27,11 +28,14 @@ from tests.dns.helpers import (
 )
 from tests.dns.zone_internals import limit_views
 from zkdns.dns.authority import Authority
+from zkdns.dns.cookies import Cookies
+from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.member_records import LabeledMember
 from zkdns.names import to_wire
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import MembersHeld, SetDropped, SetUnread
 from zkdns.serverset.member import Member
+from zkdns.transport.contract import for_client
 
 SUB = parse_namespace("/sub/{environment}/{service}", (b"sub", b"discovery"))
 _SERVICES = ("web.staging", "api.staging", "m1.web.staging", "_tcp.web.staging", "web.staging.sub", "x.prod")
@@ -39,6 +43,20 @@ _LABELS = (
     *("m1", "m1", "m2", "m2", "m3", "M2", "member_0000000001", "s1", "m1-admin", "_tcp", "nope", "web"),
     *("_admin._tcp", "_b._a._tcp", "_a._tcp", "_x._udp", "m1._web._tcp", "m01", "s-1", "x.m1"),
 )
+OPTIONS = EdnsOptions(b"here", 10.0, Cookies(bytes(16), lambda: 1e9, is_shared=False), for_client)
+_COOKIE = dns.edns.CookieOption(b"clientsc", b"")
+_OPTIONS: Sequence[Sequence[dns.edns.Option]] = (
+    *((), (), (_COOKIE,), (dns.edns.CookieOption(bytes(8), b""),), (dns.edns.ECSOption("192.0.2.0"),)),
+    *((dns.edns.NSIDOption(b""),), (dns.edns.NSIDOption(b""), _COOKIE)),
+)
+_ENCODED_OPTIONS = [
+    b"".join(
+        int(option.otype).to_bytes(2) + len(wire).to_bytes(2) + wire
+        for option in options
+        if (wire := option.to_wire()) is not None
+    )
+    for options in _OPTIONS
+]
 _HOSTS = ("10.0.0.1:80", "[2001:db8::1]:80", "host-a:80", "db.example.com:80", None)
 
 
@@ -67,6 +85,25 @@ def test_one_of_many_names_takes_the_long_way(
     assert (len(cache), cache.misses) == (100, 100)
     server.change("web.staging", removed=["member_0000000150"])
     assert not cache
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
+@pytest.mark.parametrize("option", ["cookie", "subnet", "both"])
+def test_names_with_options_take_the_short_way(
+    counted: tuple[Server, Callable[[], int]], option: str, stream: bool
+) -> None:
+    server, count = counted
+    server.responder.edns_options = OPTIONS
+    for number in range(100, 200):
+        cookie, subnet = (
+            dns.edns.CookieOption(number.to_bytes(8), b""),
+            dns.edns.ECSOption(f"10.1.{number}.0"),
+        )
+        options = {"cookie": [cookie], "subnet": [subnet], "both": [subnet, cookie]}[option]
+        response = ask(server, f"m{number}.web.staging.discovery", stream=stream, edns=0, options=options)
+        assert data(response) == [f"10.0.0.{number}"]
+        assert [each.client for each in response.options] == [cookie.client] * (option != "subnet")
+    assert count() == 1
 
 
 def test_names_of_many_members_do_not_need_views_of_their_services(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,23 +176,30 @@ def test_responses_equal_those_of_the_long_way(
     dice = random.Random(seed)
     order = "round-robin" if seed & 1 else "fixed"
     server = Server(namespaces=(NAMESPACE, SUB), order=order, dns_sd=bool(seed & 2), max_answers=1)
+    server.responder.edns_options = OPTIONS
     monkeypatch.undo()  # the zones to compare with have room
     for _ in range(60):
         some_change(server, dice)
         fresh = Authority(server.table, server.config, _fail, random.Random(1))
+        fresh.responder.edns_options = OPTIONS
         fresh.set_health(ready=True, stale=not server.authority.freshness.is_current)
         for _ in range(20):
             name = f"{dice.choice(_LABELS)}.{dice.choice(_SERVICES)}.discovery"
+            edns = dice.choice((None, 0, 0))
             message = encode_query(
                 random_case(name, dice) if dice.random() < 0.2 else name,
                 dice.choice(("A", "AAAA", "SRV", "SRV", "TXT", "ANY")),
-                edns=dice.choice((None, 0, 0)),
+                edns=edns,
                 do=dice.random() < 0.2,
+                options=dice.choice(_ENCODED_OPTIONS) if edns is not None else b"",
             )
             for stream in (False, True):
-                responses = fresh.responder.answer(message[2:], stream=stream, encode=_bare).responses
+                answer = fresh.responder.answer(message[2:], stream=stream, encode=_bare)
+                made: Iterator[bytes] = answer.responses
+                if answer.cookie is not None:
+                    made = map(OPTIONS.finish, made, itertools.repeat(answer.cookie))
                 found = server.respond(message, stream=stream) or b""
-                assert found[2:] in itertools.islice(responses, 40)
+                assert found[2:] in map(Server.for_address, itertools.islice(made, 40))
 
 
 def _bare(body: bytes, _question: int) -> bytes:

@@ -10,8 +10,8 @@ import pytest
 from tests.dns.helpers import query
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.query_codec import QueryCodec
 from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
-from zkdns.dns.response_cache import QueryCodec
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 NAME = "WeB.staging.discovery"

@@ -19,7 +19,8 @@ from tests.forward.helpers import DATA, NAME, message, question, rrset, soa, to_
 from tests.forward.helpers import query as forwarded_query
 from tests.robustness.mutations import Mutator, needs_response, ordinary_messages
 from zkdns.dns.message import BadQueryError, Query, parse_query
-from zkdns.dns.response_cache import QueryCodec, ResponseCache
+from zkdns.dns.query_codec import QueryCodec
+from zkdns.dns.response_cache import ResponseCache
 from zkdns.forward.message import read_reply
 from zkdns.forward.records import BadReplyError
 from zkdns.transport.codecs import TcpCodec, UdpCodec

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +11,14 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
-from zkdns.transport.event_loop import ServingLoop, add_server, deferrer, remove_server
+from zkdns.transport.event_loop import (
+    TURNS_PER_HOUSEKEEPING,
+    ServingLoop,
+    add_server,
+    deferrer,
+    remove_server,
+    set_housekeeping,
+)
 
 
 @contextlib.contextmanager
@@ -223,6 +231,35 @@ class Clock:
     def spend(self, seconds: float) -> None:
         """Work for this long."""
         self.now += seconds
+
+
+def test_housekeeping_is_done_after_every_few_turns_also_while_servers_are_busy() -> None:
+    calls: list[int] = []
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            os.write(writer, b"x")
+            turns = 0
+            done = asyncio.Event()
+
+            def work() -> bool:
+                nonlocal turns
+                turns += 1
+                if turns == 5 * TURNS_PER_HOUSEKEEPING:
+                    os.read(reader, 1)
+                    done.set()
+                return not done.is_set()
+
+            set_housekeeping(lambda: calls.append(turns))
+            add_server(reader, work)
+            await asyncio.wait_for(done.wait(), 5)
+            remove_server(reader)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert len(calls) >= 4
+    gaps = [after - before for before, after in itertools.pairwise(calls)]
+    assert max(gaps) <= TURNS_PER_HOUSEKEEPING
 
 
 def test_deferred_work_runs_in_order_with_servers_in_between() -> None:

@@ -11,9 +11,13 @@ import gc
 from collections.abc import Iterator
 from typing import Final
 
-# Generation 0 is collected after 2,000 new objects, and generation 1 after two of those collections: about
-# 6,000 objects, which takes a millisecond. The third threshold is never reached: there is no full collection.
-_YOUNG_ONLY: Final = (2000, 2, 0x7FFFFFFF)
+# Generation 0 is collected when 500 more objects were made than freed, and generation 1 every second time.
+# Each old object that is freed lets one more new object pass uncounted, so that a collection has up to 3,000
+# objects while a full cache replaces its entries (and even more without `collect_young`). An object takes up
+# to 1 µs (measured), if the new objects are scattered in memory that was used before. Larger thresholds save
+# no time in all: each object is examined as often. The third threshold is never reached: there is no full
+# collection.
+_YOUNG_ONLY: Final = (500, 1, 0x7FFFFFFF)
 
 
 @contextlib.contextmanager
@@ -39,6 +43,15 @@ def collect_young_generations_only() -> None:
     with its traceback are freed while they are new. For longer-lived cycles there is `collect_all`.
     """
     gc.set_threshold(*_YOUNG_ONLY)
+
+
+def collect_young() -> None:
+    """Collect the objects that are new. A worker calls this after every few turns of its event loop.
+
+    While new objects replace old ones one by one, such as queries that wait for a dead upstream, the counter
+    of new objects stays near 0. Without this, a collection had all of them, and took 19 ms (measured).
+    """
+    gc.collect(1)
 
 
 def collect_all() -> None:

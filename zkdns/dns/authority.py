@@ -10,8 +10,9 @@ from zkdns.config import Config
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.freshness import Freshness
+from zkdns.dns.query_codec import QueryCodec
 from zkdns.dns.responder import Responder
-from zkdns.dns.response_cache import MAX_ENTRIES, QueryCodec, ResponseCache
+from zkdns.dns.response_cache import MAX_ENTRIES, ResponseCache
 from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.service_counts import ServiceCounts
 from zkdns.dns.zone import Zone

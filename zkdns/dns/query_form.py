@@ -56,7 +56,7 @@ def form_of(query: Query, template: ResponseTemplate, limit: int) -> QueryForm |
     """The form of a query with a positive response.
 
     Args:
-        query: a query without EDNS options.
+        query: a query without EDNS options that belong to its client, except for a cookie of zeros.
         template: header and OPT record of its response.
         limit: maximum bytes of a message.
 

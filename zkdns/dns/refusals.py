@@ -9,7 +9,7 @@ from zkdns.dns.answer_source import PENDING, REFUSED, AnswerSources
 from zkdns.dns.edns import Ede
 from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.message import BadQueryError, Query, Rcode, Response, parse_query
-from zkdns.dns.response_cache import QueryCodec
+from zkdns.dns.query_codec import QueryCodec
 from zkdns.dns.response_class import classify
 
 _ID = 2

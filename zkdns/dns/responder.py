@@ -381,7 +381,7 @@ class Responder:
         elif records := self._zone.records(match, query):
             responses, rotation = self._in_order(request, response, match.service, records)
             is_member = query.name[1:] == match.service  # or another name directly below the service
-            if is_member and self._freshness.is_current and not (query.edns and query.edns.options):
+            if is_member and self._freshness.is_current:
                 form = form_of(query, response.template(), request.limit)
         elif _is_unresolved(query, match):  # its addresses are unknown, so that NODATA would be wrong
             text = "no host could be resolved yet"

@@ -44,6 +44,7 @@ from zkdns.dns.edns import CLIENT_COOKIE_SIZE, OPT
 from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.forward_form import ForwardForm
 from zkdns.dns.message import HEADER_SIZE, servfail
+from zkdns.dns.query_codec import QueryCodec
 from zkdns.dns.query_form import QueryForm
 from zkdns.dns.responder import Absence, CacheableAnswer, EncodeResponse
 from zkdns.dns.response_class import classify
@@ -103,8 +104,8 @@ _OPT_START, _NO_OPTIONS = b"\0\0\x29", b"\0\0"
 _ADDITIONAL_AT, _NO_ADDITIONAL = _HEADER - 2, b"\0\0"
 _ZERO_COOKIE = bytes(CLIENT_COOKIE_SIZE)
 _COOKIE_SIZES = (CLIENT_COOKIE_SIZE, CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE)
-# Entries and forms with cookies have other keys in `_folded` and `_negative_forms` than those without, so
-# that a query with a cookie of zeros does not find them.
+# Entries and forms with cookies have other keys in `_folded`, `_query_forms` and `_negative_forms` than those
+# without, so that a query with a cookie of zeros does not find them.
 _WITH_COOKIE = b"cookie"
 # By the end of the labels that do not exist: part of the key of a negative form.
 _ENDS = [end.to_bytes(2) for end in range(_HEADER + MAX_NAME + 1)]
@@ -133,38 +134,6 @@ class QueryResponder(Protocol):
 
     def answer_member(self, form: QueryForm, name: bytes) -> tuple[Labels, bytes] | None:
         """The service and the only response to a query of this form for the name of a member."""
-
-
-class QueryCodec(Protocol):
-    """The form of queries and responses of one transport."""
-
-    echoes_question: bool
-    """Whether the transport copies the question, and so its spelling, from the query into the response."""
-
-    @property
-    def max_cached_query(self) -> int:
-        """Bytes of the longest query that is cached."""
-
-    def key(self, query: bytes, /) -> bytes:
-        """The key of a query without its id: the query, followed by bytes that the codec may add."""
-
-    def query(self, key: bytes, /) -> bytes:
-        """The query without its id that belongs to a key."""
-
-    def response(self, body: bytes, question: int, response_class: int, /) -> bytes:
-        """A response after its id, ready to send.
-
-        Args:
-            body: the response after its id.
-            question: length of its question.
-            response_class: as `classify` returns it, for counting.
-        """
-
-    def copy_name(self, response: bytes, query: bytes, name_end: int, /) -> bytes:
-        """The response with the name of a query (after its id), which ends at `name_end`.
-
-        Unchanged if the transport copies the question itself.
-        """
 
 
 class _Entry(msgspec.Struct):
@@ -349,7 +318,12 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self, key: bytes, lower: bytes, query: bytes, *, has_cookie: bool
     ) -> Iterator[bytes]:
         """The responses to a separated query, without cookies."""
-        folded = self._folded.get(lower + _WITH_COOKIE if has_cookie else lower)
+        suffix = _WITH_COOKIE if has_cookie else b""
+        end = key.find(_ROOT, _HEADER)
+        query_form = self._query_forms.get(key[:_HEADER] + key[end:] + suffix)
+        if query_form and (responses := self._answer_member(key, end, query_form)):
+            return responses
+        folded = self._folded.get(lower + suffix)
         if folded is not None and key.endswith(folded.tail):
             return self._in_spelling_of(key, folded, self._entries[folded.key].responses)
         if self._negative_forms:
@@ -389,7 +363,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             return map(finish, responses, itertools.repeat(answer.cookie))
         is_short = len(query) <= self._codec.max_cached_query
         is_cacheable = answer.service is not None and is_short
-        if answer.form is not None and is_cacheable and not is_separated:
+        if answer.form is not None and is_cacheable:
             self._add_query_form(key, answer)
         if answer.forward_form is not None and is_short and not is_separated:
             self._add_forward_form(key, answer.forward_form)
@@ -437,7 +411,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             self.release(_RELEASED_PER_MISS)
         self._sources.record(ZONE)
         response = self._codec.response(body, end - _HEADER + len(form.after_name), form.response_class)
-        answer = CacheableAnswer(itertools.repeat(response), service, size=len(response))
+        cookie = self._responder.edns_options.cookie_of(form.query)
+        answer = CacheableAnswer(itertools.repeat(response), service, size=len(response), cookie=cookie)
         return self._store(key, answer)
 
     def _add_query_form(self, key: bytes, answer: CacheableAnswer) -> None:
@@ -446,7 +421,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         if len(self._query_forms) >= MAX_QUERY_FORMS:
             self._query_forms.clear()
         name_end = answer.question_end - len(answer.form.after_name)
-        self._query_forms[key[:_HEADER] + key[name_end:]] = answer.form
+        suffix = b"" if answer.cookie is None else _WITH_COOKIE
+        self._query_forms[key[:_HEADER] + key[name_end:] + suffix] = answer.form
 
     # -- names that do not exist -----------------------------------------------------------------------------
 

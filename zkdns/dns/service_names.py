@@ -76,7 +76,7 @@ class ServedMember(NamedTuple):
     represented_by: Member | None
 
 
-class _KnownSet:
+class KnownSet:
     """A member set as it was when the view was last updated.
 
     If `is_numbered`, no two members have the same number, so that the time at which they have joined does not
@@ -127,7 +127,7 @@ class ServiceView:
         self._host_users: dict[str, HostUsers] = {}
         self._hosts = Hosts(self._own, table, self._host_users, self._others)
         self._known = [
-            _KnownSet(member_set, precedence, label_prefix(member_set.origin, config))
+            KnownSet(member_set, precedence, label_prefix(member_set.origin, config))
             for precedence, member_set in enumerate(service.by_precedence())
         ]
         self._departed: dict[tuple[str, str], LabeledMember] = {}
@@ -201,7 +201,7 @@ class ServiceView:
                 yield (label,)
 
     def _compare(
-        self, known: _KnownSet, removed: dict[LabeledMember, None], added: list[LabeledMember]
+        self, known: KnownSet, removed: dict[LabeledMember, None], added: list[LabeledMember]
     ) -> Generator[int, None, bool]:
         """Collect the changed members of a set; return False if their order has changed."""
         members, entries = dict(known.member_set.members), known.entries
@@ -263,7 +263,7 @@ class ServiceView:
         return (yield from is_in_order([entries[key] for key in departed if key in entries]))
 
     def _make_entry(
-        self, known: _KnownSet, member: Member, before: LabeledMember | None, *, is_departed: bool = False
+        self, known: KnownSet, member: Member, before: LabeledMember | None, *, is_departed: bool = False
     ) -> LabeledMember:
         """Make the entry of a member; if it was there before, it keeps its place."""
         held = not is_departed and member.name in known.held
@@ -281,7 +281,7 @@ class ServiceView:
             is_departed=is_departed,
         )
 
-    def _order_and_base(self, known: _KnownSet, member: Member, *, is_departed: bool) -> tuple[int, bytes]:
+    def _order_and_base(self, known: KnownSet, member: Member, *, is_departed: bool) -> tuple[int, bytes]:
         """The order of a member that has joined after all others, and its label if it is alone."""
         self._joined += 1
         number = number_of(member.name, known.prefix)

@@ -11,7 +11,7 @@ import itertools
 import random
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -19,18 +19,26 @@ from cachetools import LRUCache
 
 from zkdns.config import Config, Order
 from zkdns.dns.dns_sd import DnsSdDomains, DnsSdServiceView
-from zkdns.dns.member_records import NamedMember
+from zkdns.dns.member_records import (
+    EndpointNames,
+    NamedMember,
+    OwnAddresses,
+    Shards,
+    SharedRecords,
+    Uses,
+)
 from zkdns.dns.message import MIN_RECORD, QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.ordered import Ordered
 from zkdns.dns.overlaps import names_above_services, rfc2782_names, rivals, services_of_name
 from zkdns.dns.records import Node
 from zkdns.dns.reduced_service import ReducedServices
 from zkdns.dns.rotation import RotationCounter
-from zkdns.dns.rrset import NO_RECORDS, Record, RRset, arrange
-from zkdns.dns.service_names import PROTOCOLS, ServiceView, has_no_served_member
+from zkdns.dns.rrset import NO_RECORDS, Record, Renderer, RRset, arrange
+from zkdns.dns.service_names import PROTOCOLS, KnownSet, ServiceView, has_no_served_member
 from zkdns.dns.steps import CHUNK, MEMBER, Run, StepRunner, Steps, chunks_of, run_at_once
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 from zkdns.namespace import ServiceName
-from zkdns.table import ANY_SERVICE, Service, Table
+from zkdns.table import ANY_SERVICE, MemberSet, Service, Table
 
 NAME_SERVER_NAME: Labels = (b"localhost",)
 """The target of all NS records. `localhost` needs no address records in the zone."""
@@ -84,6 +92,21 @@ _MAX_CACHED_IN_LARGE_SERVICES = 50_000
 # The types whose RRsets may have a rotation counter.
 _ROTATING_TYPES = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR, Type.ANY)
 
+# The objects of a view, and of the service, that may have as many parts as the service has members.
+_VIEW_CONTAINERS = (
+    ServiceView,
+    KnownSet,
+    MemberSet,
+    EndpointNames,
+    OwnAddresses,
+    SharedRecords,
+    Shards,
+    Uses,
+    Ordered,
+    Node,
+    Renderer,
+)
+
 _NO_SUCH_NAME = ZoneMatch(ANY_SERVICE, None)
 
 
@@ -113,12 +136,11 @@ class Zone:
             ANY_SERVICE: Policy(config.ttl, config.order, None),
             **dict(_service_policies(config)),
         }
-        self._small_views: LRUCache[Labels, ServiceView] = LRUCache(_MAX_CACHED_MEMBERS, _size_of)
-        self._large_views: LRUCache[Labels, ServiceView] = LRUCache(
-            _MAX_CACHED_IN_LARGE_SERVICES, _size_of_large
-        )
         self._reduced = ReducedServices(config)
         self.steps = StepRunner()
+        self.steps.containers = _VIEW_CONTAINERS
+        self._small_views: LRUCache[Labels, ServiceView] = LRUCache(_MAX_CACHED_MEMBERS, _size_of)
+        self._large_views = _LargeViews(self.steps.release)
         self._changed: set[Labels] = set()
         self._locations: dict[Labels, _Location] = {}
         self._services_at: Counter[_Location] = Counter()
@@ -303,7 +325,7 @@ class Zone:
         if is_new or view is None:
             view = self._new_view(service, functools.partial(self.steps.run, key))
             yield from view.update(service)
-        self._drop_view(key)
+        self._drop_view(key, unless=view)
         self._keep_view(key, view)  # with its new size
         if is_new:
             yield from self._drop_counters_of_absent_names(key)
@@ -344,9 +366,11 @@ class Zone:
         views = self._small_views if view.size < _LARGE_SERVICE else self._large_views
         views[key] = view
 
-    def _drop_view(self, key: Labels) -> None:
+    def _drop_view(self, key: Labels, *, unless: ServiceView | None = None) -> None:
         self._small_views.pop(key, None)
-        self._large_views.pop(key, None)
+        view = self._large_views.pop(key, None)
+        if view is not None and view is not unless:
+            self.steps.release(view)
 
     def _is_hidden(self, key: Labels) -> bool:
         """Whether the service has no served members, and `empty = "nxdomain"` hides its name."""
@@ -565,6 +589,24 @@ class Zone:
             self._nonterminals[name] += step
             if not self._nonterminals[name]:
                 del self._nonterminals[name]
+
+
+class _LargeViews(LRUCache[Labels, ServiceView]):
+    """Cached views of large services.
+
+    Args:
+        release: frees a view that is evicted.
+    """
+
+    def __init__(self, release: Callable[[ServiceView], None]) -> None:
+        super().__init__(_MAX_CACHED_IN_LARGE_SERVICES, _size_of_large)
+        self._release = release
+
+    def popitem(self) -> tuple[Labels, ServiceView]:
+        """Evict the view that was used least recently."""
+        key, view = super().popitem()
+        self._release(view)
+        return key, view
 
 
 def _size_of(view: ServiceView) -> int:

@@ -263,6 +263,12 @@ _OF_WORKERS = (
         "Approximate memory of these entries.",
         "response_cache_bytes",
     ),
+    (
+        GaugeMetricFamily,
+        "zkdns_large_service_waiting_queries",
+        "Queries that wait for the names of large services now.",
+        "waiting_for_services",
+    ),
     (CounterMetricFamily, "zkdns_unsent_responses", "Responses that the kernel did not accept.", "unsent"),
     (GaugeMetricFamily, "zkdns_tcp_connections", "Open TCP connections of clients.", "tcp_connections"),
     (

@@ -158,6 +158,8 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
     response_cache_entries: int = 0
     response_cache_bytes: int = 0
     """Approximate memory of the entries."""
+    waiting_for_services: int = 0
+    """Queries that wait for the names of large services now."""
     unsent: int = 0
     """Responses that the kernel did not accept."""
     tcp_connections: int = 0

@@ -13,6 +13,8 @@ datagram that the server sends, which costs a twentieth of a response (measured)
 
 Deferred work runs in pieces, and servers are checked between the pieces. A query that can be answered from
 the cache therefore waits for at most one piece.
+
+A function for housekeeping, such as garbage collection, is called after every few turns (`set_housekeeping`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ log = structlog.get_logger("zkdns.transport")
 
 
 _Ts = TypeVarTuple("_Ts")
+
+TURNS_PER_HOUSEKEEPING = 4
 
 Work = Callable[[], bool]
 """What a server does when its file is ready. Returns whether there may be more to do."""
@@ -96,6 +100,16 @@ def remove_server(file: int) -> None:
         loop.remove_reader(file)
 
 
+def set_housekeeping(function: Callable[[], object]) -> None:
+    """Call a function after every few turns of the running loop, from now on.
+
+    It must be quick: a turn has at least one event, and at most some hundred queries.
+    """
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, ServingLoop) and loop.serving is not None:
+        loop.serving.housekeeping = function
+
+
 def deferrer() -> Defer:
     """The function that schedules deferred work in the running loop.
 
@@ -115,6 +129,7 @@ class _ServingSelector(selectors.BaseSelector):
 
     Attributes:
         has_loop_work: whether asyncio has something to do, so that `select` has to return soon.
+        housekeeping: called after every few turns.
 
     Args:
         clock: as above.
@@ -122,6 +137,8 @@ class _ServingSelector(selectors.BaseSelector):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.has_loop_work = False
+        self.housekeeping: Callable[[], object] = lambda: None
+        self._turns = 0
         self._clock = clock
         self._servers: dict[int, Work] = {}
         self._busy: set[int] = set()  # servers with more work
@@ -165,6 +182,10 @@ class _ServingSelector(selectors.BaseSelector):
                 self._run_deferred(started)
             elif not ready and not is_busy:
                 return []
+            self._turns += 1
+            if self._turns >= TURNS_PER_HOUSEKEEPING:
+                self._turns = 0
+                self.housekeeping()
             if self.has_loop_work:
                 return self._others.select(0)
             if end is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dns.flags
@@ -21,6 +21,8 @@ from tests.transport.helpers import serving
 from zkdns.daemon.worker import deferred_answers
 from zkdns.daemon.worker.deferred_answers import MAX_ATTEMPTS, DeferredAnswers
 from zkdns.dns import service_names
+from zkdns.dns.member_records import LabeledMember
+from zkdns.dns.steps import RELEASED_AT_ONCE
 from zkdns.serverset.changes import Change
 from zkdns.transport.codecs import UdpCodec
 from zkdns.transport.contract import DeferredResponse, Render
@@ -206,6 +208,51 @@ def test_an_error_in_a_step_costs_only_the_queries_that_wait(monkeypatch: pytest
     assert failures == [query(WEB).to_wire()[2:]]
 
 
+@pytest.mark.usefixtures("_few_objects")
+def test_a_dropped_view_is_freed_in_pieces() -> None:
+    server, members = large(3000), 3000
+    deferring = Deferring(server)
+    for qtype in ("A", "SRV", "TXT"):
+        deferring.answer(WEB, qtype)
+    server.authority.forget_all()
+    server.zone.view(KEY)
+    before = count_members()
+    server.drop("web.staging")
+    assert count_members() == before
+    pieces = 0
+    while deferring.pieces:
+        left = count_members()
+        deferring.run_piece()
+        assert left - count_members() <= RELEASED_AT_ONCE
+        pieces += 1
+    assert count_members() == before - members
+    assert pieces > members // RELEASED_AT_ONCE
+
+
+@pytest.fixture
+def _few_objects() -> Iterator[None]:
+    """Let `gc.get_objects` return only the objects of the test."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def count_members() -> int:
+    """The number of members in all views."""
+    return sum(type(each) is LabeledMember for each in gc.get_objects())
+
+
+def test_a_view_that_is_evicted_is_freed_in_pieces() -> None:
+    server = Server({f"s{number}.staging": many(26_000) for number in range(2)})
+    deferring = Deferring(server)
+    deferring.answer("s0.staging.discovery")
+    deferring.answer("s1.staging.discovery")
+    view = weakref.ref(server.zone.view((b"s1", *KEY[1:])))
+    deferring.send("s0.staging.discovery", "SRV")
+    deferring.run()
+    assert view() is None
+
+
 def test_a_dropped_view_is_freed_without_garbage_collection() -> None:
     deferring = Deferring(large(1000, dns_sd=True, reverse=True))
     for name, qtype in QUERIES:
@@ -216,6 +263,7 @@ def test_a_dropped_view_is_freed_without_garbage_collection() -> None:
     gc.disable()
     try:
         deferring.server.drop("web.staging")
+        deferring.run()
         assert view() is None
     finally:
         gc.enable()

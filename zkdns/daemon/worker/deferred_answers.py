@@ -63,7 +63,7 @@ class DeferredAnswers:
         self._queries: dict[Labels, deque[_Waiting]] = {}
         self._attempts = 0  # of the query that is looked up again
         self._is_scheduled = False
-        runner.deferral = self
+        runner.deferral, runner.defer = self, defer
 
     def __call__(self, key: Labels, retry: Retry) -> bytes:
         """Make a deferred response to a query that needs unfinished steps of the service with this key."""

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from zkdns.daemon.gc_tuning import collect_all, collect_young_generations_only
+from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
 from zkdns.daemon.ipc.child import Follow, Orders, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import CopyServer, SourceHealth, Subscriber
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
@@ -55,7 +55,7 @@ from zkdns.telemetry.traffic import TopQueries
 from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist, RateLimit
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.contract import ResponseLookup, for_client
-from zkdns.transport.event_loop import deferrer
+from zkdns.transport.event_loop import deferrer, set_housekeeping
 from zkdns.transport.local_addresses import LocalAddresses
 from zkdns.transport.log_once import LogOnce
 from zkdns.transport.rate_counters import RateCounters
@@ -80,7 +80,7 @@ _MAX_UDP_CACHE_BYTES, _MAX_TCP_CACHE_BYTES = 72 << 20, 16 << 20
 
 async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> None:
     """Run the worker until it is cancelled or retired."""
-    collect_young_generations_only()
+    _tune_garbage_collection()
     table = Table(with_addresses=task.config.reverse)
     log_once = LogOnce(log, "query_failed")
     authority = Authority(
@@ -99,11 +99,11 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         reporter.report()
 
     access = SharedAccess(task)
-    udp, tcp = _make_servers(task, authority, sockets, access)
+    udp, tcp = servers = _make_servers(task, authority, sockets, access)
     # After the servers, because it uses the remaining file descriptors.
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
-    reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), access.counters, send_report)
+    reporter = WorkerStatsReporter(authority, forwarder, deferred, servers, access.counters, send=send_report)
     traffic = _make_traffic_reporter(task, authority, (*udp, *tcp), send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(
@@ -138,6 +138,11 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         for listener in tcp:
             listener.stop()
         await asyncio.sleep(0)  # TCP transports send their last responses before the process exits
+
+
+def _tune_garbage_collection() -> None:
+    collect_young_generations_only()
+    set_housekeeping(collect_young)
 
 
 async def _execute_orders(orders: Orders, subscriber: Subscriber) -> Retire:

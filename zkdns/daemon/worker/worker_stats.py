@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 
 from zkdns.daemon.ipc.child import Report, SendReport
+from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.dns.answer_source import RESPONSE_CACHE
 from zkdns.dns.authority import Authority
 from zkdns.dns.response_class import describe
@@ -41,6 +42,7 @@ class WorkerStatsReporter:
     Args:
         authority: for readiness, sources and the response caches.
         forwarder: None: this server forwards nothing.
+        deferred: the queries that wait for the names of large services.
         servers: UDP and TCP servers of this worker.
         access: counters of refused and rate-limited queries.
         send: sends a report.
@@ -50,14 +52,17 @@ class WorkerStatsReporter:
         self,
         authority: Authority,
         forwarder: Forwarder | None,
+        deferred: DeferredAnswers,
         servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
         access: AccessCounters,
+        *,
         send: SendReport,
     ) -> None:
         self._access = access
         self._servers = servers
         self._authority = authority
         self._forwarder = forwarder
+        self._deferred = deferred
         self._send = send
         self._last = Report(ready=False)
         self._truncated = self._from_response_cache = 0
@@ -100,6 +105,7 @@ class WorkerStatsReporter:
             response_cache_evictions=sum(cache.evicted for cache in caches),
             response_cache_entries=sum(map(len, caches)),
             response_cache_bytes=sum(cache.size for cache in caches),
+            waiting_for_services=self._deferred.waiting,
             unsent=sum(server.lost for server in udp),
             tcp_connections=sum(server.connection_count for server in tcp),
             tcp_held_bytes=tcp[0].held.total if tcp else 0,  # all servers share it
