@@ -128,7 +128,7 @@ def test_there_are_examples() -> None:
 
 def test_every_example_of_the_page_of_the_commands_is_run() -> None:
     page = PAGES["zkdns/docs/cli.md"]
-    assert blocks(page, "sh") == ["zkdns serve --demo --dns-sd --reverse\n"]  # the server of the examples
+    assert "zkdns serve --demo --dns-sd --reverse\n" in blocks(page, "sh")  # the server of the examples
     ((_, examples),) = console_examples(page).items()
     assert len(examples) == sum(block.count("$ ") for block in blocks(page, "console"))
     shown = {command.split()[1] for command, _ in examples}
@@ -323,7 +323,7 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
     command = blocks(README, "sh")[0].strip()
     assert command.endswith("zkdns serve --demo")
     directory = Path(tempfile.mkdtemp(prefix="zkdns-readme-"))
-    for name in ("pyproject.toml", "README.md", "man", "systemd", "zkdns"):
+    for name in ("pyproject.toml", "README.md", "systemd", "zkdns"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, directory / name)

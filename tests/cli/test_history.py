@@ -81,7 +81,7 @@ def test_added_and_removed_members_are_listed(server: ZkdnsServer, web: Web) -> 
     )
     assert history(server, "nix.staging")[::2] == (
         1,
-        "zkdns: the server has no changes of nix.staging in its history\n",
+        "zkdns: there is no service nix.staging\n",
     )
     entries = [json.loads(line) for line in history(server, "--json").output.splitlines()]
     assert [entry["znode"] for entry in entries] == [path, path]

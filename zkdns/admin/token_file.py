@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from zkdns.causes import cause_of
 from zkdns.errors import BadValueError
 from zkdns.serverset.auth import check_private
 
@@ -29,7 +30,7 @@ def read_token(file: str) -> bytes:
         check_private(file)
     except OSError as error:
         raise BadValueError(
-            f"cannot be read ({error.strerror}); name a file that this user may read"
+            f"cannot be read ({cause_of(error)}); name a file that this user may read"
         ) from None
     if not MIN_LENGTH <= len(token) <= _MAX_LENGTH or not token.isascii() or len(token.split()) != 1:
         raise BadValueError(

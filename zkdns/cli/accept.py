@@ -13,6 +13,7 @@ from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_held
 from zkdns.cli.options import SettingOption, config_option, fail, fail_usage
 from zkdns.cli.service_argument import fail_not_found, service_argument
+from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_fields, write_json
 
 
@@ -59,7 +60,7 @@ def accept(
     try:
         accepted = client.post("accept", LossesAccepted, service=service, all=every)
     except UnreachableError as error:
-        fail(error)
+        fail(error, ExitStatus.NO_RESPONSE)
     except RefusedError as error:
         if service is not None and error.status == HTTPStatus.NOT_FOUND:
             fail_not_found(client, service, str(error))

@@ -14,7 +14,6 @@ from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import check_znode_path
 from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, load_access
 from zkdns.spelling import SetPlace, locate_set, parse_spelling
-from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -127,5 +126,7 @@ class ParsedOptions:
         """Set up logging and return the configuration. If there are errors, print them and exit."""
         if self.errors or self._config is None:
             fail_usage(self.errors)
+        from zkdns.telemetry.log_setup import configure_logging  # noqa: PLC0415 - loads structlog, for few commands
+
         configure_logging(self._config.log.format, self._config.log.level, process=process)
         return self._config
