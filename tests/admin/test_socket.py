@@ -94,7 +94,7 @@ def test_closing_does_not_remove_the_socket_of_a_later_server(path: Path) -> Non
     [
         (lambda path: path.write_text("precious"), "the path exists and is not a socket"),
         (lambda path: path.mkdir(), "the path exists and is not a socket"),
-        (lambda path: path.parent.rmdir() or path.parent.write_text(""), "File exists"),
+        (lambda path: path.parent.rmdir() or path.parent.write_text(""), "file exists"),
     ],
 )
 def test_a_failure_to_listen_has_a_reason(path: Path, make: Callable[[Path], object], reason: str) -> None:
