@@ -151,7 +151,7 @@ def test_a_command_that_cannot_start_is_logged_and_retried_at_the_next_change(
     hook.schedule(("10.0.0.1:80",))
     eventually(lambda: caplog.records)
     assert caplog.records[0].getMessage().startswith("zkdns: watch_command_start_failed ")
-    assert "reason='Argument list too long'" in caplog.records[0].getMessage()
+    assert "reason='argument list too long'" in caplog.records[0].getMessage()
     monkeypatch.undo()
     hook.schedule(("10.0.0.2:80",))
     assert read_lines(file, 1) == ["10.0.0.2:80"]
