@@ -45,7 +45,7 @@ class SettingOption(click.Option):
         variable: the environment variable; empty if there is none.
         setting: None if the option belongs to no setting, or the default is in its help.
         required: whether a command needs it: `required`, or with the condition; empty if it does not. click
-            is not told, so that a missing option is reported together with all other errors.
+            does not check it, so that a missing option is reported together with all other errors.
     """
 
     def __init__(

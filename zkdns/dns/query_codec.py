@@ -1,4 +1,4 @@
-"""`QueryCodec`: what the response cache needs of a transport. `zkdns.transport.codecs` has both."""
+"""`QueryCodec`: what a transport has to provide for the response cache (see `zkdns.transport.codecs`)."""
 
 from __future__ import annotations
 
