@@ -127,7 +127,7 @@ def test_the_exit_status_depends_on_the_records(
 def test_the_soa_and_extended_errors_of_a_negative_response_are_printed(demo: ZkdnsServer) -> None:
     output = lookup("nothing.staging.discovery", "--dns", server_of(demo)).output
     assert "\nauthority:\ndiscovery.  2  SOA  " in output
-    assert "server error 20: not authoritative\n" in lookup("x.org", "--dns", server_of(demo)).output
+    assert "extended DNS error 20: not authoritative\n" in lookup("x.org", "--dns", server_of(demo)).output
 
 
 def test_a_truncated_response_is_fetched_over_tcp(many: ZkdnsServer) -> None:

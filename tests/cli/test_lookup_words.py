@@ -72,6 +72,7 @@ def test_addresses_of_the_option_come_first() -> None:
         ("@a @b web.staging", (), "there are 2 servers; write one @SERVER"),
         ("web.staging SVR", (), "'SVR' is not a record type (did you mean SRV?); write A, AAAA, SRV"),
         ("web.staging 7even", (), "'7even' is not a record type; write A"),
+        ("web.staging SRV +short", (), "'+short' is an option of dig; zkdns lookup --help lists the options"),
         ("web.staging TYPE65536", (), "'TYPE65536' is not a record type"),
         ("web.staging api", (), "or a further name with a dot, such as web.staging"),
         ("", ("foo",), "-x: 'foo' is not an address; write an IP address, such as 10.0.0.1"),

@@ -89,6 +89,7 @@ def test_once_prints_the_chosen_view(server: ZkdnsServer) -> None:
     long = f"{'x' * 60}.{'y' * 60}.staging.discovery"
     for _ in range(3):
         server.query(WEB)
+        server.query(WEB)  # the most frequent name, and so on the first line
         server.query(long)
         server.query("tcp.staging.discovery", tcp=True)
     output = run(*arguments, "names").output

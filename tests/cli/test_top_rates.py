@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from zkdns.admin.status import StatsReading, TableStatus, WorkerReading, ZooKeeperStatus
 from zkdns.cli.top_rates import is_comparable, rates_between
+from zkdns.cli.top_state import TopState
+from zkdns.cli.top_view import whole_view
 from zkdns.telemetry.stats import LATENCY_BUCKETS, ForwardStats, LatencyStats, ResponseStats, UpstreamStats
 
 
@@ -104,6 +109,27 @@ def test_table_and_zookeeper_are_those_of_the_second_reading() -> None:
     assert (rates.services, rates.zookeeper, rates.zookeeper_stale_seconds) == (4, "away", 3.5)
     assert rates.members == {"alive": 3, "hidden": 0, "held": 2}
     assert rates_between(reading(0.0), reading(1.0)).zookeeper is None
+
+
+@pytest.mark.parametrize(
+    ("services", "state", "stale", "line"),
+    [
+        (1, "live", 0.0, "1 service, members: 3 alive; ZooKeeper: live"),
+        (4, "away", 3.5, "4 services, members: 3 alive; ZooKeeper: away for 3.5s"),
+    ],
+)
+def test_the_view_shows_the_table_and_the_state_of_zookeeper(
+    services: int, state: str, stale: float, line: str
+) -> None:
+    after = reading(
+        1.0,
+        zookeeper=ZooKeeperStatus("zk:2181", state, stale),
+        table=TableStatus(services=services, alive=3, hidden=0, held=0, bad=None),
+    )
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(whole_view(rates_between(reading(0.0), after), "/run/zkdns/api", TopState()))
+    assert f"\n{line}\n" in capture.get()
 
 
 def test_without_traffic_there_are_no_shares_and_no_quantiles() -> None:

@@ -197,7 +197,10 @@ def test_an_unquoted_service_with_dots_is_explained() -> None:
 @pytest.mark.parametrize(
     ("toml", "expected"),
     [
-        ("ttl = ", "is not TOML: Invalid value (at end of document)"),
+        (
+            "ttl = 5\nzone = foo",
+            'is not TOML: Invalid value (at line 2, column 8); text needs quotes, such as zone = "discovery"',
+        ),
         (
             "ttl = 5\nzone discovery",
             "is not TOML: Expected '=' after a key in a key/value pair (at line 2, column 6)",

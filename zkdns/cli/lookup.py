@@ -337,7 +337,7 @@ def _print(result: LookupResult) -> None:
     source = f"from {result.server} in {result.milliseconds:.1f} ms"
     lines.write(f"{result.name} {result.type}: {result.rcode}, {records}, {source}", style="bold")
     for error in result.errors:
-        lines.write(f"server error {error}", style="yellow")
+        lines.write(f"extended DNS error {error}", style="yellow")
     if result.tried and result.rcode in _ABSENT and "aa" not in result.flags:
         lines.write(f"also tried: {', '.join(result.tried)}", style="yellow")
     if result.nearest:

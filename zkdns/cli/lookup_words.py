@@ -108,6 +108,8 @@ def parse_type(word: str) -> int:
     Raises:
         BadValueError: it is unknown. The text names the most similar type.
     """
+    if word.startswith("+"):
+        raise BadValueError(f"{word!r} is an option of dig; zkdns lookup --help lists the options")
     name = word.upper()
     number = dnslib.QTYPE.reverse.get(name)
     if number is None and re.fullmatch(r"TYPE[0-9]{1,5}", name):

@@ -10,7 +10,7 @@ import click
 from zkdns.address import MAX_PORT, parse_host_port
 from zkdns.cli.command import Command
 from zkdns.cli.options import fail
-from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
+from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, fail_in_zookeeper, server_set_options
 from zkdns.config import Setting
 from zkdns.config.parsers import boolean, integer, text
 from zkdns.durations import duration_parser
@@ -90,11 +90,11 @@ _ROWS = (
     cls=Command,
     examples=(
         (
-            "zkdns register web --environment staging --port 8080 -- ./server",
+            "zkdns register web.staging --port 8080 -- ./server",
             "Run a server, and register it while it runs",
         ),
         (
-            "zkdns register web --environment staging --port 8080 --check http:/health",
+            "zkdns register web.staging --port 8080 --check http:/health",
             "Register a server that runs already, while its health check passes",
         ),
     ),
@@ -145,7 +145,7 @@ def register(service: str, config_file: str | None, command: tuple[str, ...], **
     except ProgramError as error:
         fail(error, error.status)
     except ZkdnsError as error:
-        fail(error)
+        fail_in_zookeeper(error, config)
     sys.exit(status)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from zkdns.cli.options import config_option, fail_usage, options_of
+from zkdns.cli.options import config_option, fail, fail_usage, options_of
+from zkdns.cli.statuses import status_of
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.parsers import Location, text
 from zkdns.config.setting import parse_table
-from zkdns.errors import BadValueError, ConfigError
+from zkdns.errors import BadValueError, ConfigError, UnreachableError, ZkdnsError
 from zkdns.namespace import check_znode_path
 from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, load_access
 from zkdns.spelling import SetPlace, locate_set, parse_spelling
@@ -130,3 +131,10 @@ class ParsedOptions:
 
         configure_logging(self._config.log.format, self._config.log.level, process=process)
         return self._config
+
+
+def fail_in_zookeeper(error: ZkdnsError, config: Config) -> NoReturn:
+    """Print an error of ZooKeeper and exit. If no ensemble is configured, also print how to name one."""
+    is_guess = config.has_default_source and isinstance(error, UnreachableError)
+    hint = "; no other is configured: name one with --zookeeper or ZKDNS_ZOOKEEPER" if is_guess else ""
+    fail(f"{error}{hint}", status_of(error))

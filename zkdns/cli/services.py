@@ -16,6 +16,7 @@ from zkdns.cli.serverset_options import (
     CONFIGURED,
     ENVIRONMENT,
     ParsedOptions,
+    fail_in_zookeeper,
     parse_znode_name,
     server_set_options,
 )
@@ -112,7 +113,7 @@ def _list_directly(config: Config, environment: str | None, access: Access) -> t
                 for one in config.namespaces
             ]
     except ZkdnsError as error:
-        fail(error)
+        fail_in_zookeeper(error, config)
     rows = [row for listing in listings for row in listing.services]
     merged = Listing(
         services=tuple(sorted(rows, key=lambda row: (row.environment, row.service, row.path))),

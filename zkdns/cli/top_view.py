@@ -162,9 +162,10 @@ def _transports(rates: Mapping[str, float]) -> str:
 
 def _table_line(rates: Rates) -> Text:
     members = ", ".join(f"{count:,} {state}" for state, count in rates.members.items() if count)
-    line = styled(f"{rates.services:,} services, members: {members or 'none'}")
+    word = "service" if rates.services == 1 else "services"
+    line = styled(f"{rates.services:,} {word}, members: {members or 'none'}")
     if rates.zookeeper is not None:
-        line.append_text(styled("; ZooKeeper is "))
+        line.append_text(styled("; ZooKeeper: "))
         line.append_text(styled(rates.zookeeper, _STATES.get(rates.zookeeper, "")))
         if rates.zookeeper_stale_seconds:
             line.append_text(styled(f" for {format_duration(rates.zookeeper_stale_seconds)}"))

@@ -14,8 +14,7 @@ import msgspec
 
 from zkdns.cli.command import Command
 from zkdns.cli.name_completion import complete_names
-from zkdns.cli.options import fail
-from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
+from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, fail_in_zookeeper, server_set_options
 from zkdns.cli.streams import ReaderGoneError, watch_reader, write_error
 from zkdns.cli.watch_output import WatchOutput, difference, make_output
 from zkdns.config import Config
@@ -69,9 +68,9 @@ A `SetWatch` is the watch that has started, and a `ZkdnsError` the reason why it
 @click.command(
     cls=Command,
     examples=(
-        ("zkdns watch web --environment staging", "Show the members, and each change"),
+        ("zkdns watch web.staging", "Show the members, and each change"),
         (
-            "zkdns watch web --environment staging --exec 'cat > endpoints'",
+            "zkdns watch web.staging --exec 'cat > endpoints'",
             "Write the endpoints to a file at each change",
         ),
     ),
@@ -116,7 +115,7 @@ def watch(service: str, config_file: str | None, as_json: bool, command: str | N
         ):
             _Follower(parsed.access, config, place, output, hook).run()
     except ZkdnsError as error:
-        fail(error)
+        fail_in_zookeeper(error, config)
 
 
 class _Follower:

@@ -238,7 +238,8 @@ def parse_toml(data: bytes) -> dict[str, object]:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadValueError(f"is not UTF-8 (at line {line}); TOML is always UTF-8") from None
     except ValueError as error:  # TOMLDecodeError, and int() of more digits than Python reads
-        raise BadValueError(f"is not TOML: {error}") from None
+        hint = '; text needs quotes, such as zone = "discovery"' if "Invalid value" in str(error) else ""
+        raise BadValueError(f"is not TOML: {error}{hint}") from None
     except RecursionError:
         raise BadValueError("is nested too deeply to be read") from None
 

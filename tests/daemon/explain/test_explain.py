@@ -138,7 +138,7 @@ def answers_of(found: Explanation) -> str:
             "refused",
             "www.example.com",
             "A:REFUSED AAAA:REFUSED SRV:REFUSED",
-            'forward.upstreams is "none"',
+            "no service has this name; it is outside the zones (discovery), and refused: ",
         ),
         ("web.staging.", "refused", "web.staging", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside the zones"),
         ("10.0.0.1", "refused", "1.0.0.10.in-addr.arpa", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside"),

@@ -197,6 +197,7 @@ def test_zookeeper_servers() -> None:
     assert levels(found) == ["ok", "warning"]
     assert "/discovery has 2 znodes, /aurora has 1 znode;" in sentences(found)
     assert levels(check_zookeeper([away])) == ["wrong"]
+    assert 'write hosts = "HOST:PORT" in [zookeeper]' in sentences(check_zookeeper([away]))
     lonely = ProbeResult(HostPort("zk03", 2181), is_read_only=True, roots=(RootListing("/discovery", 1),))
     assert levels(check_zookeeper([lonely])) == ["warning"]
     chrooted = ProbeResult(HostPort("zk05", 2181), missing_chroot="/services")

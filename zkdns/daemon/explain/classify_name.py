@@ -96,9 +96,11 @@ class NameClassifier:
                 labels = reverse_name(address)
             case ServiceText(labels, is_absolute):
                 labels = labels if is_absolute else self._with_zone(labels)
-        if self._zone.apex_of(labels) is None:
-            return self._classify_outside(labels)
-        return self._classify_in_zone(labels)
+                found = self._classify_name(labels)
+                if not is_absolute and found.kind in {"forwarded", "refused"}:
+                    return msgspec.structs.replace(found, rule=f"no service has this name; {found.rule}")
+                return found
+        return self._classify_name(labels)
 
     def possible_services(self, text: str) -> set[Labels]:
         """Return the keys of the services that a text may be a name of.
@@ -131,6 +133,11 @@ class NameClassifier:
         zone = self._config.zone
         is_first = self._zone.apex_of(labels) == zone and labels != zone
         return to_text(labels[: -len(zone)] if is_first else labels)
+
+    def _classify_name(self, labels: Labels) -> NameClass:
+        if self._zone.apex_of(labels) is None:
+            return self._classify_outside(labels)
+        return self._classify_in_zone(labels)
 
     # -- from the text to a name ---------------------------------------------------------------------------
 

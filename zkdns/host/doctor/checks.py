@@ -192,7 +192,8 @@ def check_zookeeper(probes: Iterable[ProbeResult]) -> Iterator[Finding]:
         about = f"ZooKeeper {probe.server}"
         if probe.failure is not None:
             if len(failed) == len(probes):
-                yield wrong(about, probe.failure, "start it, or name others (zookeeper = …)")
+                advice = 'start it, or name others: write hosts = "HOST:PORT" in [zookeeper]'
+                yield wrong(about, probe.failure, advice)
             else:
                 yield warning(about, f"{probe.failure}; others work", "start it, or name others")
         elif probe.is_read_only:
