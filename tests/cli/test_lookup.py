@@ -267,6 +267,12 @@ def test_errors_of_the_configuration_are_printed() -> None:
     assert [line.split(":")[1] for line in ended.errors.splitlines()] == [" ZKDNS_LISTEN", " ZKDNS_TTL"]
 
 
+def test_with_a_dns_address_an_invalid_configuration_is_no_obstacle(demo: ZkdnsServer) -> None:
+    """The health check of the container image: the server may run with an earlier version of the file."""
+    ended = lookup("web.staging.discovery", "--dns", server_of(demo), ZKDNS_TTL="-1")
+    assert (ended.status, ended.errors) == (0, "")
+
+
 def test_without_a_server_the_exit_status_is_3() -> None:
     ended = lookup("web", ZKDNS_ADMIN_SOCKET="/nowhere/api")
     assert ended.status == 3

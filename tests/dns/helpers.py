@@ -130,8 +130,8 @@ class Server:
         self.authority = Authority(self.table, self.config, _raise, random.Random(seed))
         self.zone, self.responder = self.authority.zone, self.authority.responder
         self.authority.set_health(ready=True, stale=False)
-        self.datagrams = self.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 24)
-        self.streams = self.authority.make_cache(TcpCodec, stream=True, max_bytes=1 << 24)
+        self.datagrams = self.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 25)
+        self.streams = self.authority.make_cache(TcpCodec, stream=True, max_bytes=1 << 25)
         for name, members in (sets or {}).items():
             self.apply(put(name, members, namespaces=namespaces))
 

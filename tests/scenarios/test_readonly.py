@@ -57,7 +57,7 @@ def check_that_the_library_names_the_quorum(readonly: str) -> None:
 
 def check_that_commands_read_from_it(readonly: str) -> None:
     """Check that `services` and `watch` use the server, and report that it may be out of date."""
-    listed = run("services", "--zookeeper", readonly)
+    listed = run("services", "--direct", "--zookeeper", readonly)
     assert listed.status == 0
     assert "staging\tweb\t1" in listed.output
     assert QUORUM in listed.errors

@@ -1,7 +1,6 @@
 """Binding sockets, and the error messages if that fails."""
 
 import contextlib
-import errno
 import os
 import socket
 import subprocess
@@ -200,7 +199,7 @@ def test_a_privileged_port_is_an_error_with_remedies() -> None:
 def test_other_errors_have_the_systems_message() -> None:
     # IPv4-mapped addresses, which the server's IPv6 sockets exclude.
     error = refusal(HostPort("::ffff:127.0.0.1", 0))
-    assert error == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"
+    assert error == "cannot listen on [::ffff:127.0.0.1]:0: invalid argument"
 
 
 def arrivals(pairs: list[SocketPair], count: int = 60) -> list[int]:

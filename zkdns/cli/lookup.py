@@ -31,6 +31,7 @@ from zkdns.cli.options import (
     fail,
     fail_usage,
     flag_option,
+    load,
     load_or_exit,
 )
 from zkdns.cli.output import StyledLines
@@ -42,7 +43,7 @@ from zkdns.cli.values import ValueType, duration_option
 from zkdns.config.parsers import text
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.edns import Ede, OptionCode
-from zkdns.errors import BadValueError
+from zkdns.errors import BadValueError, ConfigError
 from zkdns.names import Labels, parse_name, to_text
 from zkdns.namespace import Namespace, parse_namespace
 from zkdns.resolv_conf import RESOLV_CONF, ResolvConf, parse_resolv_conf
@@ -242,11 +243,19 @@ class _Lookups:
 
     @cached_property
     def _namespaces(self) -> tuple[Namespace, ...]:
-        """The namespaces that the server reports, or without its API those of the configuration."""
+        """The namespaces that the server reports, or without its API those of the configuration.
+
+        With `--dns`, an invalid file in the usual place is no obstacle: the server may have read another one.
+        """
         if self._status is not None:
             served = self._status.namespaces
             return tuple(parse_namespace(one.template, parse_name(one.zone)) for one in served)
-        return load_or_exit({}, self._config_file, with_static=False, with_access=False).namespaces
+        if self._config_file is not None:
+            return load_or_exit({}, self._config_file, with_static=False, with_access=False).namespaces
+        try:
+            return load({}, None, with_static=False, with_access=False).namespaces
+        except ConfigError:
+            return ()
 
 
 def _search_list() -> ResolvConf:

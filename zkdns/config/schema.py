@@ -272,7 +272,7 @@ NAMES = (
         boolean,
         "BOOL",
         "Count the most frequent names and clients, for `zkdns top`.",
-        used_by=_WORKER,
+        used_by=_WORKER | _SUPERVISOR,
     ),
 )
 

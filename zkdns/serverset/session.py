@@ -478,6 +478,7 @@ def _stop(client: KazooClient) -> list[threading.Thread]:
 
     Returns the thread. At the end of the process no thread can be started, so there is none.
     """
+    ended = threading.Event()
 
     def stop() -> None:
         try:
@@ -485,10 +486,11 @@ def _stop(client: KazooClient) -> list[threading.Thread]:
             client.close()
         except Exception as error:  # noqa: BLE001 - kazoo stops waiting for its own thread
             log.warning("zookeeper_session_close_failed", reason=repr(error))
+        ended.set()
         atexit.unregister(wait)
 
     def wait() -> None:
-        thread.join(_EXIT_TIMEOUT)
+        ended.wait(_EXIT_TIMEOUT)  # a thread that is about to start cannot be joined
 
     thread = threading.Thread(target=stop, name="zookeeper stop", daemon=True)
     atexit.register(wait)

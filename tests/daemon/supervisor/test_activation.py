@@ -106,7 +106,7 @@ def test_a_dual_stack_socket_serves_both_families() -> None:
 def test_an_unsuitable_passed_socket_fails_the_start_with_an_error() -> None:
     one, other = socket.socketpair()
     with one, other, ZkdnsServer("--demo", passed=(one,)) as server:
-        assert server.process.wait(SECONDS) == 1
+        assert server.process.wait(SECONDS) == 5
         assert server.log.startswith("zkdns: LISTEN_FDS: file descriptor 3 is a socket of")
         assert "Traceback" not in server.log
 
