@@ -66,7 +66,7 @@ ARGUMENTS = [
     ("lookup a..b", "'a..b' is not a domain name: it has an empty label"),
     ("lookup web NO", "'NO' is not a record type; write A, AAAA, SRV, TXT, …"),
     ("lookup web --dns a:b", "--dns: 'a:b' has the port 'b'; a port is 1 to 65535"),
-    ("lookup web --server a", "--server: 'a' is neither a URL nor a path; write http://HOST:PORT, …"),
+    ("lookup web --server a", "--server: 'a' is neither a URL nor a path; …; for a DNS server …@ADDRESS"),
     ("lookup web --server ftp://a", "--server: 'ftp://a' has the scheme 'ftp'; write http://HOST:PORT, …"),
     ("accept", "write one SERVICE, or --all for all services"),
     ("accept --all --token-file {tmp}/none", "--token-file: '…/none' cannot be read (no such file or …"),

@@ -184,6 +184,8 @@ def test_a_missing_chroot_or_root_is_named_and_waited_for(
         assert f"problem: {cause}" in explain.output
         wait = run("wait", NAME, "--timeout", "200ms", "--server", server.api)
         assert (wait.status, f"there is no such service ({cause})" in wait.errors) == (1, True)
+        outdated = f"the list may be out of date: {cause}"
+        eventually(lambda: outdated in run("services", "--server", server.api).errors)
         services = run("services", "--direct", *options)
         assert (services.status, services.errors.strip()) == (5 if is_chroot else 1, missing)
         join(zk, f"{path}/staging/web", "10.0.0.1")

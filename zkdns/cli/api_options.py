@@ -55,23 +55,26 @@ token_option = click.option(
 )
 
 
-def make_client(server: str | None, config_file: str | None, token_file: str | None = None) -> ApiClient:
+def make_client(
+    server: str | None, config_file: str | None, token_file: str | None = None, *, hint: str = ""
+) -> ApiClient:
     """Return a client of the server that the options name. If there is an error, print it and exit.
 
     Args:
         server: the value of `--server`.
         config_file: the value of `--config`. It is not read if the server is named.
         token_file: the value of `--token-file`.
+        hint: added to the error for an invalid `--server`.
     """
-    return ApiClient(_server_address(server, config_file), _token(token_file))
+    return ApiClient(_server_address(server, config_file, hint), _token(token_file))
 
 
-def _server_address(server: str | None, config_file: str | None) -> ServerAddress:
+def _server_address(server: str | None, config_file: str | None, hint: str) -> ServerAddress:
     if named := server or os.environ.get(SERVER_VARIABLE):
         try:
             return parse_server(named)
         except BadValueError as error:
-            fail_usage([f"{'--server' if server else SERVER_VARIABLE}: {error}"])
+            fail_usage([f"{'--server' if server else SERVER_VARIABLE}: {error}{hint}"])
     configured = configured_server(load_or_exit({}, config_file, with_static=False, with_access=False))
     if configured is None:
         fail_usage(["no address of a server is configured; name the server with --server URL"])

@@ -51,6 +51,7 @@ from zkdns.spelling import ServiceText
 from zkdns.transport.dns_client import NoResponseError, exchange
 
 _MAX_TIMEOUT = 3600.0
+_DNS_HINT = "; for a DNS server write @ADDRESS"
 _ABSENT = ("NXDOMAIN", "REFUSED")  # then the next name is tried
 
 
@@ -83,6 +84,8 @@ class LookupResult(msgspec.Struct, frozen=True):
     """Other names that were queried for it before, and do not exist."""
     nearest: tuple[str, ...] = ()
     """Services with similar names, if none of these names exists."""
+    is_empty: bool = False
+    """Whether it is the name of a service that exists, but has no members."""
 
 
 def _parse_address(written: str) -> HostPort:
@@ -194,7 +197,7 @@ class _Lookups:
         self, dns: HostPort | None, server: str | None, config_file: str | None, timeout: float
     ) -> None:
         self._given = dns
-        self._client = make_client(server, config_file) if dns is None else None
+        self._client = make_client(server, config_file, hint=_DNS_HINT) if dns is None else None
         self._config_file = config_file
         self._timeout = timeout
 
@@ -213,6 +216,7 @@ class _Lookups:
         for name in names:
             results[name] = result = self._exchange(name, question)
             if result.rcode not in _ABSENT:
+                result = replace(result, is_empty=self._is_empty(question, result))
                 break
         else:
             as_typed = min(names, key=len)
@@ -222,6 +226,14 @@ class _Lookups:
                     result = replace(result, nearest=self._client.similar_names(question.text))
         tried = tuple(one.name for one in results.values() if one.rcode in _ABSENT)
         return replace(result, tried=tried)
+
+    def _is_empty(self, question: Question, result: LookupResult) -> bool:
+        if result.answers or self._client is None or not isinstance(question.spelling, ServiceText):
+            return False
+        with contextlib.suppress(UnreachableError, RefusedError):
+            counted = self._client.count(question.text)
+            return counted.exists and not counted.answered
+        return False
 
     def _exchange(self, name: Labels, question: Question) -> LookupResult:
         query = build_query(name, question.qtype, ident=secrets.randbits(16), edns=True)
@@ -349,6 +361,8 @@ def _print(result: LookupResult) -> None:
         lines.write(f"extended DNS error {error}", style="yellow")
     if result.tried and result.rcode in _ABSENT and "aa" not in result.flags:
         lines.write(f"also tried: {', '.join(result.tried)}", style="yellow")
+    if result.is_empty:
+        lines.write("the service exists, but has no members", style="yellow")
     if result.nearest:
         lines.write(f"similar names: {', '.join(result.nearest)}", style="yellow")
     for title, section in (

@@ -60,10 +60,13 @@ def services(
         parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
         config, environment = parsed.config_or_fail("services"), parsed.values.get("environment")
         listing, place = _list_directly(config, environment, parsed.access)
+        problem = ""
     else:
         environment = _checked(flags)
         client = make_client(server, config_file)
         listing = request_or_exit(client.sets, environment)
+        zookeeper = request_or_exit(client.status).zookeeper
+        problem = zookeeper.problem if zookeeper is not None else ""
         place = f"at the server {client.server}"
     if as_json:
         write_json(*listing.services)
@@ -71,6 +74,8 @@ def services(
         _show(listing)
     else:
         write_fields((row.environment, row.service, _count(row.members)) for row in listing.services)
+    if problem:
+        write_error(f"the list may be out of date: {problem}")
     if listing.is_read_only:
         write_error(f"the ZooKeeper server may be out of date: {NO_QUORUM}")
     _warn_of_others([row for row in listing.services if row.is_foreign])
