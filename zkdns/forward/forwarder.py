@@ -56,7 +56,7 @@ from zkdns.forward.own_names import OwnNames, labels_of
 from zkdns.forward.pending import ID_SIZE, PendingQuery, PendingQuestion, Waiter
 from zkdns.forward.rebinding import RebindProtection
 from zkdns.forward.reply import MAX_TTL, Reply
-from zkdns.forward.resolution import STOPPED, Failure, FailureKind
+from zkdns.forward.resolution import STOPPED, Failure, FailureKind, OnOutcome
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.special_use import SPECIAL_USE_DOMAINS, special_use_answer
 from zkdns.forward.system_upstreams import FILES
@@ -181,6 +181,7 @@ class Forwarder:
         self._defer: Defer
         self._to_resolve: TurnQueue[tuple[Question, PendingQuestion]] = TurnQueue()
         self._places: WaitingPlaces[Waiter] = WaitingPlaces(max_waiting)
+        self._report: OnOutcome = self._on_outcome  # one bound method for all questions
         self._burst_until = 0.0
         self._burst_left = 0
         self._unawaited: dict[PendingQuestion, Question] = {}  # no query waits for them; the oldest first
@@ -222,8 +223,8 @@ class Forwarder:
             self._timer.cancel()
         self.zones.stop()
         while self._to_resolve:
-            question, current = self._to_resolve.pop()
-            self._on_outcome(current, question, STOPPED)
+            question, _ = self._to_resolve.pop()
+            self._on_outcome(question, STOPPED)
         while self._to_deliver:
             self._deliver_one(*self._to_deliver.popleft())
         while self._to_fail:
@@ -295,7 +296,8 @@ class Forwarder:
         # lower() leaves the length bytes unchanged: they are smaller than any letter.
         name = query.question[:-_TYPE_CLASS_SIZE].lower()
         question = Question(name, query.qtype, query.edns is not None and query.edns.do, query.cd)
-        pending = PendingQuery(query, question, limit, encode, zone)
+        # Only zones need the labels, and thousands of queries may wait.
+        pending = PendingQuery(msgspec.structs.replace(query, name=()), question, limit, encode, zone)
         entry = self.cache.get(question, self.now)
         if entry is not None:
             return self._answer_from(entry, pending)
@@ -453,13 +455,13 @@ class Forwarder:
             self._defer(self._resolve_next)
 
     def _resolve(self, question: Question, current: PendingQuestion) -> None:
-        current.resolution = current.zone.resolver.resolve(question, partial(self._on_outcome, current))
+        current.resolution = current.zone.resolver.resolve(question, self._report)
 
-    def _on_outcome(self, current: PendingQuestion, question: Question, outcome: Reply | Failure) -> None:
+    def _on_outcome(self, question: Question, outcome: Reply | Failure) -> None:
         """Deliver the outcome of a resolution to the waiting clients, and store it."""
-        if self._pending.get(question) is not current:  # it was cancelled just before
+        current = self._pending.pop(question, None)
+        if current is None:  # it was cancelled just before
             return
-        del self._pending[question]
         self._unawaited.pop(current, None)
         if current.stale_timer is not None:
             current.stale_timer.cancel()

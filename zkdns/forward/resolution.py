@@ -21,7 +21,8 @@ messages the question goes over TCP, which cannot be forged by guessing (RFC 545
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -48,6 +49,9 @@ Probes find out whether it answers over TCP.
 """
 RETRY_SECONDS: Final = 0.1
 """Delay before the next attempt after one that could not be sent for lack of a file descriptor."""
+
+# Shared, because thousands of resolutions may wait for their first response.
+_NO_UPSTREAMS: Mapping[Upstream, str] = MappingProxyType({})
 
 _MAX_REPEATED_TIMEOUT = 1.0  # seconds; the time-out doubles up to this if an earlier attempt was late
 _STREAM_TIMEOUT_FACTOR = 2  # TCP takes one more round trip than UDP, to connect
@@ -215,8 +219,8 @@ class Resolution:
         self._started_at = now
         self._best_reply: Reply | None = None
         self._needs_stream = False
-        self._excluded: dict[Upstream, str] = {}  # upstreams that have failed, with the reason
-        self._udp_errors: dict[Upstream, str] = {}  # upstreams that cannot be reached over UDP
+        # Upstreams that have failed, and those that cannot be reached over UDP, with the reasons.
+        self._excluded = self._udp_errors = _NO_UPSTREAMS
         self._without_edns: Upstream | None = None  # the upstream that has rejected EDNS
         self._had_shortage = False
         self._dead_at_start = upstreams.dead()
@@ -260,7 +264,7 @@ class Resolution:
         if attempt.uses_stream:
             upstream.on_tcp_failed()
             return self._exclude(upstream, reason, now)
-        self._udp_errors[upstream] = reason
+        self._udp_errors = {**self._udp_errors, upstream: reason}
         return self._attempt_next(now)
 
     def on_shortage(self, attempt: Attempt, now: float) -> Step:
@@ -418,7 +422,7 @@ class Resolution:
 
     def _exclude(self, upstream: Upstream, reason: str, now: float) -> Step:
         """Send no more queries to this upstream; continue with the next one."""
-        self._excluded[upstream] = reason
+        self._excluded = {**self._excluded, upstream: reason}
         return self._attempt_next(now)
 
     def _attempt_next(self, now: float) -> Step:
@@ -461,7 +465,7 @@ class Resolution:
     # -- failure -------------------------------------------------------------------------------------------
 
     def _failure(self, now: float) -> Failure:
-        reasons = self._excluded | self._udp_errors
+        reasons = {**self._excluded, **self._udp_errors}
         silent = dict.fromkeys(
             attempt.upstream
             for attempt in self.attempts
