@@ -187,8 +187,9 @@ def test_a_server_answers_with_another_python(name: str, wheel: Path, tmp_path: 
             cwd=tmp_path,
         ),
     ):
-        (port,) = eventually(lambda: re.findall(r"-p (\d+) web\.staging\.discovery A ", output.read_text()))
-        done = venv.run("zkdns", "lookup", "--dns", f"127.0.0.1:{port}", "web.staging.discovery")
+        hint = r"zkdns lookup web\.staging\.discovery --dns (\S+)"
+        (server,) = eventually(lambda: re.findall(hint, output.read_text()))
+        done = venv.run("zkdns", "lookup", "--dns", server, "web.staging.discovery")
     assert "192.0.2.1" in done.stdout
     assert "Traceback" not in output.read_text()
 
