@@ -98,6 +98,7 @@ def test_json_is_one_object_with_the_whole_response(demo: ZkdnsServer) -> None:
         "asked": "m0.web.staging.discovery",
         "tried": [],
         "nearest": [],
+        "is_empty": False,
     }
 
 

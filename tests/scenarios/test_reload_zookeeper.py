@@ -92,8 +92,8 @@ def test_held_members_stay_held(server: ReloadableServer, hosts: str, client: An
             deletion.delete(f"{path}/{name}")
     deletion.commit()
     eventually(lambda: len(server.events(HELD)) == 2)
-    # Members that were removed before the guard detected the loss are restored.
-    eventually(lambda: server.lookup(WEB) == HOSTS)
+    # Members that were removed before the guard detected the loss are restored, by one worker after another.
+    eventually(lambda: all(server.lookup(WEB) == HOSTS for _ in range(20)))
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(static=None, zookeeper={"hosts": hosts, "session_timeout": 12}, ttl=6)
         server.reload()
