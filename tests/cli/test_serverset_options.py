@@ -1,4 +1,4 @@
-"""What the commands that connect to ZooKeeper themselves have in common."""
+"""The options of the commands that connect to ZooKeeper themselves."""
 
 import pytest
 

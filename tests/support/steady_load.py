@@ -45,11 +45,6 @@ class SteadyLoad:
             thread.join()
 
     @property
-    def messages(self) -> list[dns.message.Message]:
-        """The parsed responses."""
-        return [dns.message.from_wire(response) for response, _ in self.responses]
-
-    @property
     def slowest(self) -> float:
         """The latency of the slowest response in seconds."""
         return max(seconds for _, seconds in self.responses)
