@@ -18,7 +18,8 @@ from zkdns.errors import BadValueError
 from zkdns.serverset.logs import Log
 
 if TYPE_CHECKING:
-    from zkdns.serverset.reachability import Diagnosis
+    from zkdns.errors import UnreachableError
+    from zkdns.serverset.session import Session
 
 log = Log("zkdns.asyncio")
 
@@ -111,29 +112,36 @@ async def wait_for_outcome(
     has_outcome: Callable[[], bool],
     timeout: float,
     *,
-    diagnose: Callable[[], Diagnosis],
+    session: Session,
+    check: Callable[[Callable[[str], UnreachableError]], None],
     abandon: Callable[[], object],
-) -> Diagnosis | None:
-    """Wait for the outcome of a first attempt.
+) -> None:
+    """Wait for the outcome of a first attempt, and check it.
 
     Args:
         state: is notified of the outcome.
         has_outcome: whether there is one.
         timeout: seconds.
-        diagnose: begins to search why ZooKeeper cannot be reached. Called shortly before the end.
-        abandon: as `on_orphaned` of `Condition.wait_for_async`.
+        session: begins to search why ZooKeeper cannot be reached, shortly before the end.
+        check: raises an exception if the attempt has failed. It gets a function that makes the error for an
+            action that ZooKeeper has not answered.
+        abandon: as `on_orphaned` of `Condition.wait_for_async`; also called if `check` raises.
 
-    Returns:
-        The search, which may still run. None: the outcome came before the search began.
+    Raises:
+        BaseException: that of `check`, or of a cancellation.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     undisturbed = max(timeout - _DIAGNOSIS_LEAD, timeout / 3)
-    if await state.wait_for_async(has_outcome, undisturbed, on_orphaned=abandon):
-        return None
-    diagnosis = diagnose()
-    await state.wait_for_async(has_outcome, deadline - loop.time(), on_orphaned=abandon)
-    return diagnosis
+    unreachable_error = session.unreachable_error
+    try:
+        if not await state.wait_for_async(has_outcome, undisturbed, on_orphaned=abandon):
+            unreachable_error = session.diagnose().error
+            await state.wait_for_async(has_outcome, deadline - loop.time(), on_orphaned=abandon)
+        check(unreachable_error)
+    except BaseException:  # also GeneratorExit: the loop was closed
+        abandon()
+        raise
 
 
 async def run_in_thread(work: Callable[[], object]) -> None:

@@ -83,18 +83,14 @@ class SetWatch(Watch):
 
     async def wait_for_outcome_async(self, timeout: float) -> None:
         """As `wait_for_outcome`, for asyncio. It closes the watch in the background."""
-        try:
-            diagnosis = await wait_for_outcome(
-                self._changed,
-                self._has_outcome,
-                timeout,
-                diagnose=self._session.diagnose,
-                abandon=self._abandon,
-            )
-            self._check_outcome(diagnosis.error if diagnosis else self._session.unreachable_error)
-        except BaseException:  # also GeneratorExit: the loop was closed
-            self._abandon()
-            raise
+        await wait_for_outcome(
+            self._changed,
+            self._has_outcome,
+            timeout,
+            session=self._session,
+            check=self._check_outcome,
+            abandon=self._abandon,
+        )
 
     def _has_outcome(self) -> bool:
         return self._was_tried or self.is_closed
