@@ -26,12 +26,12 @@ LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "h
 
 
 def http_script(peers: list[str]) -> Callable[[socket.socket], None]:
-    """Record the address of the peer and respond to one request."""
+    """Record the address of the peer and respond to one request, the last of this connection."""
 
     def script(connection: socket.socket) -> None:
         peers.append(connection.getpeername()[0])
         connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
 
     return script
 
