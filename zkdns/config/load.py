@@ -92,6 +92,7 @@ def load_config(
     _check_sources(values, locations)
     _check_ports(values, locations)
     _check_tls(values, locations)
+    _check_transfer(values, locations)
     if isinstance(upstreams := values.get("forward.upstreams"), tuple):
         check_not_own(upstreams, values["listen"], locations["forward.upstreams"])
     namespaces = values["namespaces"] = _join_namespaces(values)
@@ -323,6 +324,23 @@ def _check_tls(values: Mapping[str, Any], locations: Mapping[str, Location]) -> 
         locations["zookeeper.key"].add_error(
             "has no effect without a certificate; write zookeeper.certificate as well"
         )
+
+
+def _check_transfer(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
+    """Check that the keys of `[transfer]` have different names, and that NOTIFY has a purpose and its key."""
+    names = [key.name for key in values.get("transfer.keys") or () if key is not None]
+    for name in {name for name in names if names.count(name) > 1}:
+        locations["transfer.keys"].add_error(f"has two keys with the name {name}; names are case-insensitive")
+    if not values.get("transfer.allow") and not names and "transfer.keys" not in values:
+        for key in sorted(key for key in values if key.startswith("transfer.") and key != "transfer.allow"):
+            locations[key].add_error(
+                "has no effect while no secondary may copy the zones; write transfer.allow or transfer.keys"
+            )
+    elif None not in (values.get("transfer.keys") or ()):
+        for target in filter(None, values.get("transfer.notify") or ()):
+            if target.key is not None and target.key not in names:
+                accepted = f"write one of {', '.join(names)}" if names else "write it in [[transfer.keys]]"
+                locations["transfer.notify"].add_error(f"{target} names an unknown key; {accepted}")
 
 
 def _check_files(

@@ -129,6 +129,51 @@ class GuardSettings(msgspec.Struct, frozen=True):
     """
 
 
+class TransferKey(msgspec.Struct, frozen=True):
+    """`[[transfer.keys]]`: a TSIG key. It has either `secret` or `secret_file`."""
+
+    name: str
+    """In lower case."""
+    algorithm: str = "hmac-sha256"
+    secret: bytes | None = None
+    secret_file: str | None = None
+    """Path of the file with the secret. Only the transfer process reads it."""
+
+
+class NotifyTarget(msgspec.Struct, frozen=True):
+    """A secondary that gets a NOTIFY after each change."""
+
+    address: HostPort
+    key: str | None = None
+    """The name of the TSIG key of the NOTIFY. None: it is not signed."""
+
+    def __str__(self) -> str:
+        return str(self.address) if self.key is None else f"{self.address}#{self.key}"
+
+
+class TransferSettings(msgspec.Struct, frozen=True):
+    """`[transfer]`: secondaries that copy the zones (AXFR, IXFR, NOTIFY)."""
+
+    allow: tuple[str, ...] = ()
+    """Networks of secondaries that need no key."""
+    keys: tuple[TransferKey, ...] = ()
+    """Keys of secondaries. A signed query needs no permitted network."""
+    notify: tuple[NotifyTarget, ...] = ()
+    journal: int = 16
+    """Maximum memory of each zone's journal for IXFR, in MiB.
+
+    A change of one member of a service takes some 1 KiB, so that a secondary that was away for some thousand
+    changes still gets differences.
+    """
+    max_transfers: int = 8
+    """Full transfers at the same time. Each holds at most some 500 KiB, and takes the time of one core."""
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether any secondary may copy the zones."""
+        return bool(self.allow or self.keys)
+
+
 class LogSettings(msgspec.Struct, frozen=True):
     """`[log]`."""
 
@@ -199,6 +244,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     access: AccessSettings = AccessSettings()
     admin: AdminSettings = AdminSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
+    transfer: TransferSettings = TransferSettings()
     guard: GuardSettings = GuardSettings()
     log: LogSettings = LogSettings()
     service: dict[str, ServiceOverride] = {}

@@ -7,6 +7,7 @@ file has parsers for kinds of values, the second half parsers for single setting
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, parse_listen, parse_upstream
-from zkdns.config.model import UpstreamsSetting
+from zkdns.config.model import NotifyTarget, UpstreamsSetting
 from zkdns.durations import format_duration, parse_duration
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name, to_text
@@ -339,6 +340,27 @@ def parse_cookie_secret(value: object, location: Location) -> bytes:
         return bytes.fromhex(value)
     quotes = " in quotes" if location.typed else ""
     raise BadValueError(f"is not a secret; write 32 hexadecimal digits{quotes} (the value is not shown)")
+
+
+def parse_tsig_secret(value: object, location: Location) -> bytes:
+    """Parse the secret of a TSIG key in base64; the error does not show the value."""
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str) and (secret := base64.b64decode(value.strip(), validate=True)):
+            return secret
+    quotes = " in quotes" if location.typed else ""
+    raise BadValueError(
+        f"is not a secret; write base64{quotes}, such as the output of `openssl rand -base64 32` "
+        "(the value is not shown)"
+    )
+
+
+def parse_notify_target(written: str) -> NotifyTarget:
+    """Parse the address of a secondary: `ADDRESS[:PORT][#KEY]`."""
+    before, has_key, key = written.partition("#")
+    address = parse_upstream(before)
+    if address.is_stream:
+        raise BadValueError(f"{written!r} has a scheme; NOTIFY is sent over UDP: write ADDRESS[:PORT][#KEY]")
+    return NotifyTarget(HostPort(address.host, address.port), parse_domain(key) if has_key else None)
 
 
 def parse_identity(written: str) -> str:

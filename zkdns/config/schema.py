@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_network
-from zkdns.config.model import Empty, ForwardZoneSettings, LogFormat, LogLevel, Order, ServiceOverride
+from zkdns.config.model import (
+    Empty,
+    ForwardZoneSettings,
+    LogFormat,
+    LogLevel,
+    Order,
+    ServiceOverride,
+    TransferKey,
+)
 from zkdns.config.parsers import (
     ADMIN_PORT,
     Location,
@@ -27,6 +35,8 @@ from zkdns.config.parsers import (
     parse_domain,
     parse_identity,
     parse_listen_address,
+    parse_notify_target,
+    parse_tsig_secret,
     parse_upstream_or_word,
     parse_zone,
     parse_zone_upstream,
@@ -53,6 +63,8 @@ MAX_CACHE_ENTRIES = 1_000_000
 MAX_CACHE_TTL = 7 * 86_400  # RFC 8767 §4
 MAX_CACHE_STALE = 3 * 86_400  # RFC 8767 §5: one to three days
 MAX_SESSION_TIMEOUT = 600  # ensembles grant 40 s by default (maxSessionTimeout)
+MAX_JOURNAL = 1024  # MiB
+MAX_TRANSFERS = 256
 MAX_RATE = 1_000_000_000  # responses per second; more than any machine sends
 
 STATUSES = (
@@ -68,6 +80,8 @@ STATUSES = (
 _SUPERVISOR = frozenset[Process]({"supervisor"})
 _WATCHER = frozenset[Process]({"watcher"})
 _WORKER = frozenset[Process]({"worker"})
+_TRANSFER = frozenset[Process]({"transfer"})
+_RECORDS = _WORKER | _TRANSFER  # they determine the records of the zones
 
 
 # -- tables -----------------------------------------------------------------------------------------------
@@ -119,7 +133,7 @@ def _parse_namespaces(value: object, location: Location) -> tuple[GivenNamespace
     return (GivenNamespace(namespace, None, None, location),)
 
 
-_TTL = Setting("ttl", seconds(0, MAX_TTL), "SECONDS", f"TTL of responses, 0 to {MAX_TTL}.", used_by=_WORKER)
+_TTL = Setting("ttl", seconds(0, MAX_TTL), "SECONDS", f"TTL of responses, 0 to {MAX_TTL}.", used_by=_RECORDS)
 _ORDER = Setting(
     "order",
     one_of(*get_args(Order)),
@@ -142,6 +156,39 @@ _ZONE_UPSTREAMS = Setting(
     many=True,
     join=join_upstreams,
 )
+
+TRANSFER_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1")
+"""The algorithms of TSIG keys (RFC 8945 §6)."""
+
+TRANSFER_KEY_SETTINGS = (
+    Setting("name", text(parse_domain, "the name of the key"), "NAME", "Name of the key."),
+    Setting(
+        "algorithm",
+        one_of(*TRANSFER_ALGORITHMS),
+        "ALGORITHM",
+        f"One of {', '.join(TRANSFER_ALGORITHMS)}. Default: {TRANSFER_ALGORITHMS[0]}.",
+    ),
+    Setting("secret", parse_tsig_secret, "BASE64", "The secret."),
+    Setting("secret_file", path, "FILE", "Private file with the secret, in place of `secret`."),
+)
+"""The keys of `[[transfer.keys]]`."""
+
+
+def _make_transfer_key(given: dict[str, Any], _location: Location) -> TransferKey | None:
+    """Return the key of one table; None if an error is reported already."""
+    if "name" not in given:
+        raise BadValueError('has no name; write the name of the key, such as name = "zkdns-secondary"')
+    if ("secret" in given) == ("secret_file" in given):
+        raise BadValueError("has no secret, or two; write either secret or secret_file")
+    return None if None in given.values() else TransferKey(**given)
+
+
+_parse_key_tables = list_of_tables(TRANSFER_KEY_SETTINGS, _make_transfer_key)
+
+
+def _parse_transfer_keys(value: object, location: Location) -> tuple[TransferKey | None, ...]:
+    return tuple(_parse_key_tables(value, location))
+
 
 ZONE_SETTINGS = (_ZONE_UPSTREAMS,)
 """The keys of `[forward.zone."…"]`."""
@@ -231,7 +278,7 @@ NAMES = (
         seconds(1, MAX_NEGATIVE_TTL),
         "SECONDS",
         f"TTL of negative responses, 1 to {MAX_NEGATIVE_TTL}.",
-        used_by=_WORKER,
+        used_by=_RECORDS,
     ),
     _ORDER,
     _MAX_ANSWERS,
@@ -248,10 +295,10 @@ NAMES = (
         one_of(*get_args(Empty)),
         "RESPONSE",
         f"Response for a service without members: {' or '.join(get_args(Empty))}.",
-        used_by=_WORKER,
+        used_by=_RECORDS,
         in_flags=False,
     ),
-    Setting("dns_sd", boolean, "BOOL", "Answer DNS-SD browsing queries (RFC 6763).", used_by=_WORKER),
+    Setting("dns_sd", boolean, "BOOL", "Answer DNS-SD browsing queries (RFC 6763).", used_by=_RECORDS),
     Setting("reverse", boolean, "BOOL", "Answer PTR queries for members' addresses.", used_by=_WORKER),
     Setting(
         "identity",
@@ -362,6 +409,50 @@ ACCESS = (
         "Secret for DNS cookies; the same for all servers behind one address.",
         used_by=_WORKER,
         in_flags=False,  # other users can read command lines
+    ),
+)
+
+TRANSFER = (
+    Setting(
+        "transfer.allow",
+        text(parse_network, "an address or a network, such as 10.0.0.2 or 10.0.0.0/8"),
+        "NETWORK",
+        "Networks whose secondaries may copy the zones without a key. Default: none.",
+        many=True,
+        used_by=_TRANSFER | _SUPERVISOR,
+    ),
+    Setting(
+        "transfer.keys",
+        _parse_transfer_keys,
+        "TABLES",
+        "TSIG keys with which secondaries may copy the zones, as tables [[transfer.keys]].",
+        used_by=_TRANSFER | _SUPERVISOR,
+        in_environment=False,
+        in_flags=False,
+    ),
+    Setting(
+        "transfer.notify",
+        text(parse_notify_target, "ADDRESS[:PORT][#KEY]"),
+        "ADDRESS[:PORT][#KEY]",
+        "Secondaries that get a NOTIFY after each change, signed with a key of transfer.keys.",
+        many=True,
+        used_by=_TRANSFER,
+    ),
+    Setting(
+        "transfer.journal",
+        integer(0, MAX_JOURNAL),
+        "MIB",
+        f"Maximum memory of the journal of each zone, 0 to {MAX_JOURNAL} MiB; 0: always full transfers.",
+        used_by=_TRANSFER,
+        in_flags=False,
+    ),
+    Setting(
+        "transfer.max_transfers",
+        integer(1, MAX_TRANSFERS),
+        "COUNT",
+        f"Maximum number of full transfers at the same time, 1 to {MAX_TRANSFERS}.",
+        used_by=_TRANSFER,
+        in_flags=False,
     ),
 )
 
@@ -484,13 +575,14 @@ SETTINGS = (
     *NAMES,
     *FORWARDING,
     *ACCESS,
+    *TRANSFER,
     *OPERATION,
     Setting(
         "service",
         named_tables(SERVICE_SETTINGS, ServiceOverride),
         "TABLES",
         'Overrides for single services, such as [service."web.staging"].',
-        used_by=_WORKER,
+        used_by=_RECORDS,
         in_environment=False,
         in_flags=False,
     ),

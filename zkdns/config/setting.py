@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from zkdns.config.parsers import Location, OneOf, Parser, boolean, check_table, shown
 from zkdns.errors import BadValueError
 
-Process: TypeAlias = Literal["supervisor", "watcher", "worker"]
+Process: TypeAlias = Literal["supervisor", "watcher", "worker", "transfer"]
 
 PREFIX = "ZKDNS_"
 """The prefix of all variables."""
-ALL_PROCESSES: frozenset[Process] = frozenset({"supervisor", "watcher", "worker"})
+ALL_PROCESSES: frozenset[Process] = frozenset({"supervisor", "watcher", "worker", "transfer"})
 
 _FEW = 8  # accepted names that an error lists if none of them is similar
 

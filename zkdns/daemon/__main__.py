@@ -15,6 +15,10 @@ if sys.argv[1] == "watcher":
     from zkdns.daemon.watcher.watcher import run_watcher
 
     main({"watcher": run_watcher})
+elif sys.argv[1] == "transfer":
+    from zkdns.daemon.transfer.transfer import run_transfer
+
+    main({"transfer": run_transfer})
 else:
     from zkdns.daemon.worker.worker import run_worker
     from zkdns.transport.event_loop import ServingLoop

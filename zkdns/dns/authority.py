@@ -93,10 +93,13 @@ class Authority:
         self.caches.append(cache)
         return cache
 
-    def refresh(self, keys: Iterable[Labels]) -> None:
+    def refresh(self, keys: Iterable[Labels]) -> set[Labels]:
         """Update the zones and drop cached responses after the services with these keys have changed.
 
         It must be called now and then, also without keys, to release the memory of dropped responses.
+
+        Returns:
+            as `Zone.refresh`.
         """
         keys = set(keys)
         changed = self.zone.refresh(keys)
@@ -109,6 +112,7 @@ class Authority:
                 cache.forget(changed)
             cache.release()
         self.service_counts.drop_absent(keys)
+        return changed
 
     def forget_forwarded(self, group: Labels) -> None:
         """Drop the cached responses to a forwarded question.

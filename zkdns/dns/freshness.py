@@ -67,6 +67,11 @@ class Freshness:
         self._is_connected = not any(state.stale for state in self._sources.values())
         return True
 
+    def sources_in(self, apex: Labels) -> list[str]:
+        """The sources that may have services in a zone."""
+        zones = ((source, self._zones.get(source)) for source in self._sources)
+        return [source for source, zone in zones if zone is None or apex[-len(zone) :] == zone]
+
     def is_unknown(self, apex: Labels, name: Labels, service: Labels, *, exists: bool) -> bool:
         """Whether the data of a name has not been read.
 

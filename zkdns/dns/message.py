@@ -45,6 +45,7 @@ _HEADER_AFTER_ID = struct.Struct("!5H")
 TYPE_CLASS: Final = struct.Struct("!2H")
 RECORD: Final = struct.Struct("!HHIH")
 """A record after its owner name: type, class, TTL, length of the data."""
+_SOA_NUMBERS = 20  # bytes at the end of an SOA record, of which the serial is the first (RFC 1035 §3.3.13)
 MIN_RECORD: Final = 1 + RECORD.size
 """Bytes of the shortest record: it is owned by the root and has no data."""
 
@@ -69,6 +70,8 @@ class Type(enum.IntEnum):
 
 CLASS_IN: Final = 1
 CLASS_CH: Final = 3
+TSIG: Final = 250
+"""The type of the record with the signature of a message (RFC 8945)."""
 
 
 class Rcode(enum.IntEnum):
@@ -80,6 +83,7 @@ class Rcode(enum.IntEnum):
     NXDOMAIN = 3
     NOTIMP = 4
     REFUSED = 5
+    NOTAUTH = 9
     BADVERS = 16
     BADCOOKIE = 23
 
@@ -111,7 +115,8 @@ class Query(msgspec.Struct, frozen=True, gc=False):
 
     `name` is in lower case. `question` has the question in wire format and original spelling, as responses
     repeat it; it is empty in a query without a question (RFC 7873 §5.4). `ad` and `cd` matter only for
-    forwarding (RFC 6840 §5.7, RFC 4035 §3.2.2). `is_exact`: no bytes follow the query.
+    forwarding (RFC 6840 §5.7, RFC 4035 §3.2.2). `is_exact`: no bytes follow the query. `is_signed`: it has a
+    TSIG record, which was not checked.
     """
 
     id: int
@@ -124,6 +129,7 @@ class Query(msgspec.Struct, frozen=True, gc=False):
     ad: bool = False
     cd: bool = False
     is_exact: bool = True
+    is_signed: bool = False
 
     def pointer_to(self, count: int) -> bytes:
         """A compression pointer to the last `count` labels of the question's name."""
@@ -149,7 +155,7 @@ def parse_query(message: bytes) -> Query:
         name, qtype, qclass, at = _read_question(message, questions)
         question = message[HEADER_SIZE:at]
         at = _skip_records(message, at, answers, authorities, qtype)
-        edns, at = _read_additional(message, at, additionals)
+        edns, at, is_signed = _read_additional(message, at, additionals)
         if not questions:
             _require_cookie(edns)
     except BadOptionError:  # RFC 6891 §7: the OPT record shows that EDNS is supported
@@ -159,7 +165,7 @@ def parse_query(message: bytes) -> Query:
         raise BadQueryError(HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
     ad, cd = bool(flags & AD), bool(flags & CD)
     is_exact = at == len(message)
-    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd, is_exact)
+    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd, is_exact, is_signed)
 
 
 def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
@@ -229,13 +235,13 @@ def end_of_question(query: bytes) -> int:
     return 0
 
 
-def _read_additional(message: bytes, at: int, count: int) -> tuple[Edns | None, int]:
-    """The OPT record of the additional section, and the end of the section."""
+def _read_additional(message: bytes, at: int, count: int) -> tuple[Edns | None, int, bool]:
+    """The OPT record of the additional section, the end of the section, and whether it has a TSIG record."""
     if count == 1 and len(message) == at + OPT.size:  # by far the most common case
         root, rtype, size, _, version, flags, length = OPT.unpack_from(message, at)
         if not root and rtype == Type.OPT and not length:
-            return Edns(size, version, bool(flags & DO)), len(message)
-    edns = None
+            return Edns(size, version, bool(flags & DO)), len(message), False
+    edns, is_signed = None, False
     for _ in range(count):
         record = _read_record(message, at)
         if record.rtype == Type.OPT:
@@ -247,10 +253,11 @@ def _read_additional(message: bytes, at: int, count: int) -> tuple[Edns | None, 
                 do=bool(record.ttl & DO),
                 options=read_options(message[record.data_at : record.end]),
             )
+        is_signed |= record.rtype == TSIG
         at = record.end
     if len(message) - at > MAX_TRAILING:
         raise _MalformedError
-    return edns, at
+    return edns, at, is_signed
 
 
 def _read_record(message: bytes, at: int) -> _Record:
@@ -371,3 +378,27 @@ def servfail(query: bytes) -> bytes:
     """A SERVFAIL header after its id, for a query (without its id) that caused an internal error."""
     flags = int.from_bytes(query[:2].ljust(2, b"\0"))
     return _HEADER_AFTER_ID.pack(QR | flags & RD | Rcode.SERVFAIL, 0, 0, 0, 0)
+
+
+class SentRecords(NamedTuple):
+    """The records of a query of which zone transfers need to know."""
+
+    tsig: int | None
+    """Offset of the first TSIG record. None: there is none."""
+    serial: int | None
+    """The serial of the SOA record in the authority section (RFC 1995 §3). None: there is none."""
+
+
+def find_sent_records(message: bytes) -> SentRecords:
+    """Find the SOA and TSIG records of a query that `parse_query` has accepted."""
+    _, _, _, _, authorities, additionals = HEADER.unpack_from(message)
+    at = end_of_question(message[2:]) + 2
+    serial = tsig = None
+    for number in range(authorities + additionals):
+        record = _read_record(message, at)
+        if number < authorities and record.rtype == Type.SOA and record.end - record.data_at > _SOA_NUMBERS:
+            serial = int.from_bytes(message[record.end - _SOA_NUMBERS : record.end - _SOA_NUMBERS + 4])
+        if record.rtype == TSIG and tsig is None:
+            tsig = at
+        at = record.end
+    return SentRecords(tsig, serial)

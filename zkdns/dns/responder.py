@@ -2,12 +2,13 @@
 
     query ──▶ 1 parse_query, EdnsOptions.negotiate
           │       a response: no answer · another opcode: NOTIMP · malformed: FORMERR
-          ├─▶ 2 Responder._refuse: rules that need no lookup
+          ├─▶ 2 Responder._relay: zone transfer or signed query, if zone transfers are configured: relayed
+          ├─▶ 3 Responder._refuse: rules that need no lookup
           │       EDNS version above 0: BADVERS · class CH: the server's identity · other class: REFUSED
           │       out of zone and nothing to forward to: REFUSED · zone transfer: REFUSED
-          ├─▶ 3 Responder._cookie_only: no question but a cookie: NOERROR or BADCOOKIE
-          ├─▶ 4 Responder._forward: out of zone: the forwarder answers
-          └─▶ 5 Responder._look_up: in zone
+          ├─▶ 4 Responder._cookie_only: no question but a cookie: NOERROR or BADCOOKIE
+          ├─▶ 5 Responder._forward: out of zone: the forwarder answers
+          └─▶ 6 Responder._look_up: in zone
                   table not read yet: SERVFAIL · service or hosts unknown: SERVFAIL
                   SOA or ANY at the apex: SOA · records: the RRset in the order of the rotation
                   name exists without such records: NODATA with SOA · no such name: NXDOMAIN with SOA
@@ -54,6 +55,10 @@ _ID = 2
 _NO_ID = bytes(_ID)
 _SERIAL = 4
 _MAX_COUNTED_LABELS = 12
+_AUTHORITY_COUNT = slice(6, 8)  # in a query after its id
+
+MAX_RELAYED_QUERY = 4096
+"""Bytes of a relayed query. One with three names, a signature and the usual options has some 1,500."""
 
 EncodeResponse = Callable[[bytes, int], bytes]
 """Makes a response after its id ready to send; the second argument is the length of its question."""
@@ -144,6 +149,20 @@ class Fallback(Protocol):
         """
 
 
+class QueryRelay(Protocol):
+    """Passes queries on to a process that answers them: zone transfers, and signed queries."""
+
+    def respond(self, query: bytes, unavailable: bytes, encode: EncodeResponse, *, stream: bool) -> bytes:
+        """The response to a query after its id, which is sent later.
+
+        Args:
+            query: the query after its id.
+            unavailable: the response after its id if that process does not respond.
+            encode: makes a response after its id ready to send over UDP.
+            stream: whether the query arrived over TCP.
+        """
+
+
 class _Request(msgspec.Struct, frozen=True, gc=False):
     """A parsed query, with the size limit and the encoding of its responses."""
 
@@ -172,6 +191,7 @@ class Responder:
         stale_reason: text of the extended error in such responses.
         truncated_over_tcp: number of responses that did not fit even into 64 KiB.
         fallback: answers queries for names outside the zones. None: such queries are refused.
+        transfers: answers zone transfers and signed queries. None: transfers are refused, signatures ignored.
         edns_options: the EDNS options of responses.
 
     Args:
@@ -192,6 +212,7 @@ class Responder:
         self.stale_reason = "ZooKeeper is out of reach"
         self.truncated_over_tcp = 0
         self.fallback: Fallback | None = None
+        self.transfers: QueryRelay | None = None
         self.edns_options = EdnsOptions()
         self._identity = identity
         self._zone = zone
@@ -214,6 +235,9 @@ class Responder:
             return CacheableAnswer(itertools.repeat(encode(body, 0)), source=REFUSED if body else PENDING)
         limit = MAX_MESSAGE if stream else udp_limit(parsed.edns)
         request = _Request(parsed, limit, stream, encode)
+        relayed = self._relay(request, query)
+        if relayed is not None:
+            return relayed
         apex, match = self._find_zone(parsed)
         refused = self._refuse(parsed, apex)
         if refused is not None:
@@ -304,6 +328,28 @@ class Responder:
                 return query.name, match
         return apex, None
 
+    def _relay(self, request: _Request, query: bytes) -> CacheableAnswer | None:
+        """The answer of the process for zone transfers, which also verifies and makes signatures.
+
+        None: continue with the other rules.
+        """
+        parsed = request.query
+        is_transfer = parsed.qtype in (Type.AXFR, Type.IXFR) and parsed.qclass == CLASS_IN
+        if self.transfers is None or not (is_transfer or parsed.is_signed):
+            return None
+        if len(query) > MAX_RELAYED_QUERY or (is_transfer and not _is_transfer_query(request, query)):
+            malformed = self._with_ra(Response(parsed, Rcode.FORMERR))
+            return self._with_options(parsed, request.answer_once(malformed, REFUSED))
+        text = "the process for zone transfers does not respond"
+        if parsed.edns is not None:  # options, such as a cookie, would need the client's address
+            edns = msgspec.structs.replace(parsed.edns, response_options=b"")
+            parsed = msgspec.structs.replace(parsed, edns=edns)
+        unavailable = Response(parsed, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text=text).pack(request.limit)
+        body = self.transfers.respond(
+            query, unavailable[_ID:], request.encode_response, stream=request.stream
+        )
+        return CacheableAnswer(itertools.repeat(body), source=PENDING)
+
     # -- rules that need no lookup -------------------------------------------------------------------------
 
     def _refuse(self, query: Query, apex: Labels | None) -> Response | None:
@@ -319,7 +365,7 @@ class Responder:
         # RFC 8914 §4.21: neither in a zone nor forwarded.
         if apex is None and self.fallback is None:
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_AUTHORITATIVE)
-        # RFC 5936, RFC 1995: zone transfers are not supported.
+        # RFC 5936, RFC 1995: zone transfers are not configured.
         if query.qtype in (Type.AXFR, Type.IXFR):
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_SUPPORTED)
         return None
@@ -476,6 +522,12 @@ class Responder:
 
     def _count_truncated(self) -> None:
         self.truncated_over_tcp += 1
+
+
+def _is_transfer_query(request: _Request, query: bytes) -> bool:
+    """Whether a query (after its id) is AXFR over TCP (RFC 5936 §4.2), or IXFR with an SOA record."""
+    is_ixfr = request.query.qtype == Type.IXFR
+    return query[_AUTHORITY_COUNT] == (b"\0\1" if is_ixfr else b"\0\0") and (is_ixfr or request.stream)
 
 
 def _retry_over_tcp() -> None:

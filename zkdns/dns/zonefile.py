@@ -24,8 +24,8 @@ from zkdns.dns.rrset import RRset
 from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 
-# The types of the records at members' names, in the order of the file.
-_MEMBER_NAME_TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
+MEMBER_NAME_TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
+"""The types of the records at members' names, in the order of the file."""
 _ASTERISK = b"*"
 _MAX_CACHED_TEXTS = 1 << 14  # enough for the records of one large service
 _RECORD = struct.Struct("!2sHHIH")  # owner's pointer, type, class, TTL, length of the data
@@ -40,13 +40,18 @@ def zone_header(zone: Zone, apex: Labels) -> str:
     """
     soa = _query(apex, Type.SOA)
     lines = [_line(to_text(apex), zone.soa(soa, apex), apex)]
-    inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
-    for name in (apex, *inner):
-        lines += _lines(name, zone.records(zone.find(name), _query(name, Type.NS)))
-    for name in zone.dns_sd_names():
-        if zone.apex_of(name) == apex:
-            lines += _lines(name, zone.records(zone.find(name), _query(name, Type.PTR)))
+    for name, _, records in records_of_zone(zone, apex):
+        lines += _lines(name, records)
     return "".join(lines)
+
+
+def records_of_zone(zone: Zone, apex: Labels) -> Iterator[tuple[Labels, int, RRset]]:
+    """The names, types and records that belong to the zone as a whole, except the SOA."""
+    inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
+    names = [(name, Type.NS) for name in (apex, *inner)]
+    names += [(name, Type.PTR) for name in zone.dns_sd_names() if zone.apex_of(name) == apex]
+    for name, qtype in names:
+        yield name, qtype, zone.records(zone.find(name), _query(name, qtype))
 
 
 def service_records(zone: Zone, apex: Labels, service: Labels) -> str:
@@ -71,9 +76,7 @@ def _records_at(zone: Zone, service: Labels, name: Labels, found: ZoneMatch) -> 
         yield f"; {owner}. is left out: in this file an asterisk would stand for all other names\n"
         return
     lines = [
-        line
-        for qtype in _MEMBER_NAME_TYPES
-        for line in _lines(name, zone.records(found, _query(name, qtype)))
+        line for qtype in MEMBER_NAME_TYPES for line in _lines(name, zone.records(found, _query(name, qtype)))
     ]
     if found.node.is_unresolved:
         yield f"; {owner}. is answered with SERVFAIL for A and AAAA: no host could be resolved yet\n"
@@ -130,6 +133,11 @@ def _shared_text(rtype: int, data: bytes) -> str:
 
 
 def _name_text(data: bytes, at: int, owner: Labels = ()) -> tuple[str, int]:
+    name, end = name_at(data, at, owner)
+    return to_text(name) + ".", end
+
+
+def name_at(data: bytes, at: int, owner: Labels = ()) -> tuple[Labels, int]:
     """A name in record data and its end; a pointer can only point into the owner's name."""
     labels: list[bytes] = []
     while length := data[at]:
@@ -137,10 +145,10 @@ def _name_text(data: bytes, at: int, owner: Labels = ()) -> tuple[str, int]:
             target = int.from_bytes(data[at : at + len(QUESTION_POINTER)]) & 0x3FFF
             ends = accumulate((1 + len(label) for label in owner), initial=HEADER_SIZE)
             labels += owner[list(ends).index(target) :]
-            return to_text(tuple(labels)) + ".", at + len(QUESTION_POINTER)
+            return tuple(labels), at + len(QUESTION_POINTER)
         labels.append(data[at + 1 : at + 1 + length])
         at += 1 + length
-    return to_text(tuple(labels)) + ".", at + 1
+    return tuple(labels), at + 1
 
 
 def _strings(data: bytes) -> Iterator[str]:

@@ -178,7 +178,42 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
     """None: this server forwards nothing."""
 
 
-Stats: TypeAlias = WatcherStats | WorkerStats
+class TransferCount(msgspec.Struct, frozen=True):
+    """Number of requests for zone transfers, or of signed queries, with one result."""
+
+    type: str
+    """`AXFR`, `IXFR`, or `other` for signed queries of other types."""
+    result: str
+    """Such as `full`, `incremental`, `current`, `refused`."""
+    count: int
+
+
+class ZoneStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The versions of one zone."""
+
+    zone: str
+    serial: int | None
+    """Serial of the present version. None: the zone has not been read yet."""
+    zone_bytes: int = 0
+    """Bytes of the records."""
+    journal_versions: int = 0
+    """Differences in the journal for IXFR."""
+    journal_bytes: int = 0
+
+
+class TransferStats(msgspec.Struct, frozen=True, kw_only=True, tag="transfer"):
+    """Stats of the transfer process since its start."""
+
+    requests: tuple[TransferCount, ...] = ()
+    running: int = 0
+    """Full transfers that run now."""
+    sent_bytes: int = 0
+    notifies: dict[str, int] = {}
+    """NOTIFY messages by result: `acknowledged`, `refused`, `unanswered`."""
+    zones: tuple[ZoneStats, ...] = ()
+
+
+Stats: TypeAlias = WatcherStats | WorkerStats | TransferStats
 
 
 class ServerStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,8 +11,9 @@ A transport looks responses up by the bytes of a query without its id and takes 
     DeferredResponse  an upstream must answer first, or      calls `start` with the client, and sends the
                       the names of a service are not ready   response that it renders after the delivery
     PerClientResponse the response has a server cookie       calls `for_address`, and sends the result
+    StreamedResponse  another process makes the response     calls `start`, and sends messages as they arrive
 
-`DeferredResponse` and `PerClientResponse` are empty, and therefore false, subclasses of `bytes`. A batch of
+The last three are empty, and therefore false, subclasses of `bytes`. A batch of
 64 responses is checked for exceptions by one call into C, `all(responses)`. An `isinstance` check of every
 response takes twelve times as long (measured), and nearly all responses are plain.
 """
@@ -51,6 +52,43 @@ class DeferredResponse(bytes):
     start: Callable[[Deliver, bytes], None]
 
     def __new__(cls, start: Callable[[Deliver, bytes], None]) -> Self:
+        """Create an empty `bytes` object with this attribute."""
+        made = super().__new__(cls)
+        made.start = start
+        return made
+
+
+class MessageSink(Protocol):
+    """Takes the messages of a `StreamedResponse`, each after its length in two bytes, in any pieces."""
+
+    def write(self, data: bytes, /) -> bool:
+        """Take messages, or parts of them. Returns whether it takes more now; otherwise it calls `resume`."""
+
+    def end(self, *, is_whole: bool) -> None:
+        """All messages have been written, or (`is_whole` is False) the rest will not come."""
+
+
+class MessageStream(Protocol):
+    """The source of the messages of a `StreamedResponse`."""
+
+    def resume(self) -> None:
+        """Write more messages; the sink can take them."""
+
+    def cancel(self) -> None:
+        """Write nothing more; the client has gone."""
+
+
+class StreamedResponse(bytes):
+    """One or several messages that another process makes from the whole query, such as a zone transfer.
+
+    Attributes:
+        start: starts to make them for a query with this id, from a client with this address in 4 or 16 bytes.
+            It calls the sink later, never before it has returned.
+    """
+
+    start: Callable[[bytes, bytes, MessageSink], MessageStream]
+
+    def __new__(cls, start: Callable[[bytes, bytes, MessageSink], MessageStream]) -> Self:
         """Create an empty `bytes` object with this attribute."""
         made = super().__new__(cls)
         made.start = start

@@ -9,6 +9,9 @@ that no other flow control is needed. A connection that awaits too many deferred
 A deferred response is rendered when the socket can take it. `zkdns.transport.held_bytes` bounds the memory of
 all connections.
 
+A streamed response (a zone transfer) has the connection to itself: it is read at the client's pace, and other
+messages wait until it has ended.
+
 All connections share one selector, which the event loop watches like a single socket. Each call of the event
 loop serves connections for a limited time, whatever their number.
 """
@@ -33,11 +36,13 @@ import structlog
 from zkdns.transport.access_control import AccessControl
 from zkdns.transport.contract import (
     DeferredResponse,
+    MessageStream,
     PerClientResponse,
     QueryCounter,
     Render,
     ResponseLookup,
     ResponseObserver,
+    StreamedResponse,
 )
 from zkdns.transport.counters import NOT_COUNTED, Counters
 from zkdns.transport.event_loop import add_server, remove_server
@@ -335,6 +340,24 @@ class _Deferred(NamedTuple):
     size: int
 
 
+class _StreamSink:
+    """Sends the messages of a streamed response on a connection."""
+
+    def __init__(self, connection: _Connection, started: float) -> None:
+        self._connection = connection
+        self._started = started
+        self._is_counted = False
+
+    def write(self, data: bytes) -> bool:
+        """Send data. Returns whether the client has taken all of it."""
+        is_first, self._is_counted = not self._is_counted, True
+        return self._connection.write_streamed(data, self._started if is_first else None)
+
+    def end(self, *, is_whole: bool) -> None:
+        """Continue with other messages, or close the connection, so that the client notices the failure."""
+        self._connection.end_stream(is_whole=is_whole)
+
+
 class _Connection:
     """One connection.
 
@@ -365,6 +388,7 @@ class _Connection:
         self._deferred_size = 0
         self._awaited = 0  # number of deferred responses, including those that have arrived
         self._awaited_size = 0
+        self._stream: MessageStream | None = None  # no other message is sent before it has ended
         self._counted = 0
         self._is_behind = False  # whether `_buffer` may have complete messages
         self._is_answering = self._is_closing = self._is_closed = self._client_finished = False
@@ -392,7 +416,7 @@ class _Connection:
 
     def close(self, now: float) -> None:
         """Close once all data has been sent; close at once if called again."""
-        if self._is_closing or not (self._unsent or self._deferred):
+        if self._is_closing or self._stream is not None or not (self._unsent or self._deferred):
             self.abort()
             return
         self._is_closing = True
@@ -425,13 +449,23 @@ class _Connection:
         self.sock.close()
         self._buffer = self._unsent = b""
         self._deferred.clear()
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
 
     def _may_answer(self) -> bool:
-        """Whether few enough deferred responses are awaited."""
-        return self._awaited < self._server.max_awaited and self._awaited_size < _MAX_AWAITED_BYTES
+        """Whether few enough deferred responses are awaited, and none is streamed."""
+        return (
+            self._stream is None
+            and self._awaited < self._server.max_awaited
+            and self._awaited_size < _MAX_AWAITED_BYTES
+        )
 
     def _continue(self, now: float) -> None:
         """Send waiting data and deferred responses, then answer the next queries, or close if requested."""
+        if self._stream is not None:
+            self._continue_stream(now)
+            return
         self._send_waiting()
         if not (self._unsent or self._deferred or self._is_closed):
             if self._is_closing or (self._client_finished and not self._awaited and not self._is_behind):
@@ -439,6 +473,54 @@ class _Connection:
             elif self._is_behind and self._may_answer():
                 self._answer(now)
         self._update()
+
+    def _continue_stream(self, now: float) -> None:
+        """Send waiting data of a streamed response, and request more of it when the client has taken all."""
+        before = len(self._unsent)
+        if self._unsent:
+            self._send(self._unsent)
+        if len(self._unsent) < before:
+            self.active_at = now
+            self._server.on_active(self)
+        self._update()
+        if not self._unsent and self._stream is not None:
+            self._stream.resume()
+
+    def write_streamed(self, data: bytes, started: float | None) -> bool:
+        """Send data of the streamed response. Returns whether the client has taken all of it.
+
+        Args:
+            data: messages, or parts of them.
+            started: when the query arrived, with the first data; otherwise None.
+        """
+        now = time.monotonic()
+        if started is not None:
+            response_class = bytes((self._classify(started, data[LENGTH.size + 2 :]),))
+            self._server.counters.add(response_class, self._server.counters.forwarded, now - started)
+        waiting = bytes(self._unsent) + data if self._unsent else data
+        try:
+            self._send(waiting)
+        except OSError:
+            self.abort()
+            return False
+        if len(self._unsent) < len(waiting):
+            self.active_at = now
+            self._server.on_active(self)
+        self._update()
+        return not self._unsent
+
+    def end_stream(self, *, is_whole: bool) -> None:
+        """Continue with other messages after a streamed response; close the connection if it is not whole."""
+        self._stream = None
+        if not is_whole:
+            self.abort()
+            return
+        self._awaited -= 1
+        self._is_behind = bool(self._buffer)
+        try:
+            self._continue(time.monotonic())
+        except OSError:
+            self.abort()
 
     def _send_waiting(self) -> None:
         """Send waiting data, and after it one write of deferred responses."""
@@ -452,7 +534,7 @@ class _Connection:
         if self._is_closed:
             return
         may_answer = self._may_answer()
-        if self._unsent or self._deferred or (self._is_behind and may_answer):
+        if self._unsent or (self._deferred and self._stream is None) or (self._is_behind and may_answer):
             events = selectors.EVENT_WRITE
         else:
             events = selectors.EVENT_READ if may_answer and not self._client_finished else 0
@@ -516,6 +598,10 @@ class _Connection:
             self._awaited_size += size
             empty.start(partial(self._deliver, query[:2], size, time.monotonic()), self._address)
             return b"" if self._may_answer() else None
+        if isinstance(empty, StreamedResponse):
+            self._awaited += 1
+            self._stream = empty.start(query[:2], self._address, _StreamSink(self, time.monotonic()))
+            return None
         return empty.for_address(self._address) if isinstance(empty, PerClientResponse) else b""
 
     def _classify(self, started: float, body: bytes) -> int:
@@ -547,7 +633,7 @@ class _Connection:
         if self._is_answering:  # its caller continues
             return
         try:
-            if not self._unsent:
+            if not self._unsent and self._stream is None:
                 self._send_waiting()
             if self._client_finished and not (self._unsent or self._awaited or self._is_behind):
                 self.abort()

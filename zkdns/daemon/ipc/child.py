@@ -36,7 +36,7 @@ RETIRE_SECONDS = 5.0
 class Task(msgspec.Struct, frozen=True):
     """The task of a child process."""
 
-    role: Literal["watcher", "worker"]
+    role: Literal["watcher", "worker", "transfer"]
     config: Config
     feed: str
     """Path of the feed's socket: the watcher listens there, workers connect to it."""
@@ -56,6 +56,8 @@ class Task(msgspec.Struct, frozen=True):
     """The feed of the previous watcher. A watcher starts with a copy of its table."""
     copy: str = ""
     """Path of the socket at which a worker serves copies of its table (`find_copies`)."""
+    transfer: str = ""
+    """Path of the transfer process's socket. Empty: zone transfers are not configured."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -83,16 +85,23 @@ def _number_of_copy(path: Path) -> int:
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
-    """Order to a worker: accept no more queries, finish the accepted ones, and exit."""
+    """Order to a worker or the transfer process: accept no more queries, finish the others, and exit."""
 
-    exclusive_sockets: tuple[int, ...]
+    exclusive_sockets: tuple[int, ...] = ()
     """Its sockets that no other worker reads. The worker first accepts the queries that wait in them."""
 
 
 class Follow(msgspec.Struct, frozen=True, tag="follow"):
-    """Order to a worker: follow another feed."""
+    """Order to a worker or the transfer process: follow another feed."""
 
     feed: str
+
+
+class RelayTransfers(msgspec.Struct, frozen=True, tag="relay_transfers"):
+    """Order to a worker: relay zone transfers and signed queries, or refuse transfers from now on."""
+
+    transfer: str
+    """As in `Task`."""
 
 
 class Promote(msgspec.Struct, frozen=True, tag="promote"):
@@ -115,7 +124,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """True if a retiring worker accepts no more queries from sockets that other workers read."""
 
 
-Order: TypeAlias = Retire | Follow | Promote | Configure
+Order: TypeAlias = Retire | Follow | RelayTransfers | Promote | Configure
 
 TASKS = FrameCodec(Task)
 ORDERS: FrameCodec[Order] = FrameCodec(Order)  # type: ignore[arg-type]  # a union is no type to mypy

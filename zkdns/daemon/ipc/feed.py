@@ -59,6 +59,8 @@ class Changes(msgspec.Struct, frozen=True, tag="changes"):
 
     serial: int
     changes: tuple[Change, ...]
+    has_more: bool = False
+    """Whether more changes with this serial follow."""
 
 
 class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
@@ -260,8 +262,9 @@ class Publisher:
         # previous one. It wraps around as in RFC 1982.
         self.table.serial = max(self.table.serial + 1, int(time.time())) & 0xFFFFFFFF
         for start in range(0, len(changes), _CHANGES_PER_FRAME):
-            part = changes[start : start + _CHANGES_PER_FRAME]
-            self._broadcast(FRAMES.encode(Changes(self.table.serial, part)))
+            end = start + _CHANGES_PER_FRAME
+            part = Changes(self.table.serial, changes[start:end], has_more=end < len(changes))
+            self._broadcast(FRAMES.encode(part))
         for listener in self._listeners:
             listener.after_batch()
 
@@ -400,7 +403,7 @@ class Subscriber:
         self,
         path: str,
         table: Table,
-        on_change: Callable[[set[Labels]], None],
+        on_change: Callable[[set[Labels]], object],
         on_health: Callable[[SourceHealth], None],
         on_flush: Callable[[bytes | None], None] = lambda _: None,
         *,
@@ -417,6 +420,7 @@ class Subscriber:
         self._reconnect_seconds = reconnect_seconds
         self._copy: _IncomingCopy | None = None  # until it has arrived, and all its sources are ready
         self._copying = contextlib.ExitStack()  # pauses garbage collection, while a copy arrives
+        self._is_partial = True  # until all frames of a copy, or of the changes with one serial, have arrived
         self._writer: asyncio.StreamWriter | None = None
 
     def follow(self, path: str) -> None:
@@ -430,6 +434,10 @@ class Subscriber:
         """The health of all sources together."""
         return merge_health(self.sources.values())
 
+    def is_whole(self, source: str) -> bool:
+        """Whether the table has exactly the publisher's content of this source at the table's serial."""
+        return not self._is_partial and (self._copy is None or source in self._copy.read)
+
     async def run(self) -> None:
         """Follow the publisher without end, and connect again whenever the connection ends."""
         while True:
@@ -442,6 +450,7 @@ class Subscriber:
                     self._writer.close()
                     self._writer = None
                     self._copying.close()
+            self._is_partial |= self._copy is not None
             self._copy = None
             if path != self._path:
                 continue  # `follow` closed the connection; the publisher did not end
@@ -457,6 +466,7 @@ class Subscriber:
                     if self._writer is not None:
                         self._writer.write(BARRIERS.encode(message))
                 case Begin():
+                    self._is_partial = True
                     self._copy = _IncomingCopy()
                     self._copying.close()
                     self._copying.enter_context(gc_paused_for_loading())
@@ -479,6 +489,8 @@ class Subscriber:
             if self._copy is not None:
                 self._copy.note(change)
         self.table.serial = message.serial
+        if self._copy is None or self._copy.has_ended:
+            self._is_partial = message.has_more
         self._on_change(changed)
 
     def _update_source(self, message: SourceHealth) -> None:
@@ -499,6 +511,7 @@ class Subscriber:
 
     def _end_copy(self) -> None:
         """Forget the sources that the publisher does not have any more, with their sets."""
+        self._is_partial = False
         if self._copy is not None:
             self._copy.has_ended = True
             for source in self.sources.keys() - self._copy.sources:

@@ -27,13 +27,15 @@ class ConfigDiff(msgspec.Struct, frozen=True):
     """Whether to replace the watcher."""
     workers: bool
     """Whether to replace all workers."""
+    transfer: bool
+    """Whether to replace the transfer process, if there is one."""
     takes_over_table: bool
     """Whether a new watcher starts with the old one's table."""
 
     @property
     def is_empty(self) -> bool:
         """True if there is nothing to do."""
-        return not (self.changed or self.watcher or self.workers)
+        return not (self.changed or self.watcher or self.workers or self.transfer)
 
 
 def diff_configs(old: Config, new: Config, *, replace_all: bool = False) -> ConfigDiff:
@@ -50,6 +52,7 @@ def diff_configs(old: Config, new: Config, *, replace_all: bool = False) -> Conf
         changed,
         watcher=replace_all or any("watcher" in row.used_by for row in rows),
         workers=replace_all or any("worker" in row.used_by for row in rows),
+        transfer=replace_all or any("transfer" in row.used_by for row in rows),
         takes_over_table=_SOURCE.isdisjoint(changed),
     )
 

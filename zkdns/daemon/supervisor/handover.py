@@ -22,7 +22,15 @@ import msgspec
 import structlog
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.child import RETIRE_SECONDS, Configure, Follow, Promote, Task, copy_path
+from zkdns.daemon.ipc.child import (
+    RETIRE_SECONDS,
+    Configure,
+    Follow,
+    Promote,
+    RelayTransfers,
+    Task,
+    copy_path,
+)
 from zkdns.daemon.supervisor.children import ChildProcess, ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff, config_for
 from zkdns.daemon.supervisor.listeners import Listeners, close
@@ -69,7 +77,10 @@ class Handover:
             self._children.start(self._worker_task(config, watcher, listeners, number))
             for number in range(config.workers)
         ]
-        return Generation(config, listeners, watcher, tuple(workers))
+        transfer = None
+        if config.transfer.is_enabled:
+            transfer = self._children.start(self._transfer_task(config, watcher, listeners))
+        return Generation(config, listeners, watcher, tuple(workers), transfer)
 
     async def replace(self, old: Generation, config: Config, diff: ConfigDiff) -> Generation:
         """Start the generation of another configuration, and retire the processes that it replaces.
@@ -92,11 +103,15 @@ class Handover:
                 task = self._worker_task(config, watcher, listeners, number)
                 task = msgspec.structs.replace(task, waits_for_table=old.has_table)
                 await self._start_and_wait(task, started, must_be_ready=task.waits_for_table)
+            transfer = old.transfer if config.transfer.is_enabled else None
+            if config.transfer.is_enabled and (diff.transfer or transfer is None):
+                task = self._transfer_task(config, watcher, listeners)
+                transfer = await self._start_and_wait(task, started, must_be_ready=False)
         except BaseException:
             self._end(started, listeners.without(old.listeners), remaining=old.listeners)
             raise
-        workers = *kept, *(child for child in started if child is not watcher)
-        new = Generation(config, listeners, watcher, workers)
+        workers = *kept, *(child for child in started if child.task.role == "worker")
+        new = Generation(config, listeners, watcher, workers, transfer)
         self._switch(old, new, kept)
         return new
 
@@ -155,9 +170,10 @@ class Handover:
         """
         if new.watcher is not old.watcher:
             feed = new.watcher.task.feed
-            for child in kept:
-                child.task = msgspec.structs.replace(child.task, feed=feed)
-                child.send(Follow(feed))
+            for child in (*kept, *([new.transfer] if new.transfer is not None else [])):
+                if child.task.feed != feed:
+                    child.task = msgspec.structs.replace(child.task, feed=feed)
+                    child.send(Follow(feed))
             new.watcher.send(Promote())
             new.watcher.task = msgspec.structs.replace(
                 new.watcher.task, is_leader=True, predecessor_feed=None
@@ -165,11 +181,13 @@ class Handover:
         elif new.config != old.config:  # the watcher explains responses, which depend on workers' settings
             new.watcher.task = msgspec.structs.replace(new.watcher.task, config=new.config)
             new.watcher.send(Configure(new.config))
+        transfer = self._transfer_path(new.config)
         for child in new.workers:
-            child.task = msgspec.structs.replace(child.task, waits_for_table=False)
+            if child.task.transfer != transfer:
+                child.send(RelayTransfers(transfer))
+            child.task = msgspec.structs.replace(child.task, waits_for_table=False, transfer=transfer)
         new.listeners.share_out()
-        remaining = new.watcher, *new.workers
-        ending = [child for child in (old.watcher, *old.workers) if child not in remaining]
+        ending = [child for child in old.children if child not in new.children]
         self._end(ending, old.listeners.without(new.listeners), remaining=new.listeners)
         _log_addresses(new.listeners, old.listeners)
 
@@ -187,7 +205,9 @@ class Handover:
         remaining.leave_out(unused)
         self._retiring = [child for child in ending if _may_have_queries(child)]
         for child in ending:
-            if child in self._retiring:
+            if child.task.role == "transfer":
+                child.retire()
+            elif child in self._retiring:
                 child.retire(tuple(number for number in child.task.sockets if number in descriptors))
             else:
                 child.stop()
@@ -197,7 +217,8 @@ class Handover:
             close(unused)
             remaining.share_out()
             for child in ending:
-                _unlink(child.task.feed if child.task.role == "watcher" else child.task.copy)
+                if child.task.role != "transfer":  # its successor listens at the same path
+                    _unlink(child.task.feed if child.task.role == "watcher" else child.task.copy)
 
         self._closing = asyncio.create_task(close_unused())
 
@@ -216,7 +237,20 @@ class Handover:
             rates=self._rates,
             secret=self._secret,
             copy=copy_path(self._directory, self._copies),
+            transfer=self._transfer_path(config),
         )
+
+    def _transfer_task(self, config: Config, watcher: ChildProcess, listeners: Listeners) -> Task:
+        return Task(
+            "transfer",
+            config_for("transfer", config),
+            watcher.task.feed,
+            listeners.addresses,
+            transfer=self._transfer_path(config),
+        )
+
+    def _transfer_path(self, config: Config) -> str:
+        return str(self._directory / "transfer") if config.transfer.is_enabled else ""
 
 
 def _may_have_queries(child: ChildProcess) -> bool:

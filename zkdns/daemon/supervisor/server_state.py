@@ -10,7 +10,7 @@ from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.supervisor.children import ChildProcess
 from zkdns.daemon.supervisor.listeners import Listeners
-from zkdns.telemetry.stats import WatcherStats
+from zkdns.telemetry.stats import TransferStats, WatcherStats
 from zkdns.telemetry.traffic import ServiceTotals
 
 
@@ -21,6 +21,13 @@ class Generation(msgspec.Struct, frozen=True):
     listeners: Listeners
     watcher: ChildProcess
     workers: tuple[ChildProcess, ...]
+    transfer: ChildProcess | None = None
+    """The transfer process. None: zone transfers are not configured."""
+
+    @property
+    def children(self) -> tuple[ChildProcess, ...]:
+        """All processes."""
+        return (self.watcher, *self.workers, *([] if self.transfer is None else [self.transfer]))
 
     @property
     def is_ready(self) -> bool:
@@ -82,6 +89,12 @@ class ServerState:
         """The last stats of the watcher. None: it has not reported any."""
         stats = self.watcher.stats
         return stats if isinstance(stats, WatcherStats) else None
+
+    @property
+    def transfer_stats(self) -> TransferStats | None:
+        """The last stats of the transfer process. None: there is none, or it has not reported any."""
+        child = self.generation.transfer
+        return child.stats if child is not None and isinstance(child.stats, TransferStats) else None
 
     @property
     def workers(self) -> tuple[ChildProcess, ...]:

@@ -147,8 +147,7 @@ class Supervisor:
         self._http |= new_http
         self._serve_http(new_http)
         await self._wait_until_switched(old_http)
-        kept = new.watcher, *new.workers
-        return tuple(child.task.role for child in (old.watcher, *old.workers) if child not in kept)
+        return tuple(child.task.role for child in old.children if child not in new.children)
 
     async def _wait_until_switched(self, old_http: Sequence[AdminServer]) -> None:
         """Wait until the old generation accepts no more queries or HTTP requests."""

@@ -16,6 +16,7 @@ A worker does not connect to ZooKeeper, and has no credentials for it.
     TcpServer            transport/tcp.py      accepts connections, and answers the queries on them
     access control       transport/access_control.py     checks the allowed networks and the rate limit
     WorkerStatsReporter  worker_stats.py       reports readiness and stats to the supervisor
+    Relay                daemon/ipc/relay.py   relays zone transfers and signed queries
     TrafficReporter      worker_stats.py       reports queries by service, and frequent names and clients
     DeferredAnswers      deferred_answers.py   finishes the names of large services in pieces
     drain                drain.py              finishes the open queries after the order `Retire`
@@ -39,8 +40,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
-from zkdns.daemon.ipc.child import Follow, Orders, Retire, SendReport, Task
+from zkdns.daemon.ipc.child import Follow, Orders, RelayTransfers, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import CopyServer, SourceHealth, Subscriber
+from zkdns.daemon.ipc.relay import Relay
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.daemon.worker.drain import drain
 from zkdns.daemon.worker.worker_stats import TrafficReporter, WorkerStatsReporter
@@ -89,6 +91,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
     authority.responder.edns_options = _make_edns_options(task)
+    _relay_transfers(authority, task.transfer)
     sockets = [socket.socket(fileno=number) for number in task.sockets]
     may_serve = asyncio.Event()
 
@@ -125,7 +128,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
             await listener.start()
         async with asyncio.TaskGroup() as tasks:
             ticks = tasks.create_task(_tick(table, authority, forwarder, (reporter, traffic), access))
-            retire = await _execute_orders(orders, subscriber)
+            retire = await _execute_orders(orders, subscriber, authority)
             await drain(retire.exclusive_sockets, udp, tcp, (forwarder, deferred), reporter.report_left)
             ticks.cancel()
     finally:
@@ -145,7 +148,7 @@ def _tune_garbage_collection() -> None:
     set_housekeeping(collect_young)
 
 
-async def _execute_orders(orders: Orders, subscriber: Subscriber) -> Retire:
+async def _execute_orders(orders: Orders, subscriber: Subscriber, authority: Authority) -> Retire:
     """Execute the supervisor's orders until `Retire`, and return that one."""
     while True:
         match await orders.get():
@@ -153,6 +156,13 @@ async def _execute_orders(orders: Orders, subscriber: Subscriber) -> Retire:
                 return retire
             case Follow(feed):
                 subscriber.follow(feed)
+            case RelayTransfers(transfer):
+                _relay_transfers(authority, transfer)
+
+
+def _relay_transfers(authority: Authority, transfer: str) -> None:
+    """Relay zone transfers and signed queries to the socket at this path; empty: refuse transfers."""
+    authority.responder.transfers = Relay(transfer) if transfer else None
 
 
 async def _tick(

@@ -1,0 +1,131 @@
+"""Makes a version of each zone after changes of the table.
+
+    feed ──▶ changed services ──▶ (coalesced) ──▶ records of these services ──▶ next version ──▶ on_version
+
+A version has the content of the table at its serial, and nothing else:
+
+- Changes with one serial may arrive in several frames, and a copy of the table source by source. There is no
+  version until all of it has arrived (`Subscriber.is_whole`).
+- The records are made in steps, while the table goes on changing. Services that change meanwhile are made
+  again, and the version gets the serial of the table at the end.
+- Names of departed members are left out, since they end by time and not by a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from zkdns.daemon.ipc.feed import Subscriber
+from zkdns.dns.authority import Authority
+from zkdns.dns.transfer.contents import service_blocks, zone_blocks
+from zkdns.dns.transfer.versions import ZoneVersions
+from zkdns.names import Labels, to_text
+from zkdns.table import ANY_SERVICE, Table
+
+log = structlog.get_logger("zkdns.transfer")
+
+TICK_SECONDS = 0.2
+"""Changes within this time make one version."""
+_MAX_ROUNDS = 5
+"""After this many rounds, in each of which services have changed, the rest is made without a pause."""
+
+
+class ZoneUpdates:
+    """Makes the versions of all zones.
+
+    Args:
+        table: follows the feed.
+        authority: the zones of the table.
+        versions: by the apex of each zone.
+        on_version: called with the apex of each zone that has a new version.
+        tick_seconds: as `TICK_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        authority: Authority,
+        versions: Mapping[Labels, ZoneVersions],
+        on_version: Callable[[Labels], None],
+        *,
+        tick_seconds: float = TICK_SECONDS,
+    ) -> None:
+        self._table, self._authority, self._versions = table, authority, versions
+        self._on_version, self._tick_seconds = on_version, tick_seconds
+        self._subscriber: Subscriber | None = None
+        self._dirty: set[Labels] = {ANY_SERVICE}
+        self._has_changed = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._has_warned = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every zone has a version."""
+        return all(versions.serial is not None for versions in self._versions.values())
+
+    def follow(self, subscriber: Subscriber) -> None:
+        """Set the subscriber that changes the table."""
+        self._subscriber = subscriber
+
+    def on_change(self, keys: Iterable[Labels]) -> None:
+        """Note that these services have changed, or with () the health of a source."""
+        self._dirty |= self._authority.refresh(keys)
+        self._has_changed.set()
+
+    async def run(self) -> None:
+        """Make versions, without end."""
+        while True:
+            await self._has_changed.wait()
+            await asyncio.sleep(self._tick_seconds)
+            await self.update()
+
+    async def update(self) -> None:
+        """Make a version of each zone with all changes so far, if they are complete."""
+        async with self._lock:
+            self._has_changed.clear()
+            rounds = 0
+            while self._dirty:
+                rounds += 1
+                keys, self._dirty = self._dirty, set()
+                for key in keys:
+                    await self._stage(key, may_pause=rounds < _MAX_ROUNDS)
+            self._publish()  # without a pause since the last look at the changed services
+
+    async def _stage(self, key: Labels, *, may_pause: bool) -> None:
+        """Make the records of a service, or with `ANY_SERVICE` those of the zones as a whole."""
+        if key == ANY_SERVICE:
+            return  # `_publish` always makes these, since they may depend on the whole table
+        steps = service_blocks(self._authority.zone, key)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as ended:
+                for apex, versions in self._versions.items():
+                    versions.stage(key, ended.value.get(apex, ()))
+                break
+            if may_pause:
+                await asyncio.sleep(0)
+        if may_pause:
+            await asyncio.sleep(0)
+
+    def _publish(self) -> None:
+        serial = self._table.serial
+        for apex, versions in self._versions.items():
+            if not self._is_whole(apex):
+                continue
+            versions.stage(ANY_SERVICE, zone_blocks(self._authority.zone, apex))
+            if versions.publish(serial):
+                self._on_version(apex)
+            elif versions.has_unpublished and not self._has_warned:
+                self._has_warned = True
+                effect = "the changes are transferred with the next serial"
+                log.warning("zone_serial_unchanged", zone=to_text(apex), serial=serial, effect=effect)
+
+    def _is_whole(self, apex: Labels) -> bool:
+        freshness = self._authority.freshness
+        if self._subscriber is None or freshness.is_unknown(apex, apex, ANY_SERVICE, exists=True):
+            return False
+        return all(map(self._subscriber.is_whole, freshness.sources_in(apex)))
