@@ -106,7 +106,7 @@ class FollowedTree:
         self.changes: list[Change] = []
         self.states: list[SyncState] = []
         self.log: list[object] = []
-        """Delays (True: begun, False: ended), ensembles, changes and states, in order."""
+        """Delays (True: begun, False: ended), ensembles, changes, states and transactions (int), in order."""
         self.ensemble: Ensemble | None = None
         """The ensemble, with its latest known root and transaction."""
         self.client: Any = make_client(hosts, session_timeout=session_timeout, read_only=read_only)
@@ -148,6 +148,7 @@ class FollowedTree:
             on_delay=self._note_delay,
             on_ensemble=self._note_ensemble,
             on_same_ensemble=self._note_same_ensemble,
+            on_zxid=self.log.append,
             recursive=self._recursive,
             **self._intervals,
         )
@@ -198,6 +199,15 @@ class FollowedTree:
     def ensembles(self) -> list[EnsembleShown]:
         """What each connection has shown of its ensemble."""
         return [entry for entry in self.log if isinstance(entry, EnsembleShown)]
+
+    @property
+    def zxids(self) -> list[int]:
+        """The highest transactions of the contents that were reported."""
+        return [entry for entry in self.log if type(entry) is int]
+
+    def wait_zxid(self, client: Any) -> int:
+        """Wait until the highest transaction of the contents was reported, and return it."""
+        return eventually(lambda: self.zxids[-1] == (last := content_zxid(client, self._template)) and last)
 
     def read(self, function: Callable[[], T]) -> T:
         """Call a function in the event loop, so that nothing changes during the call."""
@@ -302,6 +312,19 @@ def in_zookeeper(client: Any, template: str) -> Contents:
             if (is_open or name == step) and f"{path}/{name}" != "/zookeeper"
         ]
     return {path: _members(client, path) for path in paths}
+
+
+def content_zxid(client: Any, template: str) -> int:
+    """The highest transaction of the contents below a template, as another client reads it."""
+    fixed = template[: template.index("/{")] or "/"
+    found = [client.exists(fixed).pzxid]
+    paths = [fixed]
+    for _ in range(template.count("{")):
+        paths = [f"{path.rstrip('/')}/{name}" for path in paths for name in _children(client, path)]
+        found += [stat.pzxid for path in paths if (stat := client.exists(path))]
+    members = [f"{path}/{name}" for path in paths for name in _children(client, path)]
+    members = [path for path in members if path.rpartition("/")[2].startswith(("member_", "vector_"))]
+    return int(max(found + [stat.mzxid for path in members if (stat := client.exists(path))]))
 
 
 def others_in_zookeeper(client: Any, template: str) -> dict[str, set[str]]:

@@ -21,6 +21,7 @@ from zkdns.serverset.kazoo_ext import (
     AddWatch,
     MultiRead,
     Result,
+    Znode,
     intercept_events,
     send_request,
 )
@@ -51,7 +52,8 @@ def test_a_multi_read_returns_what_single_reads_do(zookeeper: ZooKeeperServer, z
         *found, children, nothing, absent, no_children, secret, hidden = answer(zk, MultiRead(reads))
     stats = [zk.exists(f"{zk_root}/{name}") for name in contents]
     assert found == [
-        (data, stat.czxid, stat.ctime) for data, stat in zip(contents.values(), stats, strict=True)
+        Znode(data, stat.czxid, stat.mzxid, stat.ctime, stat.pzxid)
+        for data, stat in zip(contents.values(), stats, strict=True)
     ]
     assert isinstance(children, list)
     assert sorted(children) == sorted([*contents, "secret"])

@@ -592,6 +592,7 @@ def test_after_any_sequence_of_events_the_table_equals_zookeeper(
             for _ in range(100):
                 act()
             tree.wait_equal(zk)
+            tree.wait_zxid(zk)
             eventually(lambda: knows_other_children(tree, zk, zk_root))
             assert max(tree.callbacks().values(), default=0) <= 4, round_
         # The changes on the way lead to the same table as the final state.

@@ -238,6 +238,11 @@ class Guard:
         """When to call `expire` next. None: nothing is held or waits."""
         return self._deadlines[0][0] if self._deadlines else None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any removal waits, so that ZooKeeper's latest contents were not passed on yet."""
+        return bool(self._waits)
+
     def accept(self, origin: str) -> list[Change]:
         """Release a set's held members: an operator has accepted the loss."""
         hold = self._holds.get(origin)

@@ -30,6 +30,7 @@ from zkdns.serverset.kazoo_ext import (
     AddWatch,
     GetData,
     MultiRead,
+    Znode,
     intercept_events,
     send_request,
 )
@@ -41,7 +42,10 @@ _WATCHED, _CHANGED = f"{_CHROOT}/watched", f"{_CHROOT}/watched/below"
 _WATCH_XID, _PING_XID = -1, -2
 _EXISTS, _CLOSE, _CLIENT_TIMEOUT = 3, -11, 10_000  # the latter in milliseconds
 _ZXID = 318  # of all responses
-_STAT = struct.pack("!qqqqiiiqiiq", 7, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0)  # czxid 7, ctime 9
+_ZNODE = Znode(b"data", czxid=7, mzxid=8, ctime=9, pzxid=10)
+_STAT = struct.pack(
+    "!qqqqiiiqiiq", _ZNODE.czxid, _ZNODE.mzxid, _ZNODE.ctime, 0, 0, 0, 0, 0, 0, 0, _ZNODE.pzxid
+)
 
 _HEADER = struct.Struct("!iqi")  # ReplyHeader: xid, zxid, error
 _CONNECTED = struct.pack("!iiqi16s?", 0, _CLIENT_TIMEOUT, 1, 16, b"", False)  # ConnectResponse
@@ -63,7 +67,7 @@ _REPLIES: dict[int, tuple[int, bytes]] = {
     _MULTI_READ.type: (
         0,
         struct.pack("!i?i", GET_DATA, False, 0)
-        + _string("data")
+        + _string(_ZNODE.data.decode())
         + _STAT
         + struct.pack("!i?ii", GET_CHILDREN, False, 0, 1)
         + _string("child")
@@ -77,7 +81,7 @@ _EXPECTED: list[Seen] = [
     ("the event", (CREATED, "/watched/below")),
     ("the response to addWatch", ([], "None", _ZXID)),
     ("the error", ([], "NoNodeError()", _ZXID)),
-    ("the response to multiRead", ([(b"data", 7, 9), ["child"]], "None", _ZXID)),
+    ("the response to multiRead", ([_ZNODE, ["child"]], "None", _ZXID)),
 ]
 """What arrives before the response to the last request, in this order."""
 

@@ -26,7 +26,7 @@ import contextlib
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from kazoo import exceptions
 from kazoo.client import KazooClient
@@ -39,8 +39,23 @@ CHANGED: Final = 3
 GET_DATA: Final = 4
 GET_CHILDREN: Final = 8
 
-Result: TypeAlias = tuple[bytes, int, int] | list[str] | KazooException
-"""The result of one read: data, czxid and ctime (GET_DATA), names (GET_CHILDREN), or an error."""
+
+class Znode(NamedTuple):
+    """A znode's data, and the useful part of its Stat."""
+
+    data: bytes
+    czxid: int
+    """The transaction that created it."""
+    mzxid: int
+    """The transaction that changed its data last; at first the one that created it."""
+    ctime: int
+    """When it was created: Unix time in milliseconds."""
+    pzxid: int
+    """The transaction that created or deleted a child last; at first the one that created it."""
+
+
+Result: TypeAlias = Znode | list[str] | KazooException
+"""The result of one read: a znode (GET_DATA), names (GET_CHILDREN), or an error."""
 ResponseCallback: TypeAlias = Callable[[list[Result], BaseException | None], None]
 EventCallback: TypeAlias = Callable[[int, str], None]
 
@@ -49,8 +64,7 @@ _INT = struct.Struct("!i")
 _HEADER = struct.Struct("!i?i")  # MultiHeader: operation, end flag, error
 _HEADERS = {op: _HEADER.pack(op, False, -1) for op in (GET_DATA, GET_CHILDREN)}
 _END = _HEADER.pack(-1, True, -1)
-_CZXID_CTIME = struct.Struct("!q8xq")  # the first and the third field of a Stat
-_STAT_SIZE = 68  # zookeeper.jute: 6 longs and 5 ints
+_STAT = struct.Struct("!qqq36xq")  # czxid, mzxid, ctime and, at the end, pzxid
 _NO_NODE, _NO_AUTH = NoNodeError(), NoAuthError()
 _EVENT = struct.Struct("!iii")  # WatcherEvent: kind, state, and the length of the path
 _COMMON_ERRORS = {NoNodeError.code: _NO_NODE, NoAuthError.code: _NO_AUTH}
@@ -98,7 +112,7 @@ class GetData:
     def deserialize(self, data: bytes, offset: int) -> list[Result]:
         """Decode the data, and the Stat that follows it."""
         end = offset + _INT.size + max(_INT.unpack_from(data, offset)[0], 0)
-        return [(data[offset + _INT.size : end], *_CZXID_CTIME.unpack_from(data, end))]
+        return [Znode(data[offset + _INT.size : end], *_STAT.unpack_from(data, end))]
 
 
 class MultiRead:
@@ -131,8 +145,8 @@ class MultiRead:
             offset += _HEADER.size + _INT.size
             if operation == GET_DATA:
                 end = offset + max(length, 0)  # null data has the length -1
-                results.append((data[offset:end], *_CZXID_CTIME.unpack_from(data, end)))
-                offset = end + _STAT_SIZE
+                results.append(Znode(data[offset:end], *_STAT.unpack_from(data, end)))
+                offset = end + _STAT.size
             elif operation == GET_CHILDREN:
                 names = []
                 for _ in range(length):

@@ -16,7 +16,6 @@ from zkdns.namespace import STATIC_SOURCE, ServiceName
 from zkdns.serverset.changes import DirectoryUnread, HostResolved, MembersHeld, SetPut
 from zkdns.serverset.ensemble import Ensemble
 from zkdns.snapshot import Header, NamespaceState, write_snapshot
-from zkdns.table import Table
 
 WEB = put("web", member(1), member(2, "web.example"))
 HELD = MembersHeld(WEB.origin, (member(1).name,), 1_700_000_000.0)
@@ -68,9 +67,9 @@ def test_a_reload_takes_the_table_of_the_previous_watcher(config: Config, short_
         path = str(short_path / "feed1")
         async with running_publisher(path, filled(config)):
             task = Task("watcher", config, str(short_path / "feed2"), is_leader=False, predecessor_feed=path)
-            table = Table()
-            check(config, await restore(task, store_of(config), table))
-            assert table.serial == 7
+            successor = Publisher()
+            check(config, await restore(task, store_of(config), successor))
+            assert successor.table.serial == 7
 
     asyncio.run(scenario())
 
@@ -87,9 +86,9 @@ def test_a_new_watcher_takes_the_table_of_a_worker_rather_than_the_snapshot(
             async with running_publisher(feed, filled(config)):
                 await until(lambda: worker.health.ready)
             write_file(config)
-            table = Table()
-            check(config, await restore(Task("watcher", config, feed), store_of(config), table))
-            assert table.serial == 7
+            successor = Publisher()
+            check(config, await restore(Task("watcher", config, feed), store_of(config), successor))
+            assert successor.table.serial == 7
             copies.close()
 
     asyncio.run(scenario())
@@ -102,7 +101,7 @@ def test_a_worker_without_a_table_is_passed_over(config: Config, short_path: Pat
             copies = CopyServer(worker.subscriber, str(short_path / "1.copy"))
             await copies.start()
             write_file(config, WEB)
-            restored = await restore(Task("watcher", config, feed), store_of(config), Table())
+            restored = await restore(Task("watcher", config, feed), store_of(config), Publisher())
             assert restored.changes == {config.namespace.template: [WEB]}
             copies.close()
 
@@ -112,9 +111,9 @@ def test_a_worker_without_a_table_is_passed_over(config: Config, short_path: Pat
 def test_without_any_table_nothing_is_restored(config: Config, short_path: Path) -> None:
     async def scenario() -> None:
         feed = str(short_path / "feed1")
-        assert not (await restore(Task("watcher", config, feed), store_of(config), Table())).sources
+        assert not (await restore(Task("watcher", config, feed), store_of(config), Publisher())).sources
         gone = Task("watcher", config, feed, is_leader=False, predecessor_feed=str(short_path / "gone"))
-        assert not (await restore(gone, None, Table())).sources
+        assert not (await restore(gone, None, Publisher())).sources
 
     with capture_logs() as logs:
         asyncio.run(scenario())

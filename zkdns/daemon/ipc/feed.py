@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import itertools
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -32,6 +34,7 @@ import structlog
 
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
 from zkdns.daemon.ipc.framing import FrameCodec
+from zkdns.daemon.ipc.zone_serial import DETOUR_SECONDS, ZoneSerial
 from zkdns.names import Labels
 from zkdns.namespace import ALL_SOURCES, Namespace, source_of
 from zkdns.serverset.changes import Change, DirectoryUnread, SetPut, SetUnread
@@ -46,6 +49,8 @@ MAX_BACKLOG = 64 << 20
 BARRIER_SECONDS = 1.0
 """Time in which a worker applies the changes that it was sent. One that takes longer hangs, and sends no
 outdated responses either."""
+VERSION_SECONDS = 1.0
+"""Time in which the version of changed contents follows the changes. A round trip to ZooKeeper is enough."""
 RECONNECT_SECONDS = 0.02
 """Pause of a subscriber between two connections: short, because both processes start at the same time."""
 
@@ -55,7 +60,10 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Changes(msgspec.Struct, frozen=True, tag="changes"):
-    """Changes of the table, and the zone's serial after them."""
+    """Changes of the table, and the zone's serial after them. Without changes, only the serial has risen.
+
+    With an unchanged serial, they belong to the next one, which follows within `VERSION_SECONDS`.
+    """
 
     serial: int
     changes: tuple[Change, ...]
@@ -126,6 +134,17 @@ BARRIERS: FrameCodec[Barrier] = FrameCodec(Barrier)
 """Messages from subscribers."""
 
 
+class Rise(enum.Enum):
+    """When the serial rises after some changes."""
+
+    NOW = enum.auto()
+    """When they are sent."""
+    WITH_VERSION = enum.auto()
+    """When `set_version` is called next, but at the latest after `VERSION_SECONDS`."""
+    NEVER = enum.auto()
+    """They come from a source that is not ready, or belong to the restored serial."""
+
+
 class PublisherListener:
     """Observes a publisher in the same process. The methods do nothing; override the ones you need."""
 
@@ -148,13 +167,15 @@ class Publisher:
     Changes of one round of the event loop are sent together, with one serial.
 
     Attributes:
-        table: the table. `publish` applies its changes.
+        table: the table. `publish` applies its changes. Its serial is that of `ZoneSerial`.
         sources: the last health of each source, by its name.
 
     Args:
         sources: the names of the sources. None of them is ready yet.
         max_backlog: as `MAX_BACKLOG`.
         barrier_seconds: as `BARRIER_SECONDS`.
+        version_seconds: as `VERSION_SECONDS`.
+        detour_seconds: as `zone_serial.DETOUR_SECONDS`.
     """
 
     def __init__(
@@ -163,9 +184,17 @@ class Publisher:
         *,
         max_backlog: int = MAX_BACKLOG,
         barrier_seconds: float = BARRIER_SECONDS,
+        version_seconds: float = VERSION_SECONDS,
+        detour_seconds: float = DETOUR_SECONDS,
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.sources = {source: SourceHealth(ready=False, source=source) for source in sources}
+        self._serial = ZoneSerial(self.sources, detour_seconds=detour_seconds)
+        self._version_seconds = version_seconds
+        self._is_changed = False  # so that the serial rises
+        self._awaits_version: asyncio.TimerHandle | None = None
+        self._detour_end: asyncio.TimerHandle | None = None
+        self._is_scheduled = False
         self._max_backlog = max_backlog
         self._barrier_seconds = barrier_seconds
         self._listeners: list[PublisherListener] = []
@@ -194,7 +223,7 @@ class Publisher:
         """Accept subscribers at a Unix socket."""
         self._server = await asyncio.start_unix_server(self._serve_subscriber, path)
 
-    def publish(self, changes: Sequence[Change]) -> None:
+    def publish(self, changes: Sequence[Change], rise: Rise = Rise.NOW) -> None:
         """Apply changes at once, and send them at the end of this round of the event loop."""
         for listener in self._listeners:
             listener.before_publish(changes)
@@ -206,9 +235,28 @@ class Publisher:
                 continue
             for listener in self._listeners:
                 listener.after_change(keys)
-            if not self._pending:
-                asyncio.get_running_loop().call_soon(self._send_pending)
+            self._send_soon()
             self._pending.append(change)
+            if rise is Rise.NOW:
+                self._is_changed = True
+            elif rise is Rise.WITH_VERSION and self._awaits_version is None:
+                loop = asyncio.get_running_loop()
+                self._awaits_version = loop.call_later(self._version_seconds, self._end_wait_for_version)
+
+    def restore_serial(self, serial: int) -> None:
+        """Set the serial of a restored table. The next one will be newer."""
+        self.table.serial = serial
+        self._serial.is_restored = True
+
+    def raise_serial(self) -> None:
+        """Let the serial rise, because a setting has changed the responses."""
+        self._is_changed = True
+        self._send_soon()
+
+    def set_version(self, source: str, version: int) -> None:
+        """Set the version of a source's contents, after they were published (see `ZoneSerial`)."""
+        self._serial.set_version(source, version)
+        self._end_wait_for_version()
 
     def set_health(self, health: SourceHealth) -> None:
         """Set and send the health of a source, after all changes published before."""
@@ -254,19 +302,42 @@ class Publisher:
         for writer in self._max_backlogs:
             writer.close()
 
+    def _end_wait_for_version(self) -> None:
+        """Let the serial rise for all changes so far that have waited for a version."""
+        if self._awaits_version is not None:
+            self._awaits_version.cancel()
+            self._awaits_version = None
+            self._is_changed = True
+        self._send_soon()
+
+    def _send_soon(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._send_pending)
+
     def _send_pending(self) -> None:
+        self._is_scheduled = False
         changes, self._pending = tuple(self._pending), []
-        if not changes:
+        is_changed, self._is_changed = self._is_changed, False
+        serial = self._serial.following(self.table.serial, time.monotonic(), is_changed=is_changed)
+        if not changes and serial == self.table.serial:
             return
-        # The serial follows the clock, so that it rises across restarts, and is at least one more than the
-        # previous one. It wraps around as in RFC 1982.
-        self.table.serial = max(self.table.serial + 1, int(time.time())) & 0xFFFFFFFF
-        for start in range(0, len(changes), _CHANGES_PER_FRAME):
+        self.table.serial = serial
+        self._watch_detour()
+        for start in range(0, max(len(changes), 1), _CHANGES_PER_FRAME):
             end = start + _CHANGES_PER_FRAME
-            part = Changes(self.table.serial, changes[start:end], has_more=end < len(changes))
+            part = Changes(serial, changes[start:end], has_more=end < len(changes))
             self._broadcast(FRAMES.encode(part))
         for listener in self._listeners:
             listener.after_batch()
+
+    def _watch_detour(self) -> None:
+        """Let the serial rise again when a detour ends."""
+        if self._detour_end is not None:
+            self._detour_end.cancel()
+            self._detour_end = None
+        if (left := self._serial.detour_until - time.monotonic()) > -math.inf:
+            self._detour_end = asyncio.get_running_loop().call_later(max(0.0, left), self._send_pending)
 
     async def _serve_subscriber(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._send_pending()

@@ -17,7 +17,8 @@ from zkdns.address import HostPort
 from zkdns.admin.api_types import ReleasedMember
 from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher, Rise, SourceHealth
+from zkdns.daemon.ipc.zone_serial import version_of_zxid
 from zkdns.guard import Guard, HeldMember
 from zkdns.namespace import Namespace
 from zkdns.serverset.changes import Change, MembersHeld
@@ -69,6 +70,7 @@ class GuardedPublisher:
         self._publisher = publisher
         self._is_ready = False
         self._current_at: float | None = None
+        self._zxid: int | None = None  # that was not passed on yet
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
         self._clock = clock
@@ -128,19 +130,19 @@ class GuardedPublisher:
         elif ready:
             self._current_at = None
             self.guard.on_settled(self._clock())
-        self._set_timer()
+        self._follow_guard()
         self._publisher.set_health(self.health)
 
     def disturb(self, reason: str) -> None:
         """Report a disturbance while the sets are current, or before they were read."""
         self._pass_on(self.guard.on_disturbance(self._clock(), reason))
-        self._set_timer()
+        self._follow_guard()
 
     def settle(self) -> None:
         """Report the end of a disturbance of `disturb`, unless ZooKeeper is out of reach or unread."""
         if self._is_ready and self._current_at is None:
             self.guard.on_settled(self._clock())
-            self._set_timer()
+            self._follow_guard()
 
     def set_ensemble(self, ensemble: Ensemble) -> None:
         """Report the ensemble behind a new connection, before its contents are published."""
@@ -157,7 +159,7 @@ class GuardedPublisher:
             effect="what only the previous one had is not held",
         )
         self._pass_on(self.guard.on_other_ensemble(self._clock()))
-        self._set_timer()
+        self._follow_guard()
 
     def update_ensemble(self, ensemble: Ensemble) -> None:
         """Report the same ensemble at a later time."""
@@ -166,8 +168,12 @@ class GuardedPublisher:
     # -- changes -------------------------------------------------------------------------------------------
 
     def publish(self, changes: Iterable[Change]) -> None:
-        """Publish changes from ZooKeeper. The guard replaces suspicious removals by held members."""
+        """Publish changes from ZooKeeper. The guard replaces suspicious removals by held members.
+
+        The serial rises with the next `set_zxid`.
+        """
         now = self._clock()
+        rise = Rise.WITH_VERSION if self._is_ready else Rise.NEVER
         for change in changes:
             try:
                 admitted = self.guard.admit(change, now)
@@ -176,8 +182,13 @@ class GuardedPublisher:
                     "guard_failed", change=repr(change)[:_MAX_LOGGED], effect="change passed on unguarded"
                 )
                 admitted = [change]
-            self._pass_on(admitted)
-        self._set_timer()
+            self._pass_on(admitted, rise)
+        self._follow_guard()
+
+    def set_zxid(self, zxid: int) -> None:
+        """Report the highest transaction of the contents. It counts once no removal waits in the guard."""
+        self._zxid = zxid
+        self._follow_guard()
 
     def release(self, origins: Iterable[str]) -> tuple[ReleasedMember, ...]:
         """Remove the held members of these sets, and return them in order."""
@@ -185,7 +196,7 @@ class GuardedPublisher:
         for origin in origins:
             held += self.guard.held_of(origin)
             self._pass_on(self.guard.accept(origin))
-        self._set_timer()
+        self._follow_guard()
         return tuple(_to_released_member(one, self._clock()) for one in sorted(held, key=_sort_key))
 
     def close(self) -> None:
@@ -193,9 +204,9 @@ class GuardedPublisher:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _pass_on(self, changes: Iterable[Change]) -> None:
+    def _pass_on(self, changes: Iterable[Change], rise: Rise = Rise.NOW) -> None:
         """Publish changes of the guard, with the times of held members since the epoch."""
-        self._publisher.publish(_convert_times(changes, self._to_epoch))
+        self._publisher.publish(_convert_times(changes, self._to_epoch), rise)
 
     def _to_epoch(self, when: float) -> float:
         return when - self._clock() + self._wall_clock()
@@ -206,10 +217,15 @@ class GuardedPublisher:
 
     def _expire(self) -> None:
         self._timer = None
-        self._pass_on(self.guard.expire(self._clock()))
-        self._set_timer()
+        rise = Rise.NOW if self._zxid is None else Rise.WITH_VERSION
+        self._pass_on(self.guard.expire(self._clock()), rise)
+        self._follow_guard()
 
-    def _set_timer(self) -> None:
+    def _follow_guard(self) -> None:
+        """Pass on the version, and set the timer, after the state of the guard has changed."""
+        if self._zxid is not None and not self.guard.is_waiting:
+            self._publisher.set_version(self.namespace.template, version_of_zxid(self._zxid))
+            self._zxid = None
         due = self.guard.next_deadline()
         if self._timer is not None:
             if self._due == due:

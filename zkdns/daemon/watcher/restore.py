@@ -18,11 +18,10 @@ import msgspec
 import structlog
 
 from zkdns.daemon.ipc.child import Task, find_copies
-from zkdns.daemon.ipc.feed import SourceHealth, TableCopy, read_copy
+from zkdns.daemon.ipc.feed import Publisher, SourceHealth, TableCopy, read_copy
 from zkdns.daemon.watcher.snapshot_store import SnapshotStore
 from zkdns.namespace import Namespace
 from zkdns.serverset.changes import Change, HostResolved, SetPut, divide_by_source
-from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -40,13 +39,13 @@ class Restored(msgspec.Struct, frozen=True):
     """Addresses of the members' host names."""
 
 
-async def restore(task: Task, store: SnapshotStore | None, table: Table) -> Restored:
+async def restore(task: Task, store: SnapshotStore | None, publisher: Publisher) -> Restored:
     """The table to start with; empty if there is none.
 
     Args:
         task: the task of this process.
         store: reads the snapshot. None: there is none.
-        table: gets the serial of the restored table, so that serials keep rising.
+        publisher: gets the serial of the restored table, so that serials keep rising.
     """
     namespaces = task.config.namespaces
     copy: TableCopy | None = None
@@ -62,7 +61,7 @@ async def restore(task: Task, store: SnapshotStore | None, table: Table) -> Rest
             copy = store.restore()
     if copy is None:
         return Restored({}, {})
-    table.serial = copy.serial
+    publisher.restore_serial(copy.serial)
     return _select(copy, namespaces)
 
 

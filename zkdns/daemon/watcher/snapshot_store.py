@@ -13,7 +13,7 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
-from zkdns.daemon.ipc.feed import Publisher, PublisherListener, SourceHealth, TableCopy
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener, Rise, SourceHealth, TableCopy
 from zkdns.serverset.changes import Change, SetPut, divide_by_source
 from zkdns.snapshot import (
     Header,
@@ -215,11 +215,11 @@ class SnapshotSource:
         with gc_paused_for_loading():
             snapshot = read_snapshot(self._path, expected_by(self._config, time.time()))
             log.info("snapshot_loaded", **_log_fields(self._path, snapshot))
-            self._publisher.table.serial = snapshot.header.serial
+            self._publisher.restore_serial(snapshot.header.serial)
             by_source, hosts = divide_by_source(snapshot.changes, self._config.namespaces)
             for source in snapshot.header.by_source(self._config.namespaces):
-                self._publisher.publish(by_source.get(source, []))
-            self._publisher.publish(hosts)
+                self._publisher.publish(by_source.get(source, []), Rise.NEVER)
+            self._publisher.publish(hosts, Rise.NEVER)
             self._publisher.set_health(SourceHealth(ready=True, stale_since=snapshot.header.written))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher, Rise, SourceHealth
 from zkdns.errors import ConfigError
 from zkdns.namespace import STATIC_PREFIX, STATIC_SOURCE
 from zkdns.serverset.changes import SetDropped, SetPut
@@ -17,6 +18,7 @@ from zkdns.serverset.static_file import StaticSets, load_demo, load_static
 log = structlog.get_logger("zkdns.watcher")
 
 _POLL_SECONDS = 0.25
+_DEMO_VERSION = 1  # the example never changes
 
 
 class StaticSource:
@@ -32,6 +34,7 @@ class StaticSource:
         self._path = Path(config.static) if config.static else None
         self._publisher = publisher
         self._origins: set[str] = set()
+        self._is_ready = False
 
     async def run(self) -> None:
         """Publish the services, then poll the file without end.
@@ -40,40 +43,50 @@ class StaticSource:
         they write it, and an empty file would drop all services.
         """
         if self._path is None:
-            self._publish_sets(load_demo(self._config.namespaces))
+            self._publish_sets(load_demo(self._config.namespaces), _DEMO_VERSION)
             return
         loaded = previous = _signature(self._path)
-        self._load(self._path)
+        self._load(self._path, loaded)
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             current = _signature(self._path)
             if current == previous != loaded:
                 loaded = current
-                self._load(self._path)
+                self._load(self._path, loaded)
             previous = current
 
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path, signature: _Signature | None) -> None:
         try:
             sets = load_static(path, self._config.namespaces)
         except ConfigError as error:
             for reason in error.errors:
                 log.error("static_file_invalid", reason=reason, effect="previous content stays in force")
             return
-        self._publish_sets(sets)
+        self._publish_sets(sets, signature.modified_ns // 10**9 if signature else 0)
         log.info("static_file_loaded", path=str(path), services=len(sets))
 
-    def _publish_sets(self, sets: StaticSets) -> None:
+    def _publish_sets(self, sets: StaticSets, version: int) -> None:
         puts = [SetPut(f"{STATIC_PREFIX}{name.absolute}", name, members) for name, members in sets.items()]
         origins = {put.origin for put in puts}
-        self._publisher.publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])
+        drops = [SetDropped(origin) for origin in sorted(self._origins - origins)]
+        self._publisher.publish([*puts, *drops], Rise.WITH_VERSION if self._is_ready else Rise.NEVER)
+        self._publisher.set_version(STATIC_SOURCE, version)
         self._origins = origins
+        self._is_ready = True
         self._publisher.set_health(SourceHealth(ready=True, source=STATIC_SOURCE))
 
 
-def _signature(path: Path) -> tuple[int, ...] | None:
-    """Return a value that differs after each change, even if a file of equal size replaces the old one."""
+class _Signature(NamedTuple):
+    """Differs after each change of a file, even if a file of equal size replaces it."""
+
+    modified_ns: int
+    size: int
+    inode: int
+
+
+def _signature(path: Path) -> _Signature | None:
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return _Signature(stat.st_mtime_ns, stat.st_size, stat.st_ino)

@@ -47,7 +47,7 @@ import structlog
 from zkdns.config import Config
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
 from zkdns.daemon.ipc.child import Configure, Orders, Promote, SendReport, Task
-from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed import Publisher, Rise
 from zkdns.daemon.ipc.requests import RequestServer, requests_path
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
@@ -149,6 +149,7 @@ async def _execute_orders(orders: Orders, context: WatcherContext) -> None:
         match await orders.get():
             case Configure(config):
                 context.config = config  # `zkdns explain` evaluates the workers' settings in this process
+                context.publisher.raise_serial()
 
 
 def _collect_stats(context: WatcherContext) -> WatcherStats:
@@ -165,13 +166,15 @@ def _collect_stats(context: WatcherContext) -> WatcherStats:
 
 async def _start_zookeeper(task: Task, context: WatcherContext, store: SnapshotStore | None) -> None:
     """Publish the restored table, then follow ZooKeeper: one source for each namespace."""
-    restored = await restore(task, store, context.publisher.table)
+    restored = await restore(task, store, context.publisher)
     with gc_paused_for_loading():
         for guarded in context.namespaces:
             template = guarded.namespace.template
             if template in restored.sources:
                 await guarded.restore(restored.changes[template], restored.sources[template])
-        context.publisher.publish(restored.hosts)
+        context.publisher.publish(restored.hosts, Rise.NEVER)
+    if task.predecessor_feed is not None:
+        context.publisher.raise_serial()  # the settings have changed
     await asyncio.sleep(0)
     # Imported after the restored table is published, because loading kazoo takes as long as restoring it.
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above

@@ -85,6 +85,7 @@ class ZooKeeperSource:
             on_delay=self._delay_changed,
             on_ensemble=guarded.set_ensemble,
             on_same_ensemble=guarded.update_ensemble,
+            on_zxid=guarded.set_zxid,
         )
 
     def restore(self, table: Table) -> None:
@@ -204,6 +205,8 @@ class ZooKeeperSource:
             return
         if state in _READ_STATES:
             self._read_completed(state)
+            if state is SyncState.LIVE:
+                self._guarded.set_zxid(self.sync.zxid)  # before the workers learn that everything was read
         elif state is SyncState.AWAY:
             self._disconnected_at = time.monotonic()
             log.warning(

@@ -16,6 +16,9 @@ The path of an event (with the recursive watch):
                                                        │ when the queue is empty
                                                        ▼
                                                      ZnodeTree.take_changes ─▶ publish(changes)
+                                                       │ when no read is outstanding
+                                                       ▼
+                                                     on_zxid(the highest transaction of the contents)
 
 Each part has one job and owns its own state:
 

@@ -18,7 +18,7 @@ from kazoo.exceptions import NoNodeError
 
 from zkdns.serverset.ensemble import Ensemble
 from zkdns.serverset.kazoo_check import incompatibility
-from zkdns.serverset.kazoo_ext import GetData, Result, send_request
+from zkdns.serverset.kazoo_ext import GetData, Result, Znode, send_request
 from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, WatchStrategy
 from zkdns.serverset.sync.tree import Node, SetNode
 
@@ -55,6 +55,14 @@ class OneShotStrategy(WatchStrategy):
         else:
             self._waiting.append(read)
 
+    def read_stat(self, node: Node) -> None:
+        """Do nothing: the child watch causes a listing, which has the Stat."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is queued or in flight."""
+        return not (self._waiting or self._in_flight)
+
     def send_pending(self) -> None:
         """Send queued requests, up to the limit of requests in flight."""
         while self._waiting and self._in_flight < _MAX_IN_FLIGHT:
@@ -86,7 +94,10 @@ class OneShotStrategy(WatchStrategy):
         self._in_flight -= 1
         if isinstance(error, NoNodeError):  # no watch was set
             self.on_data_watch_fired(f"{read.node.path}/{read.names[0]}")
-        self.listener.on_data(read, [result[0] for result in results if isinstance(result, tuple)] or [error])  # type: ignore[list-item]  # without a result there is an error
+        znode = next((result for result in results if isinstance(result, Znode)), None)
+        if znode is not None:
+            self.listener.on_zxid(znode.mzxid)
+        self.listener.on_data(read, [znode.data if znode is not None else error])  # type: ignore[list-item]  # without a result there is an error
 
     def _post_listing(self, read: Read, result: IAsyncResult) -> None:
         """Pass a response to the event loop, with the zxid that it has shown. Called in kazoo's thread."""
@@ -100,11 +111,14 @@ class OneShotStrategy(WatchStrategy):
         if read.names:
             if isinstance(error, NoNodeError):  # no watch was set, so no event will remove it
                 self._forget_data_watch(read.node, read.names[0])
+            if error is None:
+                self.listener.on_zxid(result.value[1].mzxid)
             self.listener.on_data(read, [result.value[0] if error is None else error])
         elif error is None:
             names, stat = result.value
             if read.node is self._root:
                 self.listener.on_root(Ensemble(stat.czxid, stat.ctime, zxid))
+            self.listener.on_zxid(stat.pzxid)
             self.listener.on_children(read, names, stat.czxid)
         elif isinstance(error, NoNodeError) and read.node is self._root:
             self._await_root(read)

@@ -9,7 +9,7 @@ at once, and a storm of changes with a few large requests.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -22,13 +22,15 @@ from zkdns.serverset.kazoo_ext import (
     AddWatch,
     MultiRead,
     Result,
+    Znode,
     send_request,
 )
 from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, WatchStrategy
-from zkdns.serverset.sync.tree import SetNode
 
 if TYPE_CHECKING:
     from kazoo.interfaces import IAsyncResult
+
+    from zkdns.serverset.sync.tree import Node
 
 # Maximum reads per request. With a quarter of it, a start takes 10 % longer (measured); more would delay
 # urgent reads.
@@ -50,6 +52,7 @@ class RecursiveStrategy(WatchStrategy):
         self._urgent: deque[Read] = deque()
         self._waiting: deque[Read] = deque()
         self._in_flight = 0
+        self._stats: set[Node] = set()  # whose Stat is queued or in flight
         if (reason := incompatibility()) is not None:
             self.listener.on_unsupported(reason)
             return
@@ -64,6 +67,17 @@ class RecursiveStrategy(WatchStrategy):
             return
         for start in range(0, len(read.names), _MAX_READS):
             queue.append(read._replace(names=read.names[start : start + _MAX_READS]))
+
+    def read_stat(self, node: Node) -> None:
+        """Queue a read of the znode's Stat, unless the response to an earlier one will show the change."""
+        if node not in self._stats:
+            self._stats.add(node)
+            self._urgent.append(Read(node, is_stat=True))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is queued or in flight."""
+        return not (self._urgent or self._waiting or self._in_flight)
 
     def send_pending(self) -> None:
         """Send queued reads, up to the limit of requests in flight."""
@@ -81,17 +95,13 @@ class RecursiveStrategy(WatchStrategy):
             path = self.server_path(read.node.path)
             if read.names:
                 operations += [(GET_DATA, f"{path}/{name}") for name in read.names]
-            elif self._has_stat(read):
-                # In this order, so that events follow if the set is created again between the two.
-                operations += ((GET_DATA, path), (GET_CHILDREN, path))
+            elif read.is_stat:
+                operations.append((GET_DATA, path))  # a multiRead permits no `exists`
             else:
-                operations.append((GET_CHILDREN, path))
+                # In this order, so that events follow if the znode is created again between the two.
+                operations += ((GET_DATA, path), (GET_CHILDREN, path))
             size += (len(path) + _NAME_SIZE) * (len(read.names) or 1)
         send_request(self.client, MultiRead(operations), partial(self._post_response, batch))
-
-    def _has_stat(self, read: Read) -> bool:
-        """Whether the data of the listed znode is read as well, since its Stat is needed."""
-        return isinstance(read.node, SetNode) or read.node is self._root
 
     def _post_response(
         self, batch: Sequence[Read], results: list[Result], error: BaseException | None
@@ -105,31 +115,36 @@ class RecursiveStrategy(WatchStrategy):
         if isinstance(error, CONNECTION_ERRORS):
             return  # the next connection reads everything
         self._in_flight -= 1
+        self._stats.difference_update(read.node for read in batch if read.is_stat)
         if error is not None:
             for read in batch:
                 if read.names:
                     self.listener.on_data(read, [error] * len(read.names))
-                else:
+                elif not read.is_stat:
                     self._fail(read, error, zxid)
             return
         remaining = iter(results)
         for read in batch:
             if read.names:
-                found = islice(remaining, len(read.names))
-                self.listener.on_data(read, [one[0] if isinstance(one, tuple) else one for one in found])  # type: ignore[misc]  # GET_DATA returns no list
-            else:
-                self._pass_children(read, next(remaining), remaining, zxid)
+                self._pass_data(read, list(islice(remaining, len(read.names))))
+            elif not read.is_stat:
+                self._pass_children(read, next(remaining), next(remaining), zxid)
+            elif isinstance(znode := next(remaining), Znode):
+                self.listener.on_zxid(znode.pzxid)
 
-    def _pass_children(self, read: Read, first: Result, others: Iterator[Result], zxid: int) -> None:
-        """Pass on a list of children. A set and the root have two results: data (with Stat) and children."""
-        names = next(others) if self._has_stat(read) else first
-        if isinstance(names, list) and not isinstance(first, BaseException):
-            czxid, ctime = first[1:] if isinstance(first, tuple) else (0, 0)
+    def _pass_data(self, read: Read, found: Sequence[Result]) -> None:
+        self.listener.on_zxid(max((one.mzxid for one in found if isinstance(one, Znode)), default=0))
+        self.listener.on_data(read, [one.data if isinstance(one, Znode) else one for one in found])  # type: ignore[misc]  # GET_DATA returns no list
+
+    def _pass_children(self, read: Read, znode: Result, names: Result, zxid: int) -> None:
+        """Pass on a list of children."""
+        if isinstance(names, list) and isinstance(znode, Znode):
             if read.node is self._root:
-                self.listener.on_root(Ensemble(czxid, ctime, zxid))
-            self.listener.on_children(read, names, czxid)
+                self.listener.on_root(Ensemble(znode.czxid, znode.ctime, zxid))
+            self.listener.on_zxid(znode.pzxid)
+            self.listener.on_children(read, names, znode.czxid)
             return
-        failure = first if isinstance(first, BaseException) else names
+        failure = znode if isinstance(znode, BaseException) else names
         assert isinstance(failure, BaseException)  # noqa: S101 - the only type left
         self._fail(read, failure, zxid)
 
@@ -171,7 +186,8 @@ class RecursiveStrategy(WatchStrategy):
         else:
             expected, stat = single.value
             is_same = isinstance(names, list) and sorted(names) == sorted(expected)
-            is_same = is_same and not (isinstance(data, tuple) and data[1:] != (stat.czxid, stat.ctime))
+            shown = (stat.czxid, stat.mzxid, stat.ctime, stat.pzxid)
+            is_same = is_same and not (isinstance(data, Znode) and data[1:] != shown)
         if is_same:
             self.listener.on_started()
         elif tries > 1:  # the root may have changed in between

@@ -35,6 +35,8 @@ class Read(NamedTuple):
     """Whether this belongs to the first complete read over this connection."""
     is_audit: bool = False
     """Whether this belongs to an audit, so that the response should show no change."""
+    is_stat: bool = False
+    """Whether only the znode's Stat is read, instead of its children."""
 
 
 class SyncListener(Protocol):
@@ -54,6 +56,9 @@ class SyncListener(Protocol):
 
     def on_data(self, read: Read, results: Sequence[bytes | BaseException]) -> None:
         """The data of each name in `read.names`, or the exception that reading it raised."""
+
+    def on_zxid(self, zxid: int) -> None:
+        """A transaction that has changed a list of children or data, before the response that shows it."""
 
     def on_error(self, read: Read, error: BaseException) -> None:
         """The children could not be listed, for instance because the znode does not exist."""
@@ -100,8 +105,17 @@ class WatchStrategy(ABC):
         """Queue a request. `send_pending` sends it."""
 
     @abstractmethod
+    def read_stat(self, node: Node) -> None:
+        """Let `on_zxid` receive the latest transaction of a znode whose children have changed."""
+
+    @abstractmethod
     def send_pending(self) -> None:
         """Send queued requests, up to the limit of requests in flight."""
+
+    @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Whether no request is queued or in flight."""
 
     def server_path(self, path: str) -> str:
         """The path with the client's chroot."""

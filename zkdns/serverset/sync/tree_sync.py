@@ -104,6 +104,8 @@ class TreeSync(SyncListener):
             then, and is read later.
         on_same_ensemble: called in the event loop with what the same connection has shown since: its latest
             transaction, or a root that was created again.
+        on_zxid: called in the event loop with a new `zxid`, after the changes up to it were published and
+            the state is `LIVE`.
         recursive: whether to use a recursive watch if the server supports it.
         audit_seconds: seconds between two audits.
         retry_seconds: seconds between two attempts to read a znode that cannot be read.
@@ -119,6 +121,7 @@ class TreeSync(SyncListener):
         on_delay: Callable[[bool], None] = lambda _: None,
         on_ensemble: Callable[[Ensemble], None] = lambda _: None,
         on_same_ensemble: Callable[[Ensemble], None] = lambda _: None,
+        on_zxid: Callable[[int], None] = lambda _: None,
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
@@ -132,12 +135,16 @@ class TreeSync(SyncListener):
         """When the last audit or initial read began, by the event loop's clock. None: not yet."""
         self.missing = ""
         """A sentence if the root or the chroot does not exist. Empty: both exist."""
+        self.zxid = 0
+        """The highest transaction of the contents that were read over this connection. 0: none."""
         self._tree = ZnodeTree(namespace, is_chrooted=bool(client.chroot))
         self._publish = publish
         self._on_state = on_state
         self._on_delay = on_delay
         self._on_ensemble = on_ensemble
         self._on_same_ensemble = on_same_ensemble
+        self._on_zxid = on_zxid
+        self._last_zxid: int | None = None  # that was reported over this connection
         self._is_recursive = recursive
         self._unsupported_until = 0.0
         self._audit_seconds = audit_seconds
@@ -257,6 +264,7 @@ class TreeSync(SyncListener):
         self._stop_strategy()
         self._tree.cancel_requests()
         self._shown = None
+        self.zxid, self._last_zxid = 0, None
         if state != KazooState.CONNECTED:
             if self.state is not SyncState.READING:
                 self._set_state(SyncState.AWAY)
@@ -300,6 +308,19 @@ class TreeSync(SyncListener):
             self._strategy.send_pending()
         if self._is_initial_done:
             self._set_state(SyncState.READ_ONLY if self._is_read_only else SyncState.LIVE)
+            self._report_zxid()
+
+    def _report_zxid(self) -> None:
+        """Report the highest transaction, once all changes of it and of earlier ones were published.
+
+        Then no read is outstanding, since events arrive before the responses that show their changes. After
+        the first read over a connection it is reported in any case. A server without a quorum may lag behind.
+        """
+        is_idle = self._strategy is not None and self._strategy.is_idle
+        is_due = self._last_zxid is None or (is_idle and self.zxid != self._last_zxid)
+        if is_due and not self._is_read_only:
+            self._last_zxid = self.zxid
+            self._notify(self._on_zxid, self.zxid)
 
     # -- the ensemble --------------------------------------------------------------------------------------
 
@@ -413,6 +434,10 @@ class TreeSync(SyncListener):
         elif self._strategy is not None and not self._strategy.is_ordered:
             self.on_changed(node)  # the event of a replacement may not have arrived yet
 
+    def on_zxid(self, zxid: int) -> None:
+        """Note a transaction that the next result shows."""
+        self.zxid = max(self.zxid, zxid)
+
     def on_error(self, read: Read, error: BaseException) -> None:
         """Remove a znode that does not exist. After any other error keep it and try again."""
         node = read.node
@@ -464,6 +489,8 @@ class TreeSync(SyncListener):
         parent = self._tree.find(above)
         if parent is None or not parent.is_requested:
             return  # the parent's first listing will include the change
+        if kind != CHANGED and self._strategy is not None:
+            self._strategy.read_stat(parent)  # since no znode that is left has the transaction of a deletion
         if isinstance(parent, SetNode):
             self._apply_member_event(parent, kind, name)
             return
