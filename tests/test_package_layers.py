@@ -34,7 +34,7 @@ LAYERS = (
     # "" is the package zkdns itself, which imports the library's modules when they are used.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),
     ("registrar",),
-    ("table",),
+    ("table", "digest"),
     ("guard", "snapshot"),
     ("dns",),
     ("transport",),
@@ -76,7 +76,14 @@ NO_COMMANDS = frozenset(
             "cli.usage_errors",
             "cli.values",
         ),
-        *("cli.serverset_options", "cli.lookup_words", "cli.table_copy", "cli.top_rates", "cli.top_readings"),
+        *(
+            "cli.serverset_options",
+            "cli.lookup_words",
+            "cli.table_copy",
+            "cli.table_diff",
+            "cli.top_rates",
+            "cli.top_readings",
+        ),
         *("cli.top_state", "cli.top_view", "cli.watch_output"),
     }
 )

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
+from zkdns.config import Config
+from zkdns.digest import SetDigest, TableDigests
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
@@ -48,10 +50,20 @@ class MemberSet:
     `held` has the held members, which have left and are still answered, after all others: their names, and
     since when (`MembersHeld.since`); `whole` is that of these changes. If `is_unread`, the set exists, but
     its members are unknown. If `is_outdated`, the set was not published since a znode above it could not be
-    listed, so its members may be out of date.
+    listed, so its members may be out of date. `digest` is kept up to date, once `TableDigests` has set it.
     """
 
-    __slots__ = ("_by_endpoint", "held", "is_outdated", "is_unread", "members", "name", "origin", "whole")
+    __slots__ = (
+        "_by_endpoint",
+        "digest",
+        "held",
+        "is_outdated",
+        "is_unread",
+        "members",
+        "name",
+        "origin",
+        "whole",
+    )
 
     def __init__(self, origin: str, name: ServiceName) -> None:
         self.origin = origin
@@ -61,6 +73,7 @@ class MemberSet:
         self.whole = 0
         self.is_unread = False
         self.is_outdated = False
+        self.digest: SetDigest | None = None
         self._by_endpoint: EndpointIndex | None = None
 
     def names_at(self, endpoint: tuple[str, int] | None) -> AbstractSet[str]:
@@ -80,6 +93,11 @@ class MemberSet:
             if before is not None:
                 self._by_endpoint.discard(before.name, endpoint_of(before))
             self._by_endpoint.add(member.name, endpoint_of(member))
+        if self.digest is not None:
+            is_held = member.name in self.held
+            if before is not None:
+                self.digest.count(before, -1, is_held=is_held)
+            self.digest.count(member, +1, is_held=is_held)
         return before
 
     def pop(self, name: str) -> Member | None:
@@ -87,7 +105,18 @@ class MemberSet:
         member = self.members.pop(name, None)
         if member is not None and self._by_endpoint is not None:
             self._by_endpoint.discard(name, endpoint_of(member))
+        if member is not None and self.digest is not None:
+            self.digest.count(member, -1, is_held=name in self.held)
         return member
+
+    def hold(self, held: Mapping[str, float]) -> None:
+        """Hold these members, and no others."""
+        if self.digest is not None:
+            for name in self.held.keys() ^ held.keys():
+                member = self.members[name]
+                self.digest.count(member, -1, is_held=name in self.held)
+                self.digest.count(member, +1, is_held=name in held)
+        self.held = held
 
 
 def _set_outdated(member_set: MemberSet, is_outdated: bool) -> set[Labels]:
@@ -180,10 +209,12 @@ class Table:
 
     Attributes:
         addresses: the index by address, or None.
+        digests: the digests of its sets, since the first call of `need_digests`.
     """
 
     def __init__(self, *, departed_seconds: float = DEPARTED_SECONDS, with_addresses: bool = False) -> None:
         self.addresses = AddressIndex() if with_addresses else None
+        self.digests: TableDigests | None = None
         self.serial = 0
         """The SOA serial (RFC 1982). The publisher of changes sets it."""
         self._services: dict[Labels, Service] = {}
@@ -221,6 +252,12 @@ class Table:
     def addresses_of(self, host: str) -> tuple[str, ...]:
         """The IP addresses of a host name at its last lookup."""
         return self._addresses.get(host, ())
+
+    def need_digests(self, config: Config) -> TableDigests:
+        """The digests, which are kept up to date from the first call on. They may be incomplete."""
+        if self.digests is None:
+            self.digests = TableDigests(self._sets.values(), config)
+        return self.digests
 
     def apply(self, change: Change, now: float = 0.0) -> set[Labels]:
         """Apply a change. Returns the keys of the services whose answers may change.
@@ -323,7 +360,7 @@ class Table:
         added = [member for name, member in wanted.items() if member_set.members.get(name) != member]
         removed = [name for name in member_set.members if name not in wanted]
         if member_set.held:
-            member_set.held = _NONE_HELD
+            member_set.hold(_NONE_HELD)
             changed.add(member_set.name.key)
         return changed | self._update(member_set, added, removed, now)
 
@@ -343,6 +380,8 @@ class Table:
         if service is None:
             service = self._services[key] = Service(key)
         service.sets[change.origin] = member_set
+        if self.digests is not None:
+            self.digests.add(member_set)
         for member in members.values():
             self._count_hosts(member, key, +1)
         return key
@@ -354,7 +393,7 @@ class Table:
         new = member_set.members.keys() & set(change.names) - member_set.held.keys()
         if not new:
             return set()
-        member_set.held = {**member_set.held, **dict.fromkeys(new, change.since)}
+        member_set.hold({**member_set.held, **dict.fromkeys(new, change.since)})
         member_set.whole = change.whole
         return {member_set.name.key}
 
@@ -382,7 +421,7 @@ class Table:
         if member_set.held:
             ended = {*removed, *(member.name for member in added)}
             still = {name: since for name, since in member_set.held.items() if name not in ended}
-            member_set.held = still or _NONE_HELD
+            member_set.hold(still or _NONE_HELD)
         gone: list[Member] = []
         for name in removed:
             member = member_set.pop(name)
@@ -409,6 +448,8 @@ class Table:
         member_set = self._sets.pop(origin, None)
         if member_set is None:
             return set()
+        if self.digests is not None:
+            self.digests.drop(member_set)
         key = member_set.name.key
         service = self._services[key]
         departed = [service.departed.pop(left)[0] for left in list(service.departed) if left[0] == origin]

@@ -25,6 +25,8 @@ from zkdns.admin.api_types import (
     MemberCount,
     Names,
     Reloaded,
+    ServiceDigest,
+    ServiceDigests,
     ServiceLine,
     ServiceListing,
     UnreadZnode,
@@ -45,13 +47,14 @@ from zkdns.admin.status import (
 )
 from zkdns.admin.timing import Timing
 from zkdns.serverset.service_counts import Listing, ServiceCount
-from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats
+from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats, ZoneDigest
 
 SECONDS = 4.0  # less than the server's idle timeout
 _STREAM_SECONDS = 20.0  # a real server loads aiohttp first
 QUICK = Timing(check=0.02, status=0.2, changes=0.05, restart=0.1)
 """Short intervals, with the usual time limits for clients."""
 LOOPBACK = HostPort("127.0.0.1", 0)
+DIGESTS = (ZoneDigest("discovery", 3, "0123456789abcdef"),)
 
 STATUS = Status(
     version="1",
@@ -61,8 +64,8 @@ STATUS = Status(
     listening=("127.0.0.1:53",),
     source="zookeeper",
     zookeeper=ZooKeeperStatus("zk:2181", "live", 0.0),
-    table=TableStatus(1, 3, 0, 0, 0),
-    workers=(WorkerStatus(7, True),),
+    table=TableStatus(1, 3, 0, 0, 0, DIGESTS),
+    workers=(WorkerStatus(7, True, DIGESTS),),
     upstreams=(),
     started=1.0,
     now=2.0,
@@ -201,8 +204,14 @@ class FakeBackend:
         for piece in self.pieces:
             yield piece
 
-    async def member_lines(self) -> AsyncGenerator[bytes]:
+    async def digests(self) -> ServiceDigests:
         self._check()
+        return ServiceDigests((ServiceDigest("web.staging.discovery", 3, "0123456789abcdef"),))
+
+    async def member_lines(self, service: str | None = None) -> AsyncGenerator[bytes]:
+        self._check()
+        if service is not None:
+            self.done.append(("members", service))
         try:
             for piece in self.pieces:
                 self.sent += 1

@@ -53,6 +53,9 @@ def at(backend: FakeBackend) -> Iterator[HostPort]:
 # -- reading ------------------------------------------------------------------------------------------------
 
 
+DIGEST = {"zone": "discovery", "members": 3, "digest": "0123456789abcdef"}
+
+
 def test_status_is_the_state_of_the_server(at: HostPort) -> None:
     answer = ask(at, "/api/status")
     assert answer.json == {
@@ -69,8 +72,8 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
             "problem": "",
             "namespaces": [],
         },
-        "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0},
-        "workers": [{"pid": 7, "ready": True}],
+        "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
+        "workers": [{"pid": 7, "ready": True, "digests": [DIGEST]}],
         "upstreams": [],
         "started": STATUS.started,
         "now": STATUS.now,
@@ -182,7 +185,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
             "problem": "",
             "namespaces": [],
         },
-        "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0},
+        "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
     }
     assert first == {
         "pid": 7,
@@ -204,6 +207,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         "tcp_held_bytes": 0,
         "tcp_dropped_connections": 0,
         "forward": None,
+        "digests": [],
     }
     assert (second["pid"], second["forward"]["queries"], second["forward"]["cache_entries"]) == (8, 9, 7)
     assert second["forward"]["upstreams"] == [

@@ -47,7 +47,8 @@ SETS: dict[str, list[str | Member]] = {
 }
 
 _M318 = (
-    f'"member=member_{318:010d}" "status=ALIVE" "shard=3" "znode=/discovery/staging/web/member_{318:010d}"'
+    f'"member=member_{318:010d}" "status=ALIVE" "shard=3" "endpoint.admin=10.0.0.1:9990" '
+    f'"znode=/discovery/staging/web/member_{318:010d}"'
 )
 CASES = [
     (TYPES, "PTR", "NOERROR", [f"_idle._tcp.{STAGING}", TYPE]),

@@ -29,10 +29,11 @@ WEB = "web.staging.discovery"
 _M1, _M2, _M3 = (f"m{number}.web.staging.discovery." for number in (318, 319, 320))
 
 
-def _txt(number: int, shard: int) -> str:
+def _txt(number: int, shard: int, *endpoints: str) -> str:
     """The TXT strings of a member of web.staging."""
     name = f"member_{number:010d}"
-    return f'"member={name}" "status=ALIVE" "shard={shard}" "znode=/discovery/staging/web/{name}"'
+    attributes = (f"member={name}", "status=ALIVE", f"shard={shard}", *endpoints)
+    return " ".join(f'"{each}"' for each in (*attributes, f"znode=/discovery/staging/web/{name}"))
 
 
 SETS = {
@@ -54,7 +55,15 @@ CASES = [
     ("web.staging", "A", "NOERROR", ["10.0.0.1"]),
     ("web.staging", "AAAA", "NOERROR", ["2001:db8::1"]),
     ("web.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}", f"0 100 8081 {_M2}"]),
-    ("web.staging", "TXT", "NOERROR", [_txt(318, 3), _txt(319, 4)]),
+    (
+        "web.staging",
+        "TXT",
+        "NOERROR",
+        [
+            _txt(318, 3, "endpoint.admin=10.0.0.1:9990", "endpoint.http.api=10.0.0.1:81"),
+            _txt(319, 4, "endpoint.Admin=[2001:db8::1]:9991"),
+        ],
+    ),
     ("web.staging", "MX", "NOERROR", []),
     ("WEB.Staging", "A", "NOERROR", ["10.0.0.1"]),
     # additional endpoints

@@ -90,6 +90,7 @@ def test_every_name_with_records_is_written() -> None:
     labels = ("m318", "member_0000000318", "s3", f"m318-{zlib.crc32(b'a.b'):08x}")
     assert owners(written(server)) == {
         "discovery.",
+        "_digest.discovery.",
         web,
         *(f"{label}.{web}" for label in labels),
         *(f"_a.b.{protocol}.{web}" for protocol in ("_tcp", "_udp")),
@@ -139,7 +140,7 @@ def test_a_service_without_members_is_a_comment_if_it_is_a_name(empty: str) -> N
     names = ("idle.prod", "_idle._tcp.prod", "_idle._udp.prod")
     expected = [f"{name}.discovery. exists without records" for name in names]
     assert comments(text) == (expected if empty == "nodata" else [])
-    assert owners(text) == {"discovery."}
+    assert owners(text) == {"discovery.", "_digest.discovery."}
 
 
 def test_unknown_data_is_written_as_a_comment() -> None:

@@ -20,6 +20,7 @@ from zkdns.cli.options import SettingOption, default_text
 from zkdns.cli.statuses import COMMON_STATUSES, ExitStatus
 from zkdns.config import SETTINGS, Setting
 from zkdns.config.schema import SERVICE_SETTINGS, ZONE_SETTINGS
+from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.telemetry.prometheus import render
 from zkdns.telemetry.stats import (
     SOURCES,
@@ -28,9 +29,11 @@ from zkdns.telemetry.stats import (
     NamespaceStats,
     ResponseStats,
     ServerStats,
+    ServiceMembers,
     UpstreamStats,
     WatcherStats,
     WorkerStats,
+    ZoneDigest,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -246,19 +249,22 @@ OpenMetrics format if the client accepts it. Counters start at 0 in a new proces
 [operations](operations.md) names the metrics to alert on.
 """
 
+_DIGESTS = (ZoneDigest("discovery", 0, "0"),)
 _EVERYTHING = (
     WatcherStats(
         state="live",
-        namespaces=(NamespaceStats("/discovery/{environment}/{service}"),),
+        namespaces=(NamespaceStats("/discovery/{environment}/{service}", digest="0"),),
         bad=0,
         bad_members={"json": 0},
         ignored_fields={"shard": 0},
+        digests=_DIGESTS,
     ),
     (
         WorkerStats(
             responses=(ResponseStats(transport="udp", qtype="A", rcode="NOERROR", count=0),),
             sources=dict.fromkeys(SOURCES, 0),
             latencies=(LatencyStats(kind="computed"),),
+            digests=_DIGESTS,
             forward=ForwardStats(
                 upstreams=(
                     UpstreamStats(
@@ -274,7 +280,15 @@ _EVERYTHING = (
             ),
         ),
     ),
-    ServerStats(version="", started=0.0, restarts={"watcher": 0}, reloads={"done": 0}),
+    ServerStats(
+        version="",
+        started=0.0,
+        restarts={"watcher": 0},
+        reloads={"done": 0},
+        processes={name: ProcessStats(0.0, 0, 0) for name in ("supervisor", "watcher", "worker-0")},
+        members={"web.staging": ServiceMembers("staging", 0, 0, 0)},
+        max_services=1,
+    ),
 )
 """Statistics of all processes in which every metric has a sample."""
 

@@ -6,7 +6,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from zkdns.telemetry.prometheus import render
-from zkdns.telemetry.stats import ForwardStats, NamespaceStats, UpstreamStats, WatcherStats, WorkerStats
+from zkdns.telemetry.stats import (
+    ForwardStats,
+    NamespaceStats,
+    UpstreamStats,
+    WatcherStats,
+    WorkerStats,
+    ZoneDigest,
+)
 
 NAMESPACE = "/discovery/{environment}/{service}"
 FULL = WatcherStats(
@@ -14,7 +21,16 @@ FULL = WatcherStats(
     stale_since=0.0,
     namespaces=(
         # since the boot of this machine
-        NamespaceStats(NAMESPACE, state="away", stale_since=0.0, held=4, holds=8, unread=2, delays=3),
+        NamespaceStats(
+            NAMESPACE,
+            state="away",
+            stale_since=0.0,
+            held=4,
+            holds=8,
+            unread=2,
+            delays=3,
+            digest="0010000000000001",
+        ),
     ),
     services=3,
     alive=10,
@@ -29,6 +45,7 @@ FULL = WatcherStats(
     changes=9,
     joined=20,
     left=4,
+    digests=(ZoneDigest("discovery", 14, "ffffffffffffffff"),),
 )
 
 
@@ -68,6 +85,9 @@ def test_each_watcher_stat_is_a_metric() -> None:
         ("zkdns_table_changes_total",): 9,
         ("zkdns_joined_members_total",): 20,
         ("zkdns_left_members_total",): 4,
+        ("zkdns_table_digest", "watcher", "discovery"): 2**53 - 1,
+        ("zkdns_table_digest_members", "watcher", "discovery"): 14,
+        ("zkdns_namespace_digest", NAMESPACE): 2**52 + 1,
     }
     assert 0.0 < stale <= time.monotonic()
 

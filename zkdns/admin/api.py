@@ -79,6 +79,7 @@ class Api:
             web.get("/api/names", self._names),
             web.get("/api/sets", self._sets),
             web.get("/api/members", self._members),
+            web.get("/api/digests", self._digests),
             web.get("/api/table", self._table),
             web.get("/api/prometheus-sd", self._targets),
             web.get("/api/events", self._stream),
@@ -148,8 +149,13 @@ class Api:
             return _json(await self._backend.sets(environment))
 
     async def _members(self, request: web.Request) -> web.StreamResponse:
+        service = _parameters(request).get("service")
+        return await self._send_pieces(request, self._backend.member_lines(service), LINES)
+
+    async def _digests(self, request: web.Request) -> web.StreamResponse:
         _parameters(request)
-        return await self._send_pieces(request, self._backend.member_lines(), LINES)
+        async with self._running:
+            return with_entity_tag(request, _json(await self._backend.digests()))
 
     async def _table(self, request: web.Request) -> web.StreamResponse:
         _parameters(request)

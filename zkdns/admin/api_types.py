@@ -16,6 +16,7 @@ from zkdns.serverset.changes import Change
 
 Kind: TypeAlias = Literal[
     "apex",
+    "digest",
     "environment",
     "service",
     "member",
@@ -266,6 +267,26 @@ class Names(msgspec.Struct, frozen=True):
     """DNS names of services, sorted. Only the first ones if there are very many."""
 
     names: tuple[str, ...]
+
+
+# -- zkdns diff ----------------------------------------------------------------------------------------------
+
+
+class ServiceDigest(msgspec.Struct, frozen=True):
+    """The digest of one service."""
+
+    service: str
+    """Its DNS name, without the final dot."""
+    members: int
+    """Members in responses, including held ones."""
+    digest: str
+    """16 hexadecimal digits, which are equal on all servers whose responses have the same content."""
+
+
+class ServiceDigests(msgspec.Struct, frozen=True):
+    """The digests of services, sorted by name. The watcher sends them in parts; an empty one ends them."""
+
+    services: tuple[ServiceDigest, ...]
 
 
 # -- zkdns dump ----------------------------------------------------------------------------------------------

@@ -6,7 +6,15 @@ from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Protocol
 
-from zkdns.admin.api_types import Flushed, LossesAccepted, MemberCount, Names, Reloaded, ServiceListing
+from zkdns.admin.api_types import (
+    Flushed,
+    LossesAccepted,
+    MemberCount,
+    Names,
+    Reloaded,
+    ServiceDigests,
+    ServiceListing,
+)
 from zkdns.admin.status import Backend as StatusBackend
 from zkdns.admin.status import RequestError
 from zkdns.serverset.service_counts import Listing
@@ -49,8 +57,15 @@ class Backend(StatusBackend, Protocol):
     def table_lines(self) -> AsyncGenerator[bytes]:
         """Yield the lines of a copy of the table (`TableLine`), several in each piece."""
 
-    def member_lines(self) -> AsyncGenerator[bytes]:
-        """Yield a line for each member (`MemberRow`), several in each piece."""
+    async def digests(self) -> ServiceDigests:
+        """Return the digest of each service."""
+
+    def member_lines(self, service: str | None = None) -> AsyncGenerator[bytes]:
+        """Yield a line for each member (`MemberRow`), several in each piece.
+
+        Args:
+            service: only members of this service. None: all members.
+        """
 
     async def accept(self, service: str | None) -> LossesAccepted:
         """Drop held members of one service or of all."""

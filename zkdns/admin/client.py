@@ -25,7 +25,10 @@ from zkdns.admin.api_types import (
     Failure,
     HistoryPage,
     MemberCount,
+    MemberRow,
     Names,
+    ServiceDigest,
+    ServiceDigests,
     ServiceListing,
     TableLine,
 )
@@ -175,6 +178,26 @@ class ApiClient:
         """List the names of services that are most similar to an unknown one."""
         return self.get("names", Names, near=text).names
 
+    def digests(self) -> tuple[ServiceDigest, ...]:
+        """List the digests of all services."""
+        return self.get("digests", ServiceDigests).services
+
+    def members(self, service: str) -> list[MemberRow]:
+        """List the members of a service."""
+        try:
+            return [
+                msgspec.json.decode(line, type=MemberRow) for line in self.lines("members", service=service)
+            ]
+        except msgspec.MsgspecError:
+            raise self._other_version() from None
+
+    def metrics(self) -> str:
+        """Read the metrics in the text format of Prometheus."""
+        body, status = self._read("GET", "/metrics", {}, SECONDS)
+        if status != HTTPStatus.OK:
+            self._decoded(body, status, Failure)
+        return body.decode(errors="replace")
+
     def sets(self, environment: str | None) -> Listing:
         """List all server sets, or those of one environment."""
         return self.get("sets", Listing, environment=environment)
@@ -207,13 +230,13 @@ class ApiClient:
         """Send a request that changes something. Arguments and errors are those of `get`."""
         return self._decoded(*self._read("POST", path, parameters, seconds), response)
 
-    def lines(self, path: str) -> Iterator[bytes]:
-        """Yield the lines of a response as they arrive, without their ends.
+    def lines(self, path: str, **parameters: str | None) -> Iterator[bytes]:
+        """Yield the lines of a response as they arrive, without their ends. Arguments are those of `get`.
 
         Raises:
             UnreachableError, RefusedError: as for `get`; also if the server does not send all of them.
         """
-        with self._response("GET", path, {}, SECONDS) as response:
+        with self._response("GET", path, parameters, SECONDS) as response:
             if response.status != HTTPStatus.OK:
                 self._decoded(response.read(_PIECE), response.status, Failure)
             yield from _lines_of(_pieces(response))
@@ -236,7 +259,11 @@ class ApiClient:
     def _response(
         self, method: str, path: str, parameters: dict[str, str | None], seconds: float
     ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request, and yield the response before its body is read. Raises `UnreachableError`."""
+        """Send a request, and yield the response before its body is read. Raises `UnreachableError`.
+
+        `path` is below `/api/`, unless it begins with a slash.
+        """
+        target = path if path.startswith("/") else f"/api/{path}"
         query = urlencode({name: value for name, value in parameters.items() if value is not None})
         headers = {"Accept": "application/json"}
         if self._token is not None and method == "POST":
@@ -244,7 +271,7 @@ class ApiClient:
         connection = _connection(self.server, seconds)
         try:
             with contextlib.closing(connection):
-                connection.request(method, f"/api/{path}{'?' if query else ''}{query}", headers=headers)
+                connection.request(method, f"{target}{'?' if query else ''}{query}", headers=headers)
                 # A response without a length has taken over the socket.
                 with connection.getresponse() as response:
                     if response.getheader("Server") != "zkdns":

@@ -22,6 +22,7 @@ from zkdns.admin.api_types import (
     MemberRow,
     Names,
     Reloaded,
+    ServiceDigests,
     ServiceListing,
     TargetGroup,
 )
@@ -143,9 +144,20 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         path="/api/members",
-        summary="All members with all their fields, one on each line",
+        summary="All members, or those of one service, with all their fields, one on each line",
         response=MemberRow,
+        parameters=(
+            Parameter(
+                "service", "A service: its name with or without its zone, or the path of its znode.", _TEXT
+            ),
+        ),
         media=LINES,
+        errors=(HTTPStatus.NOT_FOUND,),
+    ),
+    Endpoint(
+        path="/api/digests",
+        summary="The digest of each service, to compare servers",
+        response=ServiceDigests,
         errors=(HTTPStatus.NOT_FOUND,),
     ),
     Endpoint(

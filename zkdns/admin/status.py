@@ -10,7 +10,7 @@ import msgspec
 
 from zkdns.address import HostPort
 from zkdns.errors import ZkdnsError
-from zkdns.telemetry.stats import UpstreamStatus, WorkerStats
+from zkdns.telemetry.stats import UpstreamStatus, WorkerStats, ZoneDigest
 from zkdns.telemetry.traffic import TopReport
 
 Source: TypeAlias = Literal["zookeeper", "snapshot", "static", "demo"]
@@ -41,6 +41,8 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     """Held members."""
     unread: int
     """Znodes above the services that cannot be listed."""
+    digest: str | None = None
+    """As `ZoneDigest.digest`, of its services. None: not computed yet."""
 
 
 class ZooKeeperStatus(msgspec.Struct, frozen=True):
@@ -73,6 +75,8 @@ class TableStatus(msgspec.Struct, frozen=True):
     held: int
     bad: int | None
     """None: not counted, because nothing is read from ZooKeeper."""
+    digests: tuple[ZoneDigest, ...] = ()
+    """The digest of each zone. Empty: not computed yet."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -82,6 +86,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """None: the process has ended and its replacement is starting."""
     ready: bool
     """True if it has a table."""
+    digests: tuple[ZoneDigest, ...] = ()
+    """As `TableStatus.digests`. They differ from those for a moment after a change."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,6 +96,8 @@ class AdminSettings(msgspec.Struct, frozen=True):
     """Path of the TLS certificate of `listen`; None: HTTP without TLS."""
     key: str | None = None
     """Path of its private key; None: the key is in the certificate file."""
+    service_metrics: int = 1000
+    """Maximum number of services with metrics of their own; the others are added up."""
     names: tuple[str, ...] = ()
     """Host names in lower case that browsers may use; IP addresses and this machine's name always work."""
     token: str | None = None

@@ -65,6 +65,7 @@ MAX_CACHE_STALE = 3 * 86_400  # RFC 8767 §5: one to three days
 MAX_SESSION_TIMEOUT = 600  # ensembles grant 40 s by default (maxSessionTimeout)
 MAX_JOURNAL = 1024  # MiB
 MAX_TRANSFERS = 256
+MAX_SERVICE_METRICS = 10_000  # with five series each
 MAX_RATE = 1_000_000_000  # responses per second; more than any machine sends
 
 STATUSES = (
@@ -493,6 +494,13 @@ OPERATION = (
         "NAME",
         "Host names that browsers may use for the admin address.",
         many=True,
+        used_by=_SUPERVISOR,
+    ),
+    Setting(
+        "admin.service_metrics",
+        integer(0, MAX_SERVICE_METRICS),
+        "N",
+        "Number of services with metrics of their own; those of the others are added up.",
         used_by=_SUPERVISOR,
     ),
     Setting(

@@ -8,16 +8,21 @@ import msgspec
 
 from zkdns.address import HostPort
 from zkdns.admin.api_types import MemberRow
-from zkdns.names import to_text
+from zkdns.names import Labels, to_text
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import MemberSet, Table
 
 _encoder = msgspec.json.Encoder()
 
 
-def member_rows(table: Table) -> Iterator[MemberRow]:
-    """Yield the members of each service, sorted by its name. The table may change between two services."""
-    for key in sorted(table.services, key=lambda key: key[::-1]):
+def member_rows(table: Table, keys: Iterable[Labels] | None = None) -> Iterator[MemberRow]:
+    """Yield the members of each service, sorted by its name. The table may change between two services.
+
+    Args:
+        table: the table.
+        keys: only these services. None: all services.
+    """
+    for key in sorted(table.services if keys is None else keys, key=lambda key: key[::-1]):
         service = table.services.get(key)
         if service is not None:
             name = to_text(key)

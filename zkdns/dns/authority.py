@@ -28,6 +28,8 @@ class Authority:
     """Answers from a table.
 
     Attributes:
+        table: services and members.
+        config: the zones' names and answer policies.
         zone: names and records.
         reverse: names of addresses; None: not served.
         freshness: which data has been read, and which may be out of date.
@@ -51,6 +53,7 @@ class Authority:
         on_error: Callable[[bytes, Exception], None],
         rng: random.Random | None = None,
     ) -> None:
+        self.table, self.config = table, config
         self.zone = Zone(table, config, rng)
         self.reverse = ReverseZones(self.zone, table.addresses) if table.addresses is not None else None
         version = f"zkdns {__version__}" if config.show_version else ""

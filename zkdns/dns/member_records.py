@@ -20,6 +20,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from zkdns.digest import attributes
 from zkdns.dns.member_labels import endpoint_labels, hash_label, host_label
 from zkdns.dns.message import Type
 from zkdns.dns.ordered import Ordered
@@ -127,16 +128,9 @@ class LabeledMember:
 
     def strings(self) -> list[str]:
         """The strings of the TXT record: attributes in the form of RFC 6763 §6.3."""
-        member = self.member
-        texts = [f"member={member.name}", f"status={member.status.value}"]
-        if member.shard is not None:
-            texts.append(f"shard={member.shard}")
-        if member.weight != 1:
-            texts.append(f"weight={member.weight:g}")
-        if self.weighting.held:
-            texts.append("held=1")
+        texts = attributes(self.member, is_held=self.weighting.held)
         if self.origin.startswith("/"):
-            texts.append(f"znode={self.origin}/{member.name}")
+            texts.append(f"znode={self.origin}/{self.member.name}")
         return texts
 
 

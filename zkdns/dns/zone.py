@@ -18,6 +18,8 @@ import msgspec
 from cachetools import LRUCache
 
 from zkdns.config import Config, Order
+from zkdns.digest import DIGEST_LABEL
+from zkdns.dns.digest_node import digest_node
 from zkdns.dns.dns_sd import DnsSdDomains, DnsSdServiceView
 from zkdns.dns.member_records import (
     EndpointNames,
@@ -217,9 +219,14 @@ class Zone:
                 return found
             return msgspec.structs.replace(found, depends_on_others=True)
         absent = found or absent
-        if name in self._permanent_names or name in self._nonterminals:
-            return ZoneMatch(absent.service, Node(), depends_on_others=absent is not _NO_SUCH_NAME)
-        return absent
+        if name[0] == DIGEST_LABEL and name[1:] in self._zones:
+            node = digest_node(self._table.need_digests(self._config), name[1:], self.steps)
+        elif name in self._permanent_names or name in self._nonterminals:
+            node = Node()
+        else:
+            return absent
+        depends_on_others = absent is not _NO_SUCH_NAME or name[0] == DIGEST_LABEL
+        return ZoneMatch(absent.service, node, depends_on_others=depends_on_others)
 
     def find_member(self, name: bytes) -> tuple[Labels, bytes, Node] | None:
         """The service of a name directly below it, the name's first label, and the node.

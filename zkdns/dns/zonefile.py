@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
+from zkdns.digest import DIGEST_LABEL
 from zkdns.dns.message import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, TYPE_CLASS, Query, Type
 from zkdns.dns.rrset import RRset
 from zkdns.dns.zone import Zone, ZoneMatch
@@ -34,7 +35,7 @@ _SOA_NUMBERS = struct.Struct("!5I")
 
 
 def zone_header(zone: Zone, apex: Labels) -> str:
-    """The records that belong to the zone as a whole: SOA and NS at the apex, and those of DNS-SD domains.
+    """The records of the zone as a whole: SOA and NS at the apex, its digest, and those of DNS-SD domains.
 
     Nested zones are delegated with their own NS records.
     """
@@ -49,6 +50,7 @@ def records_of_zone(zone: Zone, apex: Labels) -> Iterator[tuple[Labels, int, RRs
     """The names, types and records that belong to the zone as a whole, except the SOA."""
     inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
     names = [(name, Type.NS) for name in (apex, *inner)]
+    names.append(((DIGEST_LABEL, *apex), Type.TXT))
     names += [(name, Type.PTR) for name in zone.dns_sd_names() if zone.apex_of(name) == apex]
     for name, qtype in names:
         yield name, qtype, zone.records(zone.find(name), _query(name, qtype))

@@ -6,7 +6,8 @@ Counters restart at 0 with their process, which Prometheus handles as a counter 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
+from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -20,16 +21,23 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from zkdns.clock import elapsed_seconds
+from zkdns.digest import exact
+from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.telemetry.stats import (
     LATENCY_BUCKETS,
     STATES,
     ForwardStats,
     NamespaceStats,
     ServerStats,
+    ServiceMembers,
     Stats,
     WatcherStats,
     WorkerStats,
 )
+
+OTHERS: Final = "(others)"
+"""The label of services without metrics of their own. No service has this name."""
+_MEMBER_STATES = ("alive", "hidden", "held")
 
 
 def render(
@@ -53,6 +61,7 @@ def render(
     if isinstance(watcher, WatcherStats):
         registry.register(_Watcher(watcher))
     registry.register(_Workers(workers))
+    registry.register(_Digests(watcher, workers))
     return (generate_openmetrics if openmetrics else generate_latest)(registry).decode()
 
 
@@ -77,6 +86,63 @@ class _Server(Collector):
         if stats.reloads is not None:
             text = "Reloads of the configuration by result."
             yield _by_label("zkdns_config_reloads", text, "result", stats.reloads)
+        yield from _processes(stats.processes)
+        if stats.max_services:
+            yield from _services(stats)
+
+
+def _processes(processes: Mapping[str, ProcessStats]) -> Iterator[Metric]:
+    """Yield the resources of each process."""
+    cpu = CounterMetricFamily(
+        "zkdns_process_cpu_seconds",
+        "Processor time of a process, in user and system mode.",
+        labels=["process"],
+    )
+    memory = GaugeMetricFamily(
+        "zkdns_process_resident_memory_bytes",
+        "Resident memory of a process. Processes share some of it.",
+        labels=["process"],
+    )
+    files = GaugeMetricFamily("zkdns_process_open_fds", "Open files of a process.", labels=["process"])
+    for name, stats in processes.items():
+        cpu.add_metric([name], stats.cpu_seconds)
+        memory.add_metric([name], stats.resident_bytes)
+        files.add_metric([name], stats.open_files)
+    yield from (cpu, memory, files)
+
+
+def _services(stats: ServerStats) -> Iterator[Metric]:
+    """Yield the metrics of each service, up to a number, and those of all others together."""
+    members = GaugeMetricFamily(
+        "zkdns_service_members",
+        "Members of a service, by state: of the first admin.service_metrics services by name. The label "
+        f"values {OTHERS} stand for all others together.",
+        labels=["service", "environment", "state"],
+    )
+    names = sorted(stats.members)
+    others = [stats.members[name] for name in names[stats.max_services :]]
+    rows = [(name, stats.members[name]) for name in names[: stats.max_services]]
+    if others:
+        sums = (sum(getattr(one, state) for one in others) for state in _MEMBER_STATES)
+        rows.append((OTHERS, ServiceMembers(OTHERS, *sums)))
+    for name, one in rows:
+        for state in _MEMBER_STATES:
+            members.add_metric([name, one.environment, state], getattr(one, state))
+    yield members
+    yield GaugeMetricFamily(
+        "zkdns_service_members_omitted", f"Services that are part of {OTHERS}.", value=len(others)
+    )
+    responses = CounterMetricFamily(
+        "zkdns_service_responses",
+        "Responses for names of a service: of the admin.service_metrics services that had the first ones. "
+        f"{OTHERS} stands for all others together.",
+        labels=["service"],
+    )
+    named = dict(islice(stats.responses.items(), stats.max_services))
+    for name, count in named.items():
+        responses.add_metric([name], count)
+    responses.add_metric([OTHERS], stats.all_responses - sum(named.values()))
+    yield responses
 
 
 def _by_label(name: str, text: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:
@@ -84,6 +150,48 @@ def _by_label(name: str, text: str, label: str, counts: Mapping[str, int]) -> Co
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
     return family
+
+
+class _Digests(Collector):
+    def __init__(self, watcher: Stats | None, workers: Sequence[Stats | None]) -> None:
+        processes = (
+            ("watcher", watcher),
+            *((f"worker-{number}", each) for number, each in enumerate(workers)),
+        )
+        self._processes = [(name, stats) for name, stats in processes if stats is not None]
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering collects no metrics."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the digest of each zone in each process, and of each namespace."""
+        digests = GaugeMetricFamily(
+            "zkdns_table_digest",
+            "Digest of a zone's members in a process: the lowest 53 bits, as an integer. Processes and "
+            "servers with equal answers have equal digests. Absent until it has been computed.",
+            labels=["process", "zone"],
+        )
+        members = GaugeMetricFamily(
+            "zkdns_table_digest_members", "Members in this digest.", labels=["process", "zone"]
+        )
+        for process, stats in self._processes:
+            for one in stats.digests:
+                digests.add_metric([process, one.zone], exact(one.digest))
+                members.add_metric([process, one.zone], one.members)
+        if digests.samples:
+            yield from (digests, members)
+        namespaces = GaugeMetricFamily(
+            "zkdns_namespace_digest",
+            "The same for a namespace, in the watcher.",
+            labels=["namespace"],
+        )
+        for _, stats in self._processes:
+            for namespace in stats.namespaces if isinstance(stats, WatcherStats) else ():
+                if namespace.digest is not None:
+                    namespaces.add_metric([namespace.namespace], exact(namespace.digest))
+        if namespaces.samples:
+            yield namespaces
 
 
 class _Workers(Collector):

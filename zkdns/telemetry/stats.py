@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from zkdns.dns.answer_source import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
+from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.transport import counters
 
 LATENCY_BUCKETS: Final = counters.LATENCY_BUCKETS
@@ -25,6 +26,16 @@ STATES: Final = ("reading", "live", "away", "readonly")
 
 LatencyKind: TypeAlias = Literal["cached", "computed", "forwarded"]
 """As `zkdns.transport.counters.Counters` separates them."""
+
+
+class ZoneDigest(msgspec.Struct, frozen=True):
+    """The digest of a zone in one process. Processes and servers whose answers have equal content agree."""
+
+    zone: str
+    members: int
+    """Members in responses, including held ones."""
+    digest: str
+    """16 hexadecimal digits."""
 
 
 class NamespaceStats(msgspec.Struct, frozen=True):
@@ -44,6 +55,8 @@ class NamespaceStats(msgspec.Struct, frozen=True):
     """Times that a reply of ZooKeeper was late, as after a pause."""
     unread: int = 0
     """Znodes above the services that cannot be listed, for instance because their ACL denies it."""
+    digest: str | None = None
+    """As `ZoneDigest.digest`, of its services. None: not computed yet."""
 
 
 class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
@@ -81,6 +94,8 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Members added to the table, including those of the first read."""
     left: int = 0
     """Members removed from the table."""
+    digests: tuple[ZoneDigest, ...] = ()
+    """The digest of each zone. Empty: not computed yet, or the table has not been read."""
 
 
 class UpstreamStatus(msgspec.Struct, frozen=True):
@@ -176,6 +191,8 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
     """UDP queries from networks over their rate limit."""
     forward: ForwardStats | None = None
     """None: this server forwards nothing."""
+    digests: tuple[ZoneDigest, ...] = ()
+    """As `WatcherStats.digests`."""
 
 
 class TransferCount(msgspec.Struct, frozen=True):
@@ -216,6 +233,25 @@ class TransferStats(msgspec.Struct, frozen=True, kw_only=True, tag="transfer"):
 Stats: TypeAlias = WatcherStats | WorkerStats | TransferStats
 
 
+class ServiceMembers(msgspec.Struct, frozen=True, array_like=True):
+    """Number of members of a service by state."""
+
+    environment: str
+    """The part of the name between the service and the zone; empty if there is none."""
+    alive: int
+    hidden: int
+    held: int
+
+
+class MembersReport(msgspec.Struct, frozen=True, tag="members"):
+    """Report of the watcher about the members of services that have changed since the last such report."""
+
+    services: dict[str, ServiceMembers] = {}
+    """By name, without the zone if that is the zone of the first namespace."""
+    gone: tuple[str, ...] = ()
+    """Services that no longer exist."""
+
+
 class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Stats of the supervisor."""
 
@@ -226,6 +262,16 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Processes replaced after they ended unexpectedly, by role."""
     reloads: dict[str, int] | None = None
     """Reloads of the configuration by result. None: there is no configuration file to reload."""
+    processes: dict[str, ProcessStats] = {}
+    """Resources by process: `supervisor`, `watcher`, `worker-0` and so on."""
+    members: dict[str, ServiceMembers] = {}
+    """Members by service, of all services."""
+    responses: dict[str, int] = {}
+    """Responses by service, of the services that had the first ones."""
+    all_responses: int = 0
+    """Responses for all services."""
+    max_services: int = 0
+    """Maximum number of services with metrics of their own."""
 
 
 # -- all workers --------------------------------------------------------------------------------------------

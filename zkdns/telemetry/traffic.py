@@ -28,6 +28,8 @@ TOP_SECONDS: Final = 10.0
 """Time constant of the rates of names and clients: queries of this age count for a third of new ones."""
 MAX_SERVICES: Final = 65_536
 """Maximum number of services with a total, including former ones."""
+MAX_NAMED: Final = 10_000
+"""Maximum number of services with a metric of their own."""
 
 _MAX_PENDING = 1024  # queries that are counted together, in 2 ms if all differ (measured)
 _NAME_AT = 10  # offset of the name in a query without its id
@@ -186,16 +188,24 @@ class ServiceTotals:
 
     Attributes:
         counts: the totals by service. The service that has had no response for the longest time comes first.
+        named: those of the services that had the first responses, in this order, for metrics. A service
+            keeps its place, so that no counter falls.
+        total: all responses for services.
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.named: dict[str, int] = {}
+        self.total = 0
 
     def add(self, growth: Mapping[str, int]) -> None:
         """Add what a worker has counted. Drops services without recent responses if there are too many."""
         counts = self.counts
         for service, count in growth.items():
             counts[service] = counts.pop(service, 0) + count
+            self.total += count
+            if service in self.named or len(self.named) < MAX_NAMED:
+                self.named[service] = self.named.get(service, 0) + count
         while len(counts) > MAX_SERVICES:
             del counts[next(iter(counts))]
 

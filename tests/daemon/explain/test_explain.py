@@ -76,6 +76,7 @@ def answers_of(found: Explanation) -> str:
         ("web.prod", "service", "web.prod.discovery", "A:0 AAAA:0 SRV:0", "the service web.prod"),
         ("api.v2.staging", "service", "api.v2.staging.discovery", "A:1 AAAA:0 SRV:1", "api.v2.staging"),
         ("discovery", "apex", "discovery", "SOA:1 NS:1 A:0 AAAA:0 SRV:0", "zone"),
+        ("_digest", "digest", "_digest.discovery", "TXT:1", "the digest of the zone discovery"),
         ("staging", "environment", "staging.discovery", "A:0 AAAA:0 SRV:0", "2 services are below"),
         ("v2.staging", "environment", "v2.staging.discovery", "A:0 AAAA:0 SRV:0", "1 service is below"),
         ("m1.web.staging", "member", "m1.web.staging.discovery", "A:1 AAAA:0 SRV:1", "member_0000000001"),

@@ -16,6 +16,7 @@ import msgspec
 from zkdns.admin.api_types import Kind
 from zkdns.config import Config
 from zkdns.daemon.explain.searches import MAX_SUGGESTIONS, Findings
+from zkdns.digest import DIGEST_LABEL
 from zkdns.dns.freshness import Freshness
 from zkdns.dns.member_labels import label_prefix, member_label
 from zkdns.dns.message import CLASS_IN, Query, Type
@@ -269,6 +270,8 @@ class NameClassifier:
 
     def _rule_above_services(self, labels: Labels) -> tuple[Kind, str]:
         """Return kind and rule of an existing name that is not a service's and not below one."""
+        if labels[0] == DIGEST_LABEL and labels[1:] in self._zone.apexes:
+            return "digest", f"it is the digest of the zone {to_text(labels[1:])}: TXT"
         if _DNS_SD in labels[:2]:
             return "dns-sd", "it is a DNS-SD name, which lists services or their types"
         count, _ = self._findings.below(labels, list(self._zone.services))

@@ -58,6 +58,7 @@ _OTHER_TYPES: dict[str, tuple[Type, ...]] = {
     "address": (Type.PTR,),
     "dns-sd": (Type.PTR, Type.SRV, Type.TXT),
     "apex": (Type.SOA, Type.NS, *_TYPES),
+    "digest": (Type.TXT,),
 }
 
 

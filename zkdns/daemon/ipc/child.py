@@ -26,7 +26,7 @@ from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.ipc.framing import FrameCodec
 from zkdns.telemetry.log_setup import configure_logging
-from zkdns.telemetry.stats import Stats
+from zkdns.telemetry.stats import MembersReport, Stats
 from zkdns.telemetry.traffic import Traffic
 
 RETIRE_SECONDS = 5.0
@@ -128,9 +128,10 @@ Order: TypeAlias = Retire | Follow | RelayTransfers | Promote | Configure
 
 TASKS = FrameCodec(Task)
 ORDERS: FrameCodec[Order] = FrameCodec(Order)  # type: ignore[arg-type]  # a union is no type to mypy
-REPORTS: FrameCodec[Report | Traffic] = FrameCodec(Report | Traffic)  # type: ignore[arg-type]  # as above
+AnyReport: TypeAlias = Report | Traffic | MembersReport
+REPORTS: FrameCodec[AnyReport] = FrameCodec(AnyReport)  # type: ignore[arg-type]  # as above
 
-SendReport = Callable[[Report | Traffic], None]
+SendReport = Callable[[AnyReport], None]
 Orders = asyncio.Queue[Order]
 Role = Callable[[Task, SendReport, Orders], Awaitable[None]]
 

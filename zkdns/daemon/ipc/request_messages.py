@@ -17,6 +17,7 @@ from zkdns.admin.api_types import (
     LossesAccepted,
     MemberCount,
     Names,
+    ServiceDigests,
     ServiceList,
 )
 from zkdns.serverset.service_counts import Listing
@@ -82,7 +83,14 @@ class ReadTable(msgspec.Struct, frozen=True, tag="table"):
 
 
 class ListMembers(msgspec.Struct, frozen=True, tag="members"):
-    """List all members. Responses: `Lines` of `MemberRow`, several times."""
+    """List members. Responses: `Lines` of `MemberRow`, several times."""
+
+    service: str | None = None
+    """Only those of this service: a spelling of it (`zkdns.spelling`). None: all members."""
+
+
+class ListDigests(msgspec.Struct, frozen=True, tag="digests"):
+    """List the digests of all services. Responses: `ServiceDigests` several times. The last one is empty."""
 
 
 class Lines(msgspec.Struct, frozen=True):
@@ -125,6 +133,7 @@ Request: TypeAlias = (
     | ListSets
     | ReadTable
     | ListMembers
+    | ListDigests
     | AcceptLosses
     | FlushCaches
 )
@@ -135,6 +144,7 @@ Response: TypeAlias = (
     | Listing
     | MemberCount
     | Names
+    | ServiceDigests
     | Lines
     | LossesAccepted
     | Flushed

@@ -25,6 +25,8 @@ from zkdns.admin.api_types import (
     MemberCount,
     Names,
     Reloaded,
+    ServiceDigest,
+    ServiceDigests,
     ServiceLine,
     ServiceList,
     ServiceListing,
@@ -51,6 +53,7 @@ from zkdns.daemon.ipc.request_messages import (
     Explain,
     FlushCaches,
     Lines,
+    ListDigests,
     ListMembers,
     ListNames,
     ListServices,
@@ -67,11 +70,13 @@ from zkdns.daemon.ipc.requests import (
     send_request,
     stream_responses,
 )
+from zkdns.daemon.supervisor.children import ChildProcess
 from zkdns.daemon.supervisor.reload import NotReloaded, Reloader
 from zkdns.daemon.supervisor.self_check import unresponsive_addresses
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.names import to_text
 from zkdns.serverset.service_counts import Listing, ServiceCount
+from zkdns.telemetry.process_stats import ProcessStats, read_process_stats
 from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, WatcherStats, WorkerStats, combine_upstreams
 from zkdns.telemetry.traffic import merge
 
@@ -137,7 +142,7 @@ class AdminBackend:
             source=_source(config),
             zookeeper=_zookeeper(config, watcher),
             table=_table(watcher),
-            workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._state.workers),
+            workers=tuple(map(_worker, self._state.workers)),
             upstreams=combine_upstreams(self.worker_stats().values()),
             started=self._state.started,
             now=time.time(),
@@ -182,6 +187,11 @@ class AdminBackend:
             started=self._state.started,
             restarts={"watcher": watcher.deaths, "worker": sum(child.deaths for child in workers)},
             reloads=self._reloader.outcomes,
+            processes=dict(_processes(watcher, workers)),
+            members=watcher.members,
+            responses=dict(self._state.service_totals.named),
+            all_responses=self._state.service_totals.total,
+            max_services=self._state.config.admin.service_metrics,
         )
         return render(watcher.stats, [child.stats for child in workers], server, openmetrics=openmetrics)
 
@@ -240,9 +250,18 @@ class AdminBackend:
             async for piece in pieces:
                 yield piece
 
-    async def member_lines(self) -> AsyncGenerator[bytes]:
-        """Yield a line for each member, several in each piece."""
-        async with contextlib.aclosing(self._lines(ListMembers())) as pieces:
+    async def digests(self) -> ServiceDigests:
+        """Return the digest of each service. The watcher sends them in parts."""
+        services: list[ServiceDigest] = []
+        async with contextlib.aclosing(self._stream(ListDigests(), ServiceDigests)) as parts:
+            while part := (await anext(parts)).services:
+                services += part
+        return ServiceDigests(tuple(services))
+
+    async def member_lines(self, service: str | None = None) -> AsyncGenerator[bytes]:
+        """Yield a line for each member of one service or of all, several in each piece."""
+        request = ListMembers(_checked_or_none(service))
+        async with contextlib.aclosing(self._lines(request)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -332,7 +351,9 @@ def _zookeeper(config: Config, stats: WatcherStats | None) -> ZooKeeperStatus | 
     if stats is None:
         return ZooKeeperStatus(config.zookeeper.hosts, None, 0.0)
     namespaces = tuple(
-        NamespaceStatus(one.namespace, one.state, _seconds_since(one.stale_since), one.held, one.unread)
+        NamespaceStatus(
+            one.namespace, one.state, _seconds_since(one.stale_since), one.held, one.unread, one.digest
+        )
         for one in stats.namespaces
     )
     stale = _seconds_since(stats.stale_since)
@@ -346,4 +367,18 @@ def _seconds_since(when: float | None) -> float:
 def _table(stats: WatcherStats | None) -> TableStatus | None:
     if stats is None:
         return None
-    return TableStatus(stats.services, stats.alive, stats.hidden, stats.held, stats.bad)
+    return TableStatus(stats.services, stats.alive, stats.hidden, stats.held, stats.bad, stats.digests)
+
+
+def _processes(watcher: ChildProcess, workers: Sequence[ChildProcess]) -> Iterator[tuple[str, ProcessStats]]:
+    """The resources of each process."""
+    pids = {"supervisor": os.getpid(), "watcher": watcher.pid}
+    pids |= {f"worker-{number}": child.pid for number, child in enumerate(workers)}
+    for name, pid in pids.items():
+        if pid is not None and (stats := read_process_stats(pid)) is not None:
+            yield name, stats
+
+
+def _worker(child: ChildProcess) -> WorkerStatus:
+    digests = child.stats.digests if isinstance(child.stats, WorkerStats) else ()
+    return WorkerStatus(child.pid, child.ready, digests)

@@ -22,7 +22,7 @@ import zkdns
 from zkdns.config.setting import PREFIX
 from zkdns.daemon.ipc.child import ORDERS, REPORTS, RETIRE_SECONDS, TASKS, Order, Report, Retire, Task
 from zkdns.errors import ZkdnsError
-from zkdns.telemetry.stats import Stats
+from zkdns.telemetry.stats import MembersReport, ServiceMembers, Stats
 from zkdns.telemetry.traffic import ServiceTotals, TopReport
 
 log = structlog.get_logger("zkdns.supervisor")
@@ -49,6 +49,7 @@ class ChildProcess:
         deaths: number of processes that exited unexpectedly or could not be started.
         ready: from the last report of the current process.
         stats: from the last report of the current process. None: it has not reported any.
+        members: the members by service, if it is a watcher.
         top: the most frequent names and clients of the current process. None: it has reported none.
         pid: process id of the current process. None: no process is running.
 
@@ -65,6 +66,7 @@ class ChildProcess:
         self.deaths = 0
         self.ready = False
         self.stats: Stats | None = None
+        self.members: dict[str, ServiceMembers] = {}
         self.top: TopReport | None = None
         self.pid: int | None = None
         self._on_change = on_change
@@ -138,6 +140,9 @@ class ChildProcess:
         self._writer = writer
         log.debug("process_started", role=self.task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
+            if isinstance(report, MembersReport):
+                self._update_members(report)
+                continue
             if not isinstance(report, Report):
                 self.top = report.top or self.top
                 if self._totals is not None:
@@ -150,8 +155,16 @@ class ChildProcess:
         terminating.cancel()
         writer.close()
         self.pid, self.ready, self.stats, self.top, self._writer = None, False, None, None, None
+        self.members = {}
         self._on_change()
         return status
+
+    def _update_members(self, report: MembersReport) -> None:
+        """Replace the dictionary, because a scrape may read it in a thread."""
+        members = {**self.members, **report.services}
+        for service in report.gone:
+            members.pop(service, None)
+        self.members = members
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
         """Start a process, and return it with the supervisor's end of its control socket."""

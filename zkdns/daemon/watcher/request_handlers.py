@@ -18,7 +18,10 @@ from zkdns.admin.api_types import (
     HistoryPage,
     LossesAccepted,
     MemberCount,
+    MemberRow,
     Names,
+    ServiceDigest,
+    ServiceDigests,
     ServiceLine,
     ServiceList,
     TableChanges,
@@ -33,6 +36,7 @@ from zkdns.daemon.ipc.request_messages import (
     Explain,
     FlushCaches,
     Lines,
+    ListDigests,
     ListMembers,
     ListNames,
     ListServices,
@@ -45,15 +49,17 @@ from zkdns.daemon.ipc.request_messages import (
     Response,
 )
 from zkdns.daemon.member_rows import encode_lines, member_rows
+from zkdns.daemon.table_digests import complete_digests
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.find_service import find_sets, has_address, name_address, similar_names
 from zkdns.daemon.watcher.history import IsWanted
 from zkdns.daemon.watcher.set_counts import NOT_READ, list_sets
+from zkdns.digest import TableDigests
 from zkdns.errors import BadValueError
 from zkdns.names import Labels, reverse_name, to_text, to_wire
 from zkdns.serverset.changes import Change, SetPut
 from zkdns.spelling import MemberAddress, ServiceText, ZnodePath, parse_spelling
-from zkdns.table import Service
+from zkdns.table import Service, Table
 
 _MEMBERS_PER_PART = 1000  # members of a dump that are encoded in one round of the event loop: 1 ms
 _SERVICES_PER_PART = 500  # services that are counted in one round: a few ms with ten members each
@@ -94,7 +100,9 @@ def respond(  # noqa: C901 - a case for each request
         case ReadTable():
             response = _read_table(context.config, context.publisher)
         case ListMembers():
-            response = _list_members(context.publisher)
+            response = _list_members(request, context)
+        case ListDigests():
+            response = _list_digests(context)
         case Explain():
             response = _explain(request, context)
         case ReadHistory():
@@ -213,18 +221,45 @@ def _table_lines(head: TableHead, contents: list[Change]) -> Iterator[Response]:
     yield Lines(b"")
 
 
-def _list_members(publisher: Publisher) -> Refused | Iterator[Response]:
+def _list_members(request: ListMembers, context: WatcherContext) -> Refused | Iterator[Response]:
     """Handle `zkdns dump --json`. Each service has the state of the moment at which its lines are made."""
-    if not publisher.health.ready:
+    table = context.publisher.table
+    if not context.publisher.health.ready:
         return NOT_READ
-    return _member_lines(publisher)
+    if request.service is None:
+        return _member_lines(member_rows(table))
+    try:
+        sets = find_sets(request.service, context)
+    except BadValueError as error:
+        return Refused("invalid", str(error))
+    return _member_lines(member_rows(table, {owner.name.key for owner in sets}))
 
 
-def _member_lines(publisher: Publisher) -> Iterator[Response]:
-    rows = member_rows(publisher.table)
+def _member_lines(rows: Iterator[MemberRow]) -> Iterator[Response]:
     while part := list(itertools.islice(rows, _MEMBERS_PER_PART)):
         yield Lines(encode_lines(part))
     yield Lines(b"")
+
+
+async def _list_digests(context: WatcherContext) -> Refused | Iterator[Response]:
+    """Handle the first part of `zkdns diff`."""
+    if not context.publisher.health.ready:
+        return NOT_READ
+    digests = await complete_digests(context.publisher.table, context.config)
+    return _digest_parts(context.publisher.table, digests)
+
+
+def _digest_parts(table: Table, digests: TableDigests) -> Iterator[Response]:
+    keys = sorted(table.services, key=lambda key: key[::-1])
+    for start in range(0, len(keys), _SERVICES_PER_PART):
+        part: list[ServiceDigest] = []
+        for key in keys[start : start + _SERVICES_PER_PART]:
+            if key in table.services:
+                one = digests.of_service(table.services[key].sets.values())
+                part.append(ServiceDigest(to_text(key), one.members, str(one)))
+        if part:
+            yield ServiceDigests(tuple(part))
+    yield ServiceDigests(())
 
 
 def _list_names(request: ListNames, context: WatcherContext) -> Names:

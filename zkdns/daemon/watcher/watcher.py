@@ -49,6 +49,7 @@ from zkdns.daemon.gc_tuning import gc_paused_for_loading
 from zkdns.daemon.ipc.child import Configure, Orders, Promote, SendReport, Task
 from zkdns.daemon.ipc.feed import Publisher, Rise
 from zkdns.daemon.ipc.requests import RequestServer, requests_path
+from zkdns.daemon.table_digests import count_members
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.daemon.watcher.history import History
@@ -84,12 +85,13 @@ async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> No
     is_leading = False
 
     requests = RequestServer(requests_path(task.feed), partial(respond_when_applied, context=context))
-    reporter = WatcherStatsReporter(publisher, config.statuses, partial(_collect_stats, context), send_report)
+    reporter = WatcherStatsReporter(publisher, config, partial(_collect_stats, context), send_report)
     for listener in (history, reporter, resolver, *([store] if store else [])):
         publisher.add_listener(listener)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
+            tasks.create_task(count_members(publisher.table, config, lambda: publisher.health.ready))
             if forward_zones is not None:
                 tasks.create_task(_maintain(forward_zones))
             if config.offline:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
+from zkdns.config import Config
 from zkdns.daemon.ipc.child import Report, SendReport
 from zkdns.daemon.ipc.feed import Publisher, PublisherListener
+from zkdns.daemon.table_digests import zone_digests
 from zkdns.names import Labels
 from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
 from zkdns.table import Table
-from zkdns.telemetry.stats import WatcherStats
+from zkdns.telemetry.stats import MembersReport, NamespaceStats, ServiceMembers, WatcherStats
 
 REPORT_SECONDS = 1.0
+_SERVICES_PER_REPORT = 1000
 
 
 class MemberCounts:
@@ -34,7 +37,9 @@ class MemberCounts:
         self._table = table
         self._statuses = frozenset(statuses)
         self._changed: set[Labels] = set()
+        self._unreported: set[Labels] = set()
         self._counted: dict[Labels, tuple[int, int, int]] = {}
+        self._names: dict[Labels, str] = {}  # that were reported
 
     def note(self, keys: set[Labels]) -> None:
         """Note that these services have changed."""
@@ -53,7 +58,30 @@ class MemberCounts:
                     self.hidden + hidden,
                     self.held + held,
                 )
+        self._unreported |= self._changed
         self._changed.clear()
+
+    def take_reports(self, zone: Labels) -> Iterator[MembersReport]:
+        """The members of the services that have changed since the last call, in parts.
+
+        Args:
+            zone: names are without this zone.
+        """
+        while self._unreported:
+            services: dict[str, ServiceMembers] = {}
+            gone: list[str] = []
+            part = [self._unreported.pop() for _ in range(min(len(self._unreported), _SERVICES_PER_REPORT))]
+            for key in part:
+                service, counts = self._table.services.get(key), self._counted.get(key)
+                if service is not None and counts is not None:
+                    name = service.first.name.without(zone)
+                    if self._names.setdefault(key, name) != name:  # only its spelling has changed
+                        gone.append(self._names[key])
+                        self._names[key] = name
+                    services[name] = ServiceMembers(service.first.name.scope, *counts)
+                elif key in self._names:
+                    gone.append(self._names.pop(key))
+            yield MembersReport(services, tuple(gone))
 
     def _count(self, key: Labels) -> tuple[int, int, int]:
         sets = self._table.services[key].sets.values()
@@ -98,7 +126,7 @@ class WatcherStatsReporter(PublisherListener):
 
     Args:
         publisher: holds the table.
-        statuses: statuses of members that belong in responses.
+        config: statuses of members that belong in responses, and the zone that names leave out.
         collect: returns the stats about ZooKeeper, without those of the table.
         send: sends a report to the supervisor.
     """
@@ -106,14 +134,15 @@ class WatcherStatsReporter(PublisherListener):
     def __init__(
         self,
         publisher: Publisher,
-        statuses: Iterable[str],
+        config: Config,
         collect: Callable[[], WatcherStats],
         send: SendReport,
     ) -> None:
         self._publisher = publisher
         self._collect = collect
         self._send = send
-        self._counts = MemberCounts(publisher.table, statuses)
+        self._zone = config.zone
+        self._counts = MemberCounts(publisher.table, config.statuses)
         self._movements = MemberMovements(publisher.table)
 
     def before_change(self, change: Change) -> None:
@@ -132,15 +161,20 @@ class WatcherStatsReporter(PublisherListener):
             if report != last:
                 self._send(report)
             last = report
+            for members in self._counts.take_reports(self._zone):
+                self._send(members)
+                await asyncio.sleep(0)
             await asyncio.sleep(REPORT_SECONDS)
 
     def _stats(self) -> WatcherStats:
-        counts = self._counts
+        counts, stats, table = self._counts, self._collect(), self._publisher.table
         if self._publisher.health.ready:  # saves time while the first read fills the table
             counts.update()
         return msgspec.structs.replace(
-            self._collect(),
-            services=len(self._publisher.table.services),
+            stats,
+            namespaces=_with_digests(stats.namespaces, table),
+            digests=zone_digests(table),
+            services=len(table.services),
             alive=counts.alive,
             hidden=counts.hidden,
             held=counts.held,
@@ -148,3 +182,12 @@ class WatcherStatsReporter(PublisherListener):
             joined=self._movements.joined,
             left=self._movements.left,
         )
+
+
+def _with_digests(namespaces: Sequence[NamespaceStats], table: Table) -> tuple[NamespaceStats, ...]:
+    digests = table.digests
+    if digests is None or not digests.is_complete:
+        return tuple(namespaces)
+    return tuple(
+        msgspec.structs.replace(one, digest=str(digests.of_source(one.namespace))) for one in namespaces
+    )

@@ -43,6 +43,7 @@ from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_gen
 from zkdns.daemon.ipc.child import Follow, Orders, RelayTransfers, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import CopyServer, SourceHealth, Subscriber
 from zkdns.daemon.ipc.relay import Relay
+from zkdns.daemon.table_digests import count_members
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.daemon.worker.drain import drain
 from zkdns.daemon.worker.worker_stats import TrafficReporter, WorkerStatsReporter
@@ -172,20 +173,25 @@ async def _tick(
     reporters: tuple[WorkerStatsReporter, TrafficReporter],
     access: SharedAccess,
 ) -> None:
-    """Every second, expire names of departed members, read own addresses, report, and collect garbage."""
+    """Every second, expire names of departed members, read own addresses, report, and collect garbage.
+
+    Meanwhile, count the members for the digests.
+    """
     reporter, traffic = reporters
     collected = 0
-    while True:
-        await asyncio.sleep(_TICK_SECONDS)
-        authority.refresh(table.expire(time.monotonic()))
-        access.refresh()
-        reporter.report()
-        await traffic.report(time.monotonic())
-        # asyncio's transports are reference cycles of some kilobytes, and live too long for a young
-        # collection.
-        if forwarder is not None and forwarder.connections - collected >= _CONNECTIONS_PER_COLLECTION:
-            collected = forwarder.connections
-            collect_all()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(count_members(table, authority.config, lambda: authority.freshness.is_ready))
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            authority.refresh(table.expire(time.monotonic()))
+            access.refresh()
+            reporter.report()
+            await traffic.report(time.monotonic())
+            # asyncio's transports are reference cycles of some kilobytes, and live too long for a young
+            # collection.
+            if forwarder is not None and forwarder.connections - collected >= _CONNECTIONS_PER_COLLECTION:
+                collected = forwarder.connections
+                collect_all()
 
 
 # -- servers -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 
 from zkdns.daemon.ipc.child import Report, SendReport
+from zkdns.daemon.table_digests import zone_digests
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.dns.answer_source import RESPONSE_CACHE
 from zkdns.dns.authority import Authority
@@ -40,7 +41,7 @@ class WorkerStatsReporter:
     """Sends reports to the supervisor when they differ from the last one.
 
     Args:
-        authority: for readiness, sources and the response caches.
+        authority: for readiness, sources, digests and the response caches.
         forwarder: None: this server forwards nothing.
         deferred: the queries that wait for the names of large services.
         servers: UDP and TCP servers of this worker.
@@ -114,6 +115,7 @@ class WorkerStatsReporter:
             refused=self._access.refused,
             rate_limited=self._access.rate_limited,
             forward=_forward_stats(self._forwarder) if self._forwarder is not None else None,
+            digests=zone_digests(self._authority.table),
         )
 
     def _sources(self, responses: int) -> dict[str, int]:
