@@ -17,6 +17,7 @@ WITHOUT_JSON = {
     "completion": "prints a shell script",
     "wait": "prints nothing; the exit status is the result",
     "help": "prints pages of text",
+    "prometheus": "prints the formats of Prometheus and Grafana",
 }
 
 

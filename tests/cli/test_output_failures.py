@@ -41,6 +41,8 @@ PRINTING = {
     "accept": "accept --all --server {api}",
     "flush": "flush --server {api}",
     "dump": "dump --zone",
+    "diff": "diff {demo} {other} --wait 0",
+    "prometheus": "prometheus --alerts",
     "top": "top --once",
     "setup": "setup --root {root}",
     "doctor": "doctor --listen 127.0.0.1:1 --demo",
@@ -153,11 +155,16 @@ def test_a_command_ends_with_the_status_of_the_failure(
     (root / "etc").mkdir(parents=True)
     (root / "etc" / "resolv.conf").write_text("nameserver 10.0.0.53\n")
     of_zookeeper = environment if name in {"watch", "services"} else {}
-    arguments = [*command.format(api=api, root=root).split(), *more.split()]
+    other = ZkdnsServer("--static", str(short_path / "static.toml"))
+    places = {"api": api, "root": root, "demo": demo.api, "other": other.api}
+    arguments = [*command.format(**places).split(), *more.split()]
     make, expected = FAILURES[failure]
     fake = responding(api, name, FAKE[name]) if name in FAKE else contextlib.nullcontext()
     is_started = failure == "full" and not more  # each command once
-    with fake:
+    (short_path / "static.toml").write_text('[services."web.prod"]\nmembers = ["192.0.2.1:80"]\n')
+    with fake, contextlib.ExitStack() as stack:
+        if name == "diff":
+            stack.enter_context(other).wait_ready()
         found = run_into(make(), arguments, variables_of(demo, of_zookeeper), is_started=is_started)
     assert found == expected
 

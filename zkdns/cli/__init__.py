@@ -21,7 +21,7 @@ from zkdns.cli.streams import run_checked, write_error
 # longer than starting the server.
 _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
-    *("accept", "flush", "dump", "top", "setup", "doctor", "completion", "help"),
+    *("accept", "flush", "dump", "diff", "prometheus", "top", "setup", "doctor", "completion", "help"),
 )
 _LOGGING = frozenset({"serve", "register", "watch", "services", "dump", "doctor"})
 """The commands that configure logging."""
