@@ -59,9 +59,9 @@ def make_client(
     kazoo's own limit. Only a SASL failure ends it for good (`LOST`), as with any kazoo client; then the
     caller has to make another one.
 
-    ZooKeeper refuses a client that has seen a later transaction than the server. So a client would stay away
-    for ever from an ensemble that has lost its data or was restored from an older state. After a session
-    timeout without a session, although a server accepts connections, the client accepts an older state.
+    ZooKeeper refuses a client that has seen a later transaction than the server: it closes the connection. So
+    an ensemble that has lost its data or was restored from an older state would refuse the client for ever.
+    After a session timeout without a session, and a closed connection, the client accepts an older state.
 
     Args:
         hosts: `host:port,host:port/chroot`.
@@ -76,7 +76,7 @@ def make_client(
     # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
     quiet.setLevel(logging.CRITICAL + 1)
-    handler = _Handler(access.tls, connect_timeout, session_timeout)
+    handler = _Handler(hosts, access.tls, connect_timeout, session_timeout)
     client = KazooClient(
         hosts=hosts,
         timeout=session_timeout,
@@ -93,7 +93,6 @@ def make_client(
         ),
         logger=quiet,
     )
-    handler.on_long_absence = lambda: _accept_older_state(client, hosts)
     handler.on_connect_failed = on_connect_failed
     handler.client = weakref.ref(client)
     forking.add(handler)
@@ -141,13 +140,6 @@ def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> t
     return thread
 
 
-def _accept_older_state(client: KazooClient, hosts: str) -> None:
-    """Send no last transaction with the next attempts to connect."""
-    if client.last_zxid:
-        log.warning("zookeeper_older_state_accepted", zookeeper=hosts, last=hex(client.last_zxid))
-        client.last_zxid = 0
-
-
 def _log_auth_failure(client: KazooClient, hosts: str) -> None:
     """Log that a server has rejected the credentials. Otherwise only the closed connection would show it."""
     if client.client_state == KeeperState.AUTH_FAILED:
@@ -164,9 +156,10 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
     TLS: kazoo always trusts the system's authorities in addition to the configured ones, does not log why it
     rejects a server, and does not use TLS when it searches for a server with a quorum.
 
+    Older states: kazoo sends its last transaction with each handshake, so that only newer servers accept it.
+
     Attributes:
         tls: None: no TLS.
-        on_long_absence: called before a handshake more than a session timeout after the last session.
         on_connect_failed: called after a failed attempt to connect.
         client: the client of this handler.
     """
@@ -179,13 +172,18 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         """
         time.sleep(seconds * (1 + _random.random()) / 2)
 
-    def __init__(self, tls: ssl.SSLContext | None, connect_timeout: float, session_timeout: float) -> None:
+    def __init__(
+        self, hosts: str, tls: ssl.SSLContext | None, connect_timeout: float, session_timeout: float
+    ) -> None:
         super().__init__()
-        self.on_long_absence: Callable[[], object] = lambda: None
         self.on_connect_failed: Callable[[], object] = lambda: None
         self.client: Callable[[], KazooClient | None] = lambda: None
+        self._hosts = hosts
         self._session_timeout = session_timeout
         self._absent_since = 0.0
+        self._is_in_handshake = False
+        self._was_refused = False  # since the last session, a server has closed a connection in the handshake
+        self._forgotten_zxid = 0  # the last transaction, while the client sends none
         self.tls = tls
         self._names: dict[Any, str] = {}
         self._reported: set[tuple[str, str]] = set()
@@ -229,6 +227,10 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         if not self._is_connecting:
             self._is_connecting = True
             self._absent_since = time.monotonic()
+            self._was_refused = False
+        elif self._is_in_handshake:
+            self._was_refused = True
+        self._is_in_handshake = False
         name = hostname if isinstance(hostname, str) else self._names.get(address, address[0])
         limit = self._connect_timeout if timeout is None else min(timeout, self._connect_timeout)
         try:
@@ -241,9 +243,31 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             self.on_connect_failed()
             raise
         self._names[address] = name
-        if time.monotonic() - self._absent_since > self._session_timeout:
-            self.on_long_absence()
+        self._is_in_handshake = True
+        if self._was_refused and time.monotonic() - self._absent_since > self._session_timeout:
+            self._forget_zxid()
         return connection
+
+    def _forget_zxid(self) -> None:
+        """Send no last transaction with the next handshakes, so that a server with an older state accepts."""
+        client = self.client()
+        if client is not None and client.last_zxid:
+            self._forgotten_zxid = client.last_zxid
+            client.last_zxid = 0
+
+    def _compare_zxid(self) -> None:
+        """With the first response of a session, log whether its server has an older state."""
+        client = self.client()
+        if client is None or not client.last_zxid:
+            return
+        if client.last_zxid < self._forgotten_zxid:
+            log.warning(
+                "zookeeper_older_state_accepted",
+                zookeeper=self._hosts,
+                last=hex(self._forgotten_zxid),
+                now=hex(client.last_zxid),
+            )
+        self._forgotten_zxid = 0
 
     def _begin_tls(self, tls: ssl.SSLContext, connection: Any, name: str, server: str) -> Any:  # noqa: ANN401 - sockets
         """Do the TLS handshake. A rejected server is logged once, and tried again."""
@@ -278,6 +302,8 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         if len(readable) > 1:
             self._is_connecting = False
             self._connect_timeout = self._first_timeout
+            if self._forgotten_zxid:
+                self._compare_zxid()
             # Data that TLS has read from the socket but not returned yet is invisible to the kernel.
             if waiting := [one for one in readable if isinstance(one, ssl.SSLSocket) and one.pending()]:
                 return waiting, [], []
@@ -285,6 +311,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             return _wait_for(readable, writable, timeout)
         ready = _wait_for(readable, writable, min(timeout, self._connect_timeout))
         if not any(ready):
+            self._is_in_handshake = False  # the server is silent, which is no refusal
             self._connect_timeout *= 2
         return ready
 
