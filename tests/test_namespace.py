@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkdns.errors import BadValueError
+from zkdns.names import short_name
 from zkdns.namespace import Namespace, ServiceName, check_znode_path, parse_namespace, source_of
+from zkdns.spelling import ServiceText, parse_spelling
 
 DISCOVERY = parse_namespace("/discovery/{environment}/{service}")
 AURORA = parse_namespace("/aurora/{role}/{environment}/{job}")
@@ -172,6 +174,35 @@ def test_a_name_has_its_labels_and_a_lower_case_key() -> None:
     assert name.labels == (b"Api", b"v2", b"Staging", b"discovery")
     assert name.key == (b"api", b"v2", b"staging", b"discovery")
     assert ServiceName("web").labels == (b"web", b"discovery")
+
+
+ABOVE = (b"discovery",)
+BELOW = (b"staging", b"discovery")
+OTHER = (b"mesh",)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "short"),
+    [
+        (ServiceName("Web", "staging", ABOVE), ABOVE, "Web.staging"),
+        (ServiceName("web", "staging", OTHER), ABOVE, "web.staging.mesh"),
+        (ServiceName("web", "staging", ABOVE), OTHER, "web.staging.discovery"),
+        (ServiceName("web", "eu", BELOW), ABOVE, "web.eu.staging"),
+        (ServiceName("web", "eu", BELOW), BELOW, "web.eu"),
+        (ServiceName("web", "Staging", ABOVE), BELOW, "web"),
+        (ServiceName("web", "", BELOW), ABOVE, "web.staging"),
+        (ServiceName("discovery", "discovery", ABOVE), ABOVE, "discovery.discovery"),
+    ],
+)
+def test_a_name_is_shortened_by_the_first_zone_and_stays_findable(
+    name: ServiceName, first: tuple[bytes, ...], short: str
+) -> None:
+    """Also if one zone is below another."""
+    assert name.without(first) == short
+    assert short_name(name.key, first) == short.lower()
+    spelled = parse_spelling(short)
+    assert isinstance(spelled, ServiceText)
+    assert name.key in spelled.keys(dict.fromkeys((first, ABOVE, BELOW, OTHER)))
 
 
 def test_a_namespace_survives_serialization() -> None:

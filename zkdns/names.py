@@ -101,6 +101,22 @@ def to_text(name: Labels) -> str:
     )
 
 
+def short_name(name: Labels, zone: Labels) -> str:
+    """The text of a name in lower case, as commands and the API show it: see `without_zone`."""
+    return to_text(without_zone(name, zone))
+
+
+def without_zone(name: Labels, zone: Labels) -> Labels:
+    """A name without the zone at its end, also if it is in another zone below this one.
+
+    Args:
+        name: in lower case.
+        zone: that of the first namespace. It completes a name before all other zones do, so that what this
+            returns stands for the same name.
+    """
+    return name[: -len(zone)] if name[-len(zone) :] == zone and name != zone else name
+
+
 def _escaped(byte: int) -> str:
     if byte in _PLAIN_BYTES:
         return chr(byte)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from zkdns.errors import BadValueError
-from zkdns.names import Labels, check_name, to_text
+from zkdns.names import Labels, check_name, to_text, without_zone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,8 +53,9 @@ class ServiceName(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
         return f"{self}.{to_text(self.zone)}"
 
     def without(self, zone: Labels) -> str:
-        """The name as text, as commands and the API show it: without its zone if that is the given one."""
-        return str(self) if self.zone == zone else self.absolute
+        """The name as text, as commands and the API show it, by the rule of `zkdns.names.without_zone`."""
+        texts = (*str(self).split("."), *(to_text((label,)) for label in self.zone))
+        return ".".join(texts[: len(without_zone(self.key, zone))])
 
     @property
     def service_labels(self) -> Labels:

@@ -26,7 +26,7 @@ from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.errors import BadValueError
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.special_use import special_use_answer
-from zkdns.names import MAX_NAME, Labels, reverse_name, to_text, to_wire, wire_length
+from zkdns.names import MAX_NAME, Labels, reverse_name, short_name, to_text, to_wire, wire_length
 from zkdns.serverset.member import Member
 from zkdns.spelling import MemberAddress, ServiceText, ZnodePath, parse_spelling
 from zkdns.table import ANY_SERVICE, AddressIndex, Table
@@ -130,10 +130,8 @@ class NameClassifier:
         return {key for key in keys if key in self._zone.services}
 
     def short_name(self, labels: Labels) -> str:
-        """Return a name as text, without its zone if that is the first namespace's."""
-        zone = self._config.zone
-        is_first = self._zone.apex_of(labels) == zone and labels != zone
-        return to_text(labels[: -len(zone)] if is_first else labels)
+        """Return a name as text, without the zone of the first namespace."""
+        return short_name(labels, self._config.zone)
 
     def _classify_name(self, labels: Labels) -> NameClass:
         if self._zone.apex_of(labels) is None:

@@ -11,7 +11,7 @@ from zkdns.daemon.explain.searches import MAX_SUGGESTIONS, AddressUsers, Search,
 from zkdns.daemon.ipc.request_messages import AcceptLosses, CountMembers, Refused
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.errors import BadValueError
-from zkdns.names import Labels, to_text
+from zkdns.names import Labels, short_name, to_text
 from zkdns.namespace import STATIC_PREFIX
 from zkdns.serverset.member import Member
 from zkdns.spelling import MemberAddress, ServiceText, ZnodePath, parse_spelling
@@ -96,7 +96,7 @@ async def similar_names(text: str, context: WatcherContext) -> tuple[str, ...]:
     Raises:
         BadValueError: the text is no spelling of a service.
     """
-    table, zones = context.publisher.table, context.config.zones
+    table, zones, first_zone = context.publisher.table, context.config.zones, context.config.zone
     match parse_spelling(text):
         case MemberAddress():
             return ()
@@ -108,9 +108,9 @@ async def similar_names(text: str, context: WatcherContext) -> tuple[str, ...]:
             below = labels[: len(labels) - len(zone)]
             keys = list(table.services)
             if below and (begun := await _BeginningWith(below, keys).run()):
-                return tuple(_short_name(key, context) for key in begun[:MAX_SUGGESTIONS])
-            wanted = _short_name(labels, context)
-            found = await SimilarNames(wanted, keys, lambda key: _short_name(key, context)).run()
+                return tuple(short_name(key, first_zone) for key in begun[:MAX_SUGGESTIONS])
+            wanted = short_name(labels, first_zone)
+            found = await SimilarNames(wanted, keys, lambda key: short_name(key, first_zone)).run()
             return tuple(name for name in found if _differs_little(wanted, name, "."))
 
 
@@ -140,10 +140,3 @@ class _BeginningWith(Search[Labels, list[Labels]]):
     def result(self) -> list[Labels]:
         """All of them."""
         return sorted(self._found)
-
-
-def _short_name(labels: Labels, context: WatcherContext) -> str:
-    """Return a name as text, without its zone if that is the first namespace's."""
-    zone = context.config.zone
-    is_first = labels[-len(zone) :] == zone and labels != zone
-    return to_text(labels[: -len(zone)] if is_first else labels)
