@@ -94,6 +94,20 @@ def test_all_held_members_are_dropped_and_printed_as_json(holding: tuple[ZkdnsSe
     assert accept(server, "--all").errors == "zkdns: no members are held\n"
 
 
+@pytest.mark.parametrize("command", ["services", "history"])
+def test_other_commands_say_how_to_drop_held_members(
+    holding: tuple[ZkdnsServer, list[str]], command: str
+) -> None:
+    server, paths = holding
+    environment = {"ZKDNS_ADMIN_SOCKET": server.api}
+    one, all_of_web = run(command, environment=environment).errors.splitlines()
+    assert one.startswith("zkdns: db.staging is also answered with 1 held member: it has left, ")
+    assert one.endswith("; if it was on purpose: zkdns accept db.staging")
+    assert all_of_web.startswith(f"zkdns: web.staging is also answered with {len(paths)} held members: ")
+    accept(server, "--all")
+    assert run(command, environment=environment).errors == ""
+
+
 def test_a_service_without_held_members_is_an_error(holding: tuple[ZkdnsServer, list[str]]) -> None:
     server, _ = holding
     assert accept(server, "empty.staging")[::2] == (1, "zkdns: no members of empty.staging are held\n")

@@ -48,6 +48,7 @@ def test_each_service_is_a_json_object(environment: dict[str, str], filled: str)
         "service": "web",
         "members": 2,
         "path": f"{filled}/staging/web",
+        "held": 0,
         "passed_over": 0,
         "examples": [],
         "format": None,

@@ -105,10 +105,11 @@ def _policy(explained: Explanation) -> str:
 
 
 def _zookeeper_state(explained: Explanation) -> Iterator[str]:
-    yield str(explained.state)
+    state = str(explained.state)
     if explained.stale_seconds is not None:
-        word = "without a quorum" if explained.state == "readonly" else "unreachable"
-        yield f"{word} for {format_duration(explained.stale_seconds)}"
+        lasting = {"readonly": "readonly, without a quorum", "unreachable": "unreachable"}.get(state)
+        state = f"{lasting or state + ', unreachable'} for {format_duration(explained.stale_seconds)}"
+    yield state
     if explained.heard_seconds is not None:
         yield f"last response {format_duration(explained.heard_seconds)} ago"
     if explained.audited_seconds is not None:
@@ -121,7 +122,7 @@ def _row(member: ExplainedMember, explained: Explanation) -> tuple[str, ...]:
     why = member.why
     if member.held_since is not None and member.held_until is not None:
         held, left = format_duration(now - member.held_since), format_duration(member.held_until - now)
-        why = f"{why}: held for {held}, {left} left"
+        why = f"held for {held}, at most {left} more: {why}"
     is_changed = session is not None and session.modified - session.created > 1
     endpoint = member.endpoint or ""
     if member.addresses:

@@ -6,8 +6,8 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Collection
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import NoReturn
@@ -18,12 +18,9 @@ from zkdns.admin.api_types import HistoryEntry
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.cli.api_options import fail_refused, make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
-from zkdns.cli.options import (
-    config_option,
-    fail,
-)
+from zkdns.cli.options import config_option, fail
 from zkdns.cli.output import StyledLines
-from zkdns.cli.service_argument import fail_not_found, service_argument
+from zkdns.cli.service_argument import fail_not_found, note_held, service_argument
 from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import (
     ReaderGoneError,
@@ -144,7 +141,7 @@ def _follow(client: ApiClient, service: str | None, after: int, *, as_json: bool
     raise ReaderGoneError
 
 
-def _write(entries: Iterable[HistoryEntry], *, as_json: bool) -> None:
+def _write(entries: Collection[HistoryEntry], *, as_json: bool) -> None:
     if as_json:
         write_json(*entries)
     elif is_terminal(sys.stdout):
@@ -154,6 +151,8 @@ def _write(entries: Iterable[HistoryEntry], *, as_json: bool) -> None:
             lines.write((moment, "dim"), "  ", (f"{kind:13}", _STYLES.get(kind, "")), "  ", "  ".join(rest))
     else:
         write_fields(map(_fields, entries))
+    latest = {(entry.service, entry.member): entry.kind for entry in entries}
+    note_held(Counter(service for (service, _), kind in latest.items() if kind == "held"))
 
 
 def _fields(entry: HistoryEntry) -> tuple[str, ...]:

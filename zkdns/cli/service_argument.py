@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -14,10 +14,13 @@ from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import fail, fail_usage, flag_option
 from zkdns.cli.serverset_options import ENVIRONMENT
 from zkdns.cli.statuses import ExitStatus
+from zkdns.cli.streams import write_error
 from zkdns.errors import BadValueError
 from zkdns.spelling import ServiceText, parse_spelling
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_MAX_HELD = 10  # services with a note about held members
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -85,3 +88,19 @@ def similar_names(client: ApiClient, text: str) -> str:
     except (UnreachableError, RefusedError):
         return ""
     return f"; similar names: {', '.join(names)}" if names else ""
+
+
+def note_held(counts: Mapping[str, int]) -> None:
+    """Print for services with held members why these are answered, and how to end that.
+
+    Args:
+        counts: the numbers of held members by service.
+    """
+    for service, count in sorted(counts.items())[:_MAX_HELD]:
+        members, they = ("1 held member", "it has") if count == 1 else (f"{count} held members", "they have")
+        write_error(
+            f"{service} is also answered with {members}: {they} left, which may be a failure of ZooKeeper; "
+            f"if it was on purpose: zkdns accept {service}"
+        )
+    if (more := len(counts) - _MAX_HELD) > 0:
+        write_error(f"{more} more services are also answered with held members: zkdns help operations")

@@ -24,6 +24,8 @@ class ServiceCount(msgspec.Struct, frozen=True):
     members: int | None
     """The number of registered members, including invalid ones. None: the ACL denies listing them."""
     path: str
+    held: int = 0
+    """The number of members that have left and are still answered. Only a server knows them."""
     passed_over: int = 0
     """The number of other children, without weights (`vector_…`)."""
     examples: tuple[str, ...] = ()
@@ -33,6 +35,11 @@ class ServiceCount(msgspec.Struct, frozen=True):
 
     It is determined for the first services without members.
     """
+
+    @property
+    def name(self) -> str:
+        """The name of the service, without its zone."""
+        return f"{self.service}.{self.environment}" if self.environment else self.service
 
     @property
     def is_foreign(self) -> bool:

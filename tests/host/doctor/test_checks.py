@@ -225,7 +225,15 @@ def test_services_with_other_children_only() -> None:
     denied = ServiceCount("prod", "secret", None, "/prod/secret")
     (found,) = check_services(listing(good, idle, denied), "/{environment}/{service}")
     assert (found.level, found.found) == ("ok", "/{environment}/{service} has 3; members: 2")
-    bad = ServiceCount("prod", "api", 0, "/prod/api", 2, ("i-1_0000000001", "i-2_0000000002"), "nerve")
+    bad = ServiceCount(
+        "prod",
+        "api",
+        0,
+        "/prod/api",
+        passed_over=2,
+        examples=("i-1_0000000001", "i-2_0000000002"),
+        format="nerve",
+    )
     (found,) = check_services(listing(good, bad), "/{environment}/{service}")
     assert (found.about, found.level) == ("services", "warning")
     assert found.found == (

@@ -82,7 +82,10 @@ class MemberVerdicts:
         if held is None:  # the guard releases it at this moment
             return "it has left"
         service = held.service.without(self._context.config.zone)
-        return f"it has left ({held.why}); zkdns accept {service} releases it"
+        return (
+            f"it has left, which may be a failure of ZooKeeper ({held.why}), so it is still answered; "
+            f"if it was stopped on purpose: zkdns accept {service}"
+        )
 
     def _why_absent(self, member: Member) -> tuple[Verdict, str]:
         if member.weight < 0:

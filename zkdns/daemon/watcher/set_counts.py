@@ -41,7 +41,7 @@ async def _rows(context: WatcherContext) -> list[ServiceCount]:
     owners = [
         owner for service in context.publisher.table.services.values() for owner in service.sets.values()
     ]
-    return [counted.get(owner.origin) or _row(owner) for owner in owners]
+    return [replace(counted.get(owner.origin) or _row(owner), held=len(owner.held)) for owner in owners]
 
 
 def _row(owner: MemberSet) -> ServiceCount:
