@@ -11,7 +11,6 @@ from zkdns.namespace import parse_namespace
 from zkdns.spelling import (
     MemberAddress,
     ServiceText,
-    SetPlace,
     Spelling,
     ZnodePath,
     locate_set,
@@ -23,6 +22,7 @@ AURORA = parse_namespace("/aurora/{role}/{environment}/{job}", (b"aurora",))
 FLAT = parse_namespace("/flat/{service}", (b"flat",), "node-")
 ZONES = (DISCOVERY.zone, AURORA.zone)
 TEMPLATE = DISCOVERY.template
+WWW = "/aurora/www/{environment}/{service}"
 
 
 def named(*labels: bytes, is_absolute: bool = False) -> ServiceText:
@@ -118,32 +118,34 @@ def test_names_that_are_too_long_are_not_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "environment", "place"),
+    ("text", "environment", "place", "name"),
     [
-        ("web.staging", None, ("staging", "web", TEMPLATE)),
-        ("Web.staging.DISCOVERY", None, ("staging", "Web", TEMPLATE)),
-        ("web.staging.discovery.", None, ("staging", "web", TEMPLATE)),
-        ("api.v2.staging", None, ("staging", "api.v2", TEMPLATE)),
-        ("discovery.staging", None, ("staging", "discovery", TEMPLATE)),
-        ("web.discovery", None, ("discovery", "web", TEMPLATE)),
-        ("/discovery/staging/web", None, ("staging", "web", TEMPLATE)),
-        ("/discovery/staging.eu/api.v2/", None, ("staging.eu", "api.v2", TEMPLATE)),
-        ("web", "staging", ("staging", "web", TEMPLATE)),
-        ("api.v2", "staging", ("staging", "api.v2", TEMPLATE)),
-        ("10.0.0.1", "staging", ("staging", "10.0.0.1", TEMPLATE)),
-        ("web", "staging.eu", ("staging.eu", "web", TEMPLATE)),
-        ("hello.prod.www.aurora", None, ("prod", "hello", "/aurora/www/{environment}/{service}")),
-        ("/aurora/www/prod/hello", None, ("prod", "hello", "/aurora/www/{environment}/{service}")),
-        ("hello.flat", None, ("flat", "hello", TEMPLATE)),
-        ("/flat/hello", None, ("", "hello", "/flat/{service}")),
+        ("web.staging", None, ("staging", "web", TEMPLATE), "web.staging"),
+        ("Web.staging.DISCOVERY", None, ("staging", "Web", TEMPLATE), "Web.staging"),
+        ("web.staging.discovery.", None, ("staging", "web", TEMPLATE), "web.staging"),
+        ("api.v2.staging", None, ("staging", "api.v2", TEMPLATE), "api.v2.staging"),
+        ("discovery.staging", None, ("staging", "discovery", TEMPLATE), "discovery.staging"),
+        ("web.discovery", None, ("discovery", "web", TEMPLATE), "web.discovery"),
+        ("/discovery/staging/web", None, ("staging", "web", TEMPLATE), "web.staging"),
+        ("/discovery/staging.eu/api.v2/", None, ("staging.eu", "api.v2", TEMPLATE), "api.v2.staging.eu"),
+        ("web", "staging", ("staging", "web", TEMPLATE), "web.staging"),
+        ("api.v2", "staging", ("staging", "api.v2", TEMPLATE), "api.v2.staging"),
+        ("10.0.0.1", "staging", ("staging", "10.0.0.1", TEMPLATE), "10.0.0.1.staging"),
+        ("web", "staging.eu", ("staging.eu", "web", TEMPLATE), "web.staging.eu"),
+        ("hello.prod.www.aurora", None, ("prod", "hello", WWW), "hello.prod.www.aurora"),
+        ("/aurora/www/prod/hello", None, ("prod", "hello", WWW), "hello.prod.www.aurora"),
+        ("hello.flat", None, ("flat", "hello", TEMPLATE), "hello.flat"),
+        ("/flat/hello", None, ("", "hello", "/flat/{service}"), "hello.flat"),
     ],
 )
 def test_a_spelling_stands_for_one_set_without_a_server(
-    text: str, environment: str | None, place: tuple[str, str, str]
+    text: str, environment: str | None, place: tuple[str, str, str], name: str
 ) -> None:
     prefix = "node-" if place[2].startswith("/flat") else "member_"
     namespaces = (DISCOVERY, AURORA) if text == "hello.flat" else (DISCOVERY, AURORA, FLAT)
-    assert locate_set(text, environment, namespaces) == SetPlace(*place, prefix)
+    found = locate_set(text, environment, namespaces)
+    assert (found.environment, found.service, found.template, found.member_prefix) == (*place, prefix)
+    assert found.name.without(DISCOVERY.zone) == name
 
 
 @pytest.mark.parametrize(
@@ -176,5 +178,4 @@ def test_an_environment_does_not_suffice_if_the_template_has_more_placeholders()
     with pytest.raises(BadValueError) as refusal:
         locate_set("hello", "prod", (AURORA,))
     assert "contains {role}; write the whole name or path" in str(refusal.value)
-    place = SetPlace("prod", "hello", "/aurora/www/{environment}/{service}", "member_")
-    assert locate_set("hello.prod.www", None, (AURORA,)) == place
+    assert locate_set("hello.prod.www", None, (AURORA,)).template == WWW

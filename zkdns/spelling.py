@@ -25,7 +25,7 @@ import msgspec
 from zkdns.address import MAX_PORT
 from zkdns.errors import BadValueError
 from zkdns.names import MAX_NAME, Labels, lower, parse_name, wire_length
-from zkdns.namespace import Namespace, check_znode_path, split_name
+from zkdns.namespace import Namespace, ServiceName, check_znode_path, split_name
 
 ACCEPTED: Final = "web.staging, /discovery/staging/web, or web with --environment staging"
 """The spellings in errors of commands that cannot take an address."""
@@ -122,6 +122,7 @@ class SetPlace(msgspec.Struct, frozen=True):
     template: str
     """Path with the placeholders `{environment}` and `{service}` only."""
     member_prefix: str
+    name: ServiceName
 
 
 def locate_set(text: str, environment: str | None, namespaces: Sequence[Namespace]) -> SetPlace:
@@ -196,12 +197,14 @@ def _place(namespace: Namespace, values: dict[str, str]) -> SetPlace:
             raise BadValueError(
                 f"{namespace.template!r} contains {{{step}}}; write the whole name or path of the service"
             )
-    check_znode_path(namespace.path_of({"environment": "-", **values}))
+    path = namespace.path_of({"environment": "-", **values})
+    check_znode_path(path)
     return SetPlace(
         environment=values.get("environment", "") if _has_environment(namespace) else "",
         service=values[own],
         template="/".join((namespace.root.rstrip("/"), *elements)),
         member_prefix=namespace.member_prefix,
+        name=namespace.service_at(path),
     )
 
 

@@ -225,7 +225,8 @@ def test_watch_reports_a_service_that_does_not_exist(
 ) -> None:
     zk.create(f"{zk_root}/staging/checkout", makepath=True)
     with Command("watch", "chekcout.staging", environment=environment) as watch:
-        expected = f"zkdns: there is no service {zk_root}/staging/chekcout yet; similar names: checkout\n"
+        path = f"{zk_root}/staging/chekcout"
+        expected = f"zkdns: there is no service chekcout.staging yet ({path}); similar names: checkout\n"
         eventually(lambda: expected in watch.errors, 20.0)
 
 

@@ -102,10 +102,10 @@ def test_a_terminal_shows_a_live_table(zookeeper: ZooKeeperServer, zk_root: str,
         eventually(
             lambda: re.search(r"10\.0\.0\.1:80 +member_\d{10} +7 +before \d\d:\d\d:\d\d", terminal.screen)
         )
-        assert "web in staging: 1 member" in terminal.screen
+        assert "web.staging: 1 member" in terminal.screen
         members.add("10.0.0.2")
         eventually(lambda: re.search(r"10\.0\.0\.2:80 +member_\d{10} +\d\d:\d\d:\d\d", terminal.screen))
-        assert "web in staging: 2 members" in terminal.screen
+        assert "web.staging: 2 members" in terminal.screen
         terminal.type(b"\x03")
         assert terminal.wait() == 0
         assert "Traceback" not in terminal.screen
@@ -257,7 +257,7 @@ def test_the_output_of_the_command_appears_above_the_table(
     script = "echo output; echo error >&2"
     with Terminal(*WATCHED, "--exec", script, environment=environment) as terminal:
         for line in ("output", "error"):
-            shown = rf"{line}\s+web in staging: 1 member\s+endpoint.*\s+10\.0\.0\.1:80 "
+            shown = rf"{line}\s+web.staging: 1 member\s+endpoint.*\s+10\.0\.0\.1:80 "
             eventually(lambda shown=shown: re.search(shown, terminal.screen, re.MULTILINE))  # type: ignore[misc]
 
 
@@ -323,7 +323,7 @@ def test_missing_permission_is_an_error(environment: dict[str, str], zk: Any, zk
         f"{zk_root}/staging/web", [make_acl("world", "anyone", all=True)]
     )  # so that it can be removed
     assert ended.status == 5
-    error = f"zkdns: cannot watch {zk_root}/staging/web: ZooKeeper denies"
+    error = f"zkdns: web.staging: cannot watch {zk_root}/staging/web: ZooKeeper denies"
     assert ended.errors.splitlines()[-1].startswith(error)
 
 

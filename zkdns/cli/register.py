@@ -145,7 +145,7 @@ def register(service: str, config_file: str | None, command: tuple[str, ...], **
     except ProgramError as error:
         fail(error, error.status)
     except ZkdnsError as error:
-        fail_in_zookeeper(error, config)
+        fail_in_zookeeper(error, config, parsed.service)
     sys.exit(status)
 
 

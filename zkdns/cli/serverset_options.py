@@ -123,6 +123,12 @@ class ParsedOptions:
         assert self._place is not None  # noqa: S101 - otherwise there was an error
         return self._place
 
+    @property
+    def service(self) -> str:
+        """The name of the server set as users write it, after `config_or_fail`."""
+        assert self._config is not None  # noqa: S101 - otherwise there was an error
+        return self.place.name.without(self._config.zone)
+
     def config_or_fail(self, process: str) -> Config:
         """Set up logging and return the configuration. If there are errors, print them and exit."""
         if self.errors or self._config is None:
@@ -133,8 +139,14 @@ class ParsedOptions:
         return self._config
 
 
-def fail_in_zookeeper(error: ZkdnsError, config: Config) -> NoReturn:
-    """Print an error of ZooKeeper and exit. If no ensemble is configured, also print how to name one."""
+def fail_in_zookeeper(error: ZkdnsError, config: Config, service: str = "") -> NoReturn:
+    """Print an error of ZooKeeper and exit. If no ensemble is configured, also print how to name one.
+
+    Args:
+        error: the error, which has the path of the service.
+        config: the configuration.
+        service: the name of the service. Empty: the error is not about one.
+    """
     is_guess = config.has_default_source and isinstance(error, UnreachableError)
     hint = "; no other is configured: name one with --zookeeper or ZKDNS_ZOOKEEPER" if is_guess else ""
-    fail(f"{error}{hint}", status_of(error))
+    fail(f"{service + ': ' if service else ''}{error}{hint}", status_of(error))

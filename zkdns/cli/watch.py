@@ -21,14 +21,12 @@ from zkdns.config import Config
 from zkdns.errors import ZkdnsError
 from zkdns.registrar.hook import Hook
 from zkdns.registrar.signals import queue_signals
-from zkdns.serverset.auth import Access
 from zkdns.serverset.client import is_read_only, make_client
 from zkdns.serverset.listing import disconnect, find_siblings
 from zkdns.serverset.member import Member
 from zkdns.serverset.reachability import NO_QUORUM
 from zkdns.serverset.server_set import ServerSet
 from zkdns.serverset.set_watch import SetWatch
-from zkdns.spelling import SetPlace
 
 _SESSION_TIMEOUT = 10.0  # seconds; the session has no ephemeral znodes
 
@@ -104,18 +102,16 @@ def watch(service: str, config_file: str | None, as_json: bool, command: str | N
     if command is not None and not command.strip():
         parsed.errors.append("--exec: is empty; write a command")
     config = parsed.config_or_fail("watch")
-    place = parsed.place
-    title = f"{place.service} in {place.environment}" if place.environment else place.service
-    output = make_output(title, config, as_json=as_json)
+    output = make_output(parsed.service, config, as_json=as_json)
     try:
         with (
             contextlib.closing(Hook(command, output.print_line))
             if command
             else contextlib.nullcontext() as hook
         ):
-            _Follower(parsed.access, config, place, output, hook).run()
+            _Follower(parsed, config, output, hook).run()
     except ZkdnsError as error:
-        fail_in_zookeeper(error, config)
+        fail_in_zookeeper(error, config, parsed.service)
 
 
 class _Follower:
@@ -123,16 +119,19 @@ class _Follower:
 
     def __init__(
         self,
-        access: Access,
+        parsed: ParsedOptions,
         config: Config,
-        place: SetPlace,
         output: WatchOutput,
         hook: Hook | None,
     ) -> None:
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._client = make_client(
-            str(config.zookeeper.hosts), session_timeout=_SESSION_TIMEOUT, access=access, read_only=True
+            str(config.zookeeper.hosts),
+            session_timeout=_SESSION_TIMEOUT,
+            access=parsed.access,
+            read_only=True,
         )
+        self._name, place = parsed.service, parsed.place
         self._set = ServerSet(
             place.environment,
             place.service,
@@ -203,7 +202,7 @@ class _Follower:
         """Write that the set does not exist yet, with similar names."""
         names = get_close_matches(self._set.service, missing.siblings)
         similar = f"; similar names: {', '.join(names)}" if names else ""
-        write_error(f"there is no service {self._set.path} yet{similar}")
+        write_error(f"there is no service {self._name} yet ({self._set.path}){similar}")
 
     def _write_change(self, watched: SetWatch) -> None:
         # Without weights, which are not part of the output.

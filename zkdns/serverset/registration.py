@@ -53,6 +53,7 @@ class Registration:
         directory: str,
         member: Member,
         *,
+        service: str,
         ping: Ping | None = None,
         ping_interval: float = 1.0,
         ping_timeout: float = 1.0,
@@ -60,6 +61,7 @@ class Registration:
     ) -> None:
         self._session = session
         self._directory = directory
+        self._service = service
         self._prefix = prefix
         self._action = f"register in {directory}"
         self._data = encode_member(member)
@@ -368,7 +370,7 @@ class Registration:
 
     def _ensure_registered(self) -> None:
         if self._path is not None and not self._is_ours(self._path):
-            log.info("registration_lost", path=self._path)
+            log.info("registration_lost", service=self._service, path=self._path)
             self._forget(self._path)
         if self._path is None and self._is_uncertain:
             self._adopt()
@@ -385,7 +387,7 @@ class Registration:
                 with contextlib.suppress(NoNodeError):
                     self._session.call("delete", path)
             self._forget(path)
-            log.info("member_unregistered", path=path)
+            log.info("member_unregistered", service=self._service, path=path)
 
     def _is_ours(self, path: str) -> bool:
         """Whether the znode exists and is that of this registration. This also watches it for deletion.
@@ -410,7 +412,7 @@ class Registration:
             self._session.call("ensure_path", self._directory)
             path = self._call_create()
         self._claim(path)
-        log.info("member_registered", path=path)
+        log.info("member_registered", service=self._service, path=path)
 
     def _call_create(self) -> str:
         # Not with kazoo's makepath, which sends several requests: the last one could create the znode long
@@ -447,7 +449,7 @@ class Registration:
                     ours = path
         self._is_uncertain = False
         if ours is not None:
-            log.info("registration_recovered", path=ours)
+            log.info("registration_recovered", service=self._service, path=ours)
             self._claim(ours)
 
     def _claim(self, path: str) -> None:

@@ -154,6 +154,7 @@ class ServerSet:
             self._session,
             self.path,
             member,
+            service=f"{self.service}.{self.environment}" if self.environment else self.service,
             ping=ping,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
