@@ -82,9 +82,23 @@ def test_an_unreachable_zookeeper_is_an_error_and_no_program_starts(own_zookeepe
             assert command.wait(20.0) == ExitStatus.NO_RESPONSE
             assert command.output == ""
             [sentence] = [line for line in command.errors.splitlines() if line.startswith("zkdns: ")]
-            assert sentence.startswith(f"zkdns: cannot {action} /discovery")
-            assert f"ZooKeeper at {own_zookeeper.address} cannot be reached: connection refused" in sentence
+            service = "" if command is services else "web.staging: "
+            assert sentence.startswith(f"zkdns: {service}cannot {action} /discovery")
+            assert f"ZooKeeper at {own_zookeeper.address} is unreachable: connection refused" in sentence
             assert ("--wait" in sentence) is (command is register)
+
+
+@pytest.mark.parametrize("line", [("register", *SERVED), ("watch", "web.staging")], ids=["register", "watch"])
+def test_refused_connections_are_reported_while_the_command_retries(
+    own_zookeeper: ZooKeeperServer, line: tuple[str, ...]
+) -> None:
+    """Long before the command gives up, which takes ten seconds."""
+    own_zookeeper.kill()
+    with Command(*line, "--zookeeper", own_zookeeper.address) as command:
+        [event] = command.wait_logged("zookeeper_unreachable").events("zookeeper_unreachable")
+        assert command.process.poll() is None
+    assert event["reason"] == "connection refused"
+    assert event["effect"].startswith("retrying")
 
 
 def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) -> None:
@@ -132,6 +146,6 @@ def test_without_permission_the_program_ends_and_is_not_registered(
     with Command("register", *SERVED, *more, *AS_PROGRAM, environment=environment) as command:
         assert command.wait() == ExitStatus.FAILED
         assert f"cannot register in {zk_root}/staging/web: ZooKeeper denies it" in command.errors
-        assert "zkdns: cannot register" in command.errors.splitlines()[-1]
+        assert "zkdns: web.staging: cannot register" in command.errors.splitlines()[-1]
         assert command.events("program_exited")
     assert zk.get_children(f"{zk_root}/staging/web") == []

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import threading
+import time
 
 import pytest
 from kazoo.client import KazooClient
@@ -15,8 +16,12 @@ from tests.support.loopback import free_port
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns import ServerSet, UnreachableError
+from zkdns.namespace import parse_namespace
+from zkdns.serverset.listing import list_services
 from zkdns.serverset.reachability import Diagnosis
 from zkdns.serverset.session import Session
+
+DISCOVERY = parse_namespace("/discovery/{environment}/{service}")
 
 
 def describe(hosts: str) -> str:
@@ -56,7 +61,7 @@ def test_a_search_can_be_described_before_its_end(refusing: str) -> None:
         search.wait()
         assert "accepts connections, but sends nothing" in search.describe()
     assert re.fullmatch(
-        f"cannot do this: ZooKeeper at {refusing},{accepting} cannot be reached: {refusing}: connection "
+        f"cannot do this: ZooKeeper at {refusing},{accepting} is unreachable: {refusing}: connection "
         rf"refused; {accepting}: (no response within [0-9.]+ s|it accepts .*)",
         str(early),
     )
@@ -158,12 +163,29 @@ def test_the_library_logs_why_zookeeper_stays_away(refusing: str, caplog: pytest
     assert caplog.text.count("zookeeper_unreachable") == 1
 
 
+def test_a_listing_ends_soon_if_all_servers_refuse_connections(refusing: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match="connection refused"):
+        list_services(f"{refusing},nosuchhost.invalid", DISCOVERY, timeout=90.0)
+    assert time.monotonic() - started < 60  # a second, on an idle machine
+
+
+def test_a_listing_waits_for_a_silent_server() -> None:
+    started = time.monotonic()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(UnreachableError, match="it accepts connections, but sends nothing"),
+    ):
+        list_services(f"127.0.0.1:{silent.getsockname()[1]}", DISCOVERY, timeout=3.5)
+    assert time.monotonic() - started > 3.0
+
+
 @pytest.mark.parametrize("call", ["register", "watch"])
 def test_the_errors_of_the_library_name_the_cause(call: str) -> None:
     web = ServerSet("test", "web", "nosuchhost.invalid:2181", session_timeout=2.0)
     with pytest.raises(
         UnreachableError,
-        match=re.escape("ZooKeeper at nosuchhost.invalid:2181 cannot be reached: no such host"),
+        match=re.escape("ZooKeeper at nosuchhost.invalid:2181 is unreachable: no such host"),
     ):
         web.register("a", 1, timeout=0.3) if call == "register" else web.watch(timeout=0.3)
 
@@ -171,5 +193,5 @@ def test_the_errors_of_the_library_name_the_cause(call: str) -> None:
 def test_a_callers_client_may_use_ipv6() -> None:
     client = KazooClient("[::1]:1")
     web = ServerSet("test", "web", client=client, session_timeout=2.0)
-    with pytest.raises(UnreachableError, match=r"ZooKeeper at \[::1\]:1 cannot be reached: "):
+    with pytest.raises(UnreachableError, match=r"ZooKeeper at \[::1\]:1 is unreachable: "):
         web.watch(timeout=0.3)

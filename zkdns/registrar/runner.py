@@ -48,8 +48,8 @@ from zkdns.serverset.server_set import ServerSet
 if TYPE_CHECKING:
     from zkdns.serverset.registration import Registration
 
-from zkdns.serverset.reachability import Diagnosis
-from zkdns.serverset.session import UNREACHABLE_SECONDS
+from zkdns.serverset.reachability import DIAGNOSIS_SECONDS, Diagnosis
+from zkdns.serverset.session import FIRST_UNREACHABLE_SECONDS
 
 log = Log("zkdns.register")
 
@@ -159,7 +159,7 @@ class Registrar:
         """
         numbers = (*_STOP_SIGNALS, *(_FORWARDED_SIGNALS if self._options.command else (signal.SIGHUP,)))
         queue_signals([n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN], self._events.put)
-        timer = threading.Timer(UNREACHABLE_SECONDS, self._warn_if_unreachable)
+        timer = threading.Timer(FIRST_UNREACHABLE_SECONDS, self._warn_if_unreachable)
         timer.daemon = True
         try:
             self._client.add_listener(self._on_connection_state)
@@ -219,7 +219,7 @@ class Registrar:
 
     def _wait_for_zookeeper(self) -> None:
         """Wait until ZooKeeper is connected, unless the option `wait` is set."""
-        deadline = time.monotonic() + _CONNECT_TIMEOUT
+        deadline = time.monotonic() + _CONNECT_TIMEOUT - DIAGNOSIS_SECONDS
         while not (self._is_connected or self._stop_signals or self._options.wait):
             if not self._handle_event(deadline):
                 raise self._diagnosis().error(f"register in {self._set.path}", " (--wait keeps trying)")
@@ -229,12 +229,13 @@ class Registrar:
         return Diagnosis(self._options.zookeeper, self._options.access.tls).wait()
 
     def _warn_if_unreachable(self) -> None:
-        """Log why there is no connection yet. Without the option `wait`, the error at the end reports it."""
-        if self._options.wait and not self._client.connected:
+        """Log why there is no connection yet."""
+        if not self._client.connected:
             hosts = self._options.zookeeper
             reason = self._diagnosis().describe()
-            if not self._client.connected:
-                log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason)
+            if not self._client.connected and not self._stop_signals:
+                effect = "retrying" if self._options.wait else f"retrying for {_CONNECT_TIMEOUT:g} s"
+                log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason, effect=effect)
 
     def _start_program(self) -> None:
         command = self._options.command

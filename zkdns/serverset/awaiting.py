@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from zkdns.errors import BadValueError
 from zkdns.serverset.logs import Log
+from zkdns.serverset.reachability import DIAGNOSIS_SECONDS
 
 if TYPE_CHECKING:
     from zkdns.errors import UnreachableError
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 log = Log("zkdns.asyncio")
 
 _Coroutine: TypeAlias = "tuple[weakref.ref[asyncio.Future[None]], Callable[[], object] | None]"
-
-_DIAGNOSIS_LEAD = 1.25
-"""Seconds before the timeout at which the search for the cause begins, so that the error is not late."""
 
 
 class Condition(threading.Condition):
@@ -132,7 +130,7 @@ async def wait_for_outcome(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    undisturbed = max(timeout - _DIAGNOSIS_LEAD, timeout / 3)
+    undisturbed = max(timeout - DIAGNOSIS_SECONDS, timeout / 3)  # so that the error is not late
     unreachable_error = session.unreachable_error
     try:
         if not await state.wait_for_async(has_outcome, undisturbed, on_orphaned=abandon):

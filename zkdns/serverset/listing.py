@@ -5,6 +5,7 @@ Many requests are in flight at once, because sequential requests would take a ro
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, is_read_only, make_client
 from zkdns.serverset.formats import guess_common_format
 from zkdns.serverset.passed_over import pass_over
-from zkdns.serverset.reachability import Diagnosis, describe_missing_chroot
+from zkdns.serverset.reachability import DIAGNOSIS_SECONDS, Diagnosis, describe_missing_chroot
 from zkdns.serverset.service_counts import MAX_RECOGNIZED, Listing, ServiceCount
 from zkdns.serverset.session import CONNECTION_ERRORS, to_zkdns_error
 
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], None]
 
 _MAX_IN_FLIGHT = 256  # enough to keep the connection busy during a round trip
 _SESSION_TIMEOUT = 10.0  # seconds
+_REFUSED_SECONDS = 1.0  # time for a server that restarts, before refused connections are an error
 _DISCONNECT_TIMEOUT = 2.0  # seconds; if stopping takes longer, the session expires
 
 
@@ -51,7 +53,7 @@ def list_services(
         hosts: `host:port,host:port/chroot`.
         namespace: the sets to list.
         environment: list only this `{environment}`. None: all.
-        timeout: seconds to wait for ZooKeeper.
+        timeout: seconds to wait for ZooKeeper; about one if all servers refuse connections.
         progress: called while members are counted.
         access: credentials and TLS.
 
@@ -62,9 +64,7 @@ def list_services(
     action = f"list {namespace.root}"
     client = make_client(hosts, session_timeout=_SESSION_TIMEOUT, access=access, read_only=True)
     try:
-        client.start_async().wait(timeout)
-        if not client.connected:
-            raise Diagnosis(hosts, access.tls).wait().error(action)
+        _connect(client, hosts, access, action=action, timeout=timeout)
         is_without_quorum = is_read_only(client)
         listing = _Walk(client, namespace, environment).run(progress or (lambda *_: None))
         if not listing.exists and client.chroot and client.exists("/") is None:
@@ -76,6 +76,24 @@ def list_services(
         return msgspec.structs.replace(listing, is_read_only=is_without_quorum)
     finally:
         disconnect(client)
+
+
+def _connect(client: KazooClient, hosts: str, access: Access, *, action: str, timeout: float) -> None:
+    """Connect a client. If all servers refuse connections, fail soon instead of after `timeout` seconds.
+
+    Raises:
+        UnreachableError: ZooKeeper was not reached.
+    """
+    deadline = time.monotonic() + timeout - DIAGNOSIS_SECONDS
+    connected = client.start_async()
+    for seconds in (_REFUSED_SECONDS, timeout):
+        connected.wait(min(seconds, deadline - time.monotonic()))
+        if client.connected:
+            return
+        diagnosis = Diagnosis(hosts, access.tls).wait()
+        if diagnosis.is_refused:
+            break
+    raise diagnosis.error(action)
 
 
 def find_siblings(client: KazooClient, path: str) -> tuple[str, ...] | None:

@@ -7,6 +7,8 @@ accepts a server without a quorum. A session that starts is closed at once.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import struct
@@ -21,6 +23,8 @@ from zkdns.errors import UnreachableError
 _SECONDS = 1.0
 """Time limit of each server; all are checked in parallel. Most causes show at once."""
 _SLACK = 0.25  # seconds that a check may take longer than its time limit, on a busy machine
+DIAGNOSIS_SECONDS = _SECONDS + _SLACK
+"""Maximum duration of a search for the cause."""
 NO_QUORUM = "it is read-only, because it has no quorum"
 """Why a read-only server gives no session to a client that writes."""
 
@@ -33,6 +37,10 @@ _RESPONSE_LENGTHS = (36, 37)  # of the response without its length; 36: from Zoo
 _CLOSED = (
     "it closes the connection instead of starting a session: it has no quorum, is starting, limits the "
     "connections of a client, or requires TLS"
+)
+_REFUSED = (
+    cause_of(ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))),
+    cause_of(socket.gaierror(socket.EAI_NONAME, "")),
 )
 _NO_LOCAL_SESSIONS = f"{NO_QUORUM}, and starts no sessions without localSessionsEnabled=true"
 _REFUSAL = struct.Struct(">i iqi")
@@ -76,7 +84,7 @@ class Diagnosis:
     def wait(self) -> Self:
         """Wait for the end of the search, at most little more than a second. Return the search."""
         for thread in self._threads:
-            thread.join(max(0.0, _SECONDS + _SLACK - self.age))
+            thread.join(max(0.0, DIAGNOSIS_SECONDS - self.age))
         return self
 
     def describe(self) -> str:
@@ -87,6 +95,11 @@ class Diagnosis:
             return next(iter(found.values()))
         return "; ".join(f"{server}: {reason}" for server, reason in found.items())
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether all servers refuse connections or have no address, so that waiting is of little use."""
+        return all(self._reasons.get(server) in _REFUSED for server in self._servers)
+
     def error(self, action: str, advice: str = "") -> UnreachableError:
         """The error for an action that failed without ZooKeeper, with the causes found so far.
 
@@ -95,7 +108,7 @@ class Diagnosis:
             advice: follows the sentence, for instance ` (--wait keeps trying)`.
         """
         return UnreachableError(
-            f"cannot {action}: ZooKeeper at {self._hosts} cannot be reached: {self.describe()}{advice}"
+            f"cannot {action}: ZooKeeper at {self._hosts} is unreachable: {self.describe()}{advice}"
         )
 
     def _check(self, server: HostPort) -> None:

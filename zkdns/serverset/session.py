@@ -62,7 +62,9 @@ _CLIENT_CHECK_SECONDS = 1.0
 _EXIT_TIMEOUT = 2.0  # seconds that the end of the process waits for the end of the session
 
 UNREACHABLE_SECONDS = 3.0
-"""Time without a connection after which the cause is logged."""
+"""Time after a lost connection until the cause is logged. A restart of a server often takes less."""
+FIRST_UNREACHABLE_SECONDS = 1.0
+"""Time without a first connection until the cause is logged: a user may be waiting for it."""
 
 _END_TIMEOUT = 1.0  # seconds that the last user waits for the end of the session
 _END_SLACK = 0.1  # seconds that it waits if its own time is over; in good order, the end takes less
@@ -361,7 +363,7 @@ class Session:
 
     def _schedule_outage_check(self) -> None:
         """Check later whether the first connect has succeeded. The caller holds the lock."""
-        due = time.monotonic() + UNREACHABLE_SECONDS
+        due = time.monotonic() + FIRST_UNREACHABLE_SECONDS
         heapq.heappush(self._jobs, (due, next(self._numbers), self._check_outage))
 
     def _check_outage(self) -> None:
@@ -374,7 +376,7 @@ class Session:
     def _log_outage(self) -> None:
         reason = self._finished_diagnosis().describe()
         if not self.is_connected and self._worker is not None:
-            log.warning("zookeeper_unreachable", zookeeper=self.hosts, reason=reason)
+            log.warning("zookeeper_unreachable", zookeeper=self.hosts, reason=reason, effect="retrying")
 
     def _notify_all(self) -> None:
         self._notify([*self._users, *self._leaving])

@@ -39,7 +39,7 @@ _REPLACED = "replaced"
 """Value of `_last_problem` after a client was replaced."""
 
 _READ_STATES = (SyncState.LIVE, SyncState.READ_ONLY)
-_WORST_STATE_FIRST = (SyncState.READING, SyncState.AWAY, SyncState.READ_ONLY, SyncState.LIVE)
+_WORST_STATE_FIRST = (SyncState.READING, SyncState.UNREACHABLE, SyncState.READ_ONLY, SyncState.LIVE)
 
 
 class ZooKeeperSource:
@@ -108,7 +108,7 @@ class ZooKeeperSource:
         if self.sync.state is SyncState.LIVE:
             return self.sync.missing
         reason = self._unreachable_reason
-        return f"ZooKeeper cannot be reached: {reason}" if reason and not self._client.connected else ""
+        return f"ZooKeeper is unreachable: {reason}" if reason and not self._client.connected else ""
 
     def holds(self, path: str) -> bool:
         """Return True if a member's znode is in this namespace."""
@@ -171,7 +171,7 @@ class ZooKeeperSource:
         reason = Diagnosis(hosts, tls_of(self._client)).wait().describe()
         if not self._client.connected and not self._is_stopping:
             self._unreachable_reason = reason
-            log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason)
+            log.warning("zookeeper_unreachable", zookeeper=hosts, reason=reason, effect="retrying")
 
     def _check(self) -> None:
         """Replace a client that has ended. Drop restored sets that have become known to be absent."""
@@ -207,7 +207,7 @@ class ZooKeeperSource:
             self._read_completed(state)
             if state is SyncState.LIVE:
                 self._guarded.set_zxid(self.sync.zxid)  # before the workers learn that everything was read
-        elif state is SyncState.AWAY:
+        elif state is SyncState.UNREACHABLE:
             self._disconnected_at = time.monotonic()
             log.warning(
                 "zookeeper_disconnected",
