@@ -1,6 +1,7 @@
 """`zkdns check`, and the options, help texts and usage errors of all commands."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,47 @@ def test_json_has_all_errors() -> None:
     report = json.loads(result.stdout)
     assert (report["valid"], report["zookeeper"]) == (False, None)
     assert [error.partition(":")[0] for error in report["errors"]] == ["ZKDNS_WORKERS", "--ttl"]
+
+
+@pytest.mark.parametrize(
+    ("option", "made", "reason"),
+    [
+        ("--admin-token", None, "cannot be read (no such file or directory); name a file that this user"),
+        ("--admin-token", "short", "holds no token; write 16 to 4096 letters and digits"),
+        ("--admin-token", "directory", "is not a regular file; name a file that holds a token"),
+        ("--snapshot", "missing/file", "cannot be written, because the directory "),
+        ("--snapshot", "directory", "exists and is not a regular file; name another file"),
+        ("--snapshot", "short/file", "cannot be used (not a directory); name another file"),
+        ("--admin-socket", "short", "exists and is not a socket; name another file"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_files_of_a_running_server_are_checked(
+    tmp_path: Path, option: str, made: str | None, reason: str, *, as_json: bool
+) -> None:
+    (tmp_path / "directory").mkdir()
+    Path(written(tmp_path / "short", "secret\n")).chmod(0o600)
+    path = tmp_path / (made or "nothing")
+    key = {"--admin-token": "admin.token", "--snapshot": "snapshot.path", "--admin-socket": "admin.socket"}
+    result = run("check", "--zookeeper", "h", option, str(path), *(["--json"] if as_json else []))
+    [error] = json.loads(result.stdout)["errors"] if as_json else errors(result)
+    assert (result.exit_code, error.startswith(f"{key[option]}: '{path}' {reason}")) == (2, True), error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_write_access_is_an_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    [error] = errors(run("check", "--zookeeper", "h", "--snapshot", str(tmp_path / "table")))
+    assert error.endswith(f"this user may not write to {tmp_path}")
+
+
+def test_usable_files_of_a_running_server_are_valid(tmp_path: Path) -> None:
+    """Also if the server has written them already, and a directory that it would create."""
+    Path(written(tmp_path / "token", "0123456789abcdef\n")).chmod(0o600)
+    written(tmp_path / "table", "")
+    files = {"--admin-token": "token", "--snapshot": "table", "--admin-socket": "new/directory/api"}
+    options = (word for option, name in files.items() for word in (option, str(tmp_path / name)))
+    assert run("check", "--zookeeper", "h", *options).exit_code == 0
 
 
 # -- help and the program itself ----------------------------------------------------------------------------

@@ -70,6 +70,39 @@ def test_a_healthy_server_and_its_zookeeper(
     assert found["end to end"][1].startswith("web.staging.discovery: programs on this machine do not find it")
 
 
+def test_a_running_server_with_other_settings_is_found(machine: Machine) -> None:
+    """As a newcomer has one: the demo runs, and the doctor has no options."""
+    with ZkdnsServer("--demo", "--listen", "127.0.0.1:0") as server:
+        server.wait_ready()
+        server.wait_api()
+        admin = server.admin.removeprefix("http://")
+        by_socket = findings(machine, "--admin-socket", server.api, "--admin", "none")
+        by_address = findings(machine, "--admin-socket", "none", "--admin", admin)
+    address = f"127.0.0.1:{server.port}"
+    for found in (by_socket, by_address):
+        level, sentence = found["server"]
+        assert (level, sentence.endswith(f" answers at {address}: discovery from the built-in example")) == (
+            "ok",
+            True,
+        )
+        assert found["settings"] == ("warning", "have other addresses than the server: 127.0.0.1:53")
+        assert found[f"{address} over UDP"] == ("ok", "responds")
+        assert found["/etc/resolv.conf"] == ("wrong", "names 127.0.0.253, which does not lead to zkdns")
+        assert not [about for about in found if about.startswith(("ZooKeeper", "services", "snapshot"))]
+    assert findings(machine, "--demo", "--admin-socket", server.api, "--admin", "none")["server"] == (
+        "warning",
+        "none responds to commands",
+    )
+
+
+def test_files_that_the_server_cannot_use_are_warnings(tmp_path: Path, machine: Machine) -> None:
+    missing = tmp_path / "token"
+    options = ("--demo", "--listen", "127.0.0.1:0", "--admin-socket", "none", "--admin", "none")
+    level, sentence = findings(machine, *options, "--admin-token", str(missing))["files"]
+    assert level == "warning"
+    assert sentence.startswith(f"admin.token: '{missing}' cannot be read (no such file or directory)")
+
+
 def test_a_service_with_other_children_only_is_a_warning(
     environment: dict[str, str], zk: Any, zk_root: str, machine: Machine
 ) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 import click
 import msgspec
 
-from zkdns.cli.options import SettingsCommand, config_option, load, load_or_exit, setting_options
+from zkdns.cli.options import SettingsCommand, config_option, fail_usage, load, setting_options
 from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.config import Config
 from zkdns.errors import ConfigError
+from zkdns.host.runtime_files import find_file_errors
 from zkdns.names import to_text
 
 
@@ -45,18 +47,27 @@ class Report(msgspec.Struct, frozen=True):
 def check(config_file: str | None, as_json: bool, **flags: object) -> None:
     """Validate the configuration without starting the server.
 
-    All errors in options, variables and files are reported together. The exit status is 2 if there are
-    errors.
+    All errors in options, variables and files are reported together. So are token, snapshot and API socket
+    that this user cannot use; serve starts without them. The exit status is 2 if there are errors.
     """
-    if not as_json:
-        write_lines(_summary(load_or_exit(flags, config_file)))
-        return
     try:
-        report = _report(load(flags, config_file))
+        config = _load(flags, config_file)
     except ConfigError as error:
-        report = Report(valid=False, errors=error.errors)
-    write_json(report)
-    sys.exit(ExitStatus.SUCCESS if report.valid else ExitStatus.USAGE)
+        if not as_json:
+            fail_usage(error.errors)
+        write_json(Report(valid=False, errors=error.errors))
+        sys.exit(ExitStatus.USAGE)
+    if as_json:
+        write_json(_report(config))
+    else:
+        write_lines(_summary(config))
+
+
+def _load(flags: Mapping[str, object], config_file: str | None) -> Config:
+    config = load(flags, config_file)
+    if errors := tuple(find_file_errors(config)):
+        raise ConfigError(errors)
+    return config
 
 
 def _summary(config: Config) -> str:

@@ -8,15 +8,22 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from zkdns.cli.options import SettingsCommand, check_static, config_option, setting_options
+from zkdns.cli.options import (
+    SettingsCommand,
+    check_certificate,
+    check_static,
+    config_option,
+    setting_options,
+)
 from zkdns.cli.output import StyledLines
 from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
-from zkdns.host.doctor.checks import Finding, ok, wrong
+from zkdns.host.doctor.checks import Finding, ok, warning, wrong
 from zkdns.host.doctor.diagnose import diagnose, unit_environment
 from zkdns.host.files import FileTree
+from zkdns.host.runtime_files import find_file_errors
 from zkdns.serverset.auth import load_access
 from zkdns.telemetry.log_setup import configure_logging
 
@@ -36,8 +43,9 @@ _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
     """Check a server, its ZooKeeper and this machine's resolver.
 
-    Run it with the settings of the server, on its machine. As root it finds more. It changes nothing. The
-    exit status is 1 if something does not work, 2 for usage errors.
+    Run it with the settings of the server, on its machine. It finds a running server as the other commands
+    do. As root it finds more. It changes nothing. The exit status is 1 if something does not work, 2 for
+    usage errors.
     """
     lines = StyledLines()
     is_wrong = False
@@ -67,10 +75,14 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             check_static=check_static,
             check_access=load_access,
         )
+        if config.admin.certificate is not None:
+            check_certificate(config.admin.certificate, config.admin.key)
     except ConfigError as error:
         for sentence in error.errors:
             yield wrong("configuration", sentence, "correct it; all other checks were skipped")
         return
     yield ok("configuration", "has no errors")
+    for sentence in find_file_errors(config):
+        yield warning("files", sentence)
     configure_logging(config.log.format, "error", process="doctor")
     yield from diagnose(config)

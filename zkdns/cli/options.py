@@ -270,23 +270,23 @@ def load(
     Raises:
         ConfigError: the configuration has errors; it holds all of them.
     """
-    try:
-        config = load_config(
-            flags=flags,
-            environment=os.environ,
-            file=config_file,
-            listen=listen,
-            check_static=check_static if with_static else None,
-            check_access=load_access if with_access else None,
-        )
-        if with_access and config.admin.certificate is not None:
-            check_certificate(config.admin.certificate, config.admin.key)
-        if config.demo:
-            load_demo(config.namespaces)
-        if config.offline and config.snapshot.path and with_static:
+    config = load_config(
+        flags=flags,
+        environment=os.environ,
+        file=config_file,
+        listen=listen,
+        check_static=check_static if with_static else None,
+        check_access=load_access if with_access else None,
+    )
+    if with_access and config.admin.certificate is not None:
+        check_certificate(config.admin.certificate, config.admin.key)
+    if config.demo:
+        load_demo(config.namespaces)
+    if config.offline and config.snapshot.path and with_static:
+        try:
             read_header(Path(config.snapshot.path), expected_by(config, time.time()))
-    except SnapshotError as error:
-        raise ConfigError([str(error)]) from None
+        except SnapshotError as error:
+            raise ConfigError([str(error)]) from None
     return config
 
 

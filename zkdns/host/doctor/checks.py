@@ -1,6 +1,7 @@
 """The checks of the doctor: pure functions from facts to findings. `diagnose` collects the facts.
 
-In order: listening (ports, limits), serving (responses, ZooKeeper, snapshot), upstreams, name resolution.
+In order: the server, listening (ports, limits), serving (responses, ZooKeeper, snapshot), upstreams, name
+resolution.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from zkdns.address import HostPort, UpstreamAddress
+from zkdns.admin.status import Source, Status
+from zkdns.config import Config
 from zkdns.durations import format_duration
 from zkdns.forward.system_upstreams import NameServers
 from zkdns.host.doctor.processes import BindRights, Listener
@@ -26,12 +29,21 @@ WANTED_BUFFER = 1 << 20
 """The socket buffer that zkdns requests for queries that arrive while it is busy, in bytes."""
 UPSTREAMS = "upstreams"
 """The subject of findings about upstreams."""
+SERVER = "server"
+"""The subject of findings about the running server."""
 SERVICES = "services"
 """The subject of findings about the services of a namespace."""
 
 _MAX_SERVICES = 5  # findings about single services
 _REGISTER = "set member_prefix if these are members, or register server sets; see zkdns help operations"
 _OTHER_FILES = 1024  # file descriptors for client connections, listeners and feeds
+_SOURCES: Mapping[Source, str] = {
+    "zookeeper": "ZooKeeper",
+    "snapshot": "a snapshot",
+    "static": "a static file",
+    "demo": "the built-in example",
+}
+_PORT_53 = "let zkdns listen at port 53, the only one that resolv.conf can name; then run zkdns setup"
 _SETUP = "zkdns setup shows what to change, and changes it with --apply"
 _NAME_UPSTREAMS = 'name resolvers, such as upstreams = ["9.9.9.9"] in [forward]'
 
@@ -60,6 +72,33 @@ def warning(about: str, found: str, cure: str = "") -> Finding:
 def wrong(about: str, found: str, cure: str) -> Finding:
     """Make a finding about something that does not work."""
     return Finding(about, "wrong", found, cure)
+
+
+# -- the server --------------------------------------------------------------------------------------------
+
+
+def check_server(found: Status | None, config: Config) -> Iterator[Finding]:
+    """Report whether a server runs, and whether it is the one with this configuration.
+
+    Args:
+        found: the status that its HTTP API reports. None: none responds.
+        config: the configuration of the doctor.
+    """
+    if found is None:
+        yield warning(SERVER, "none responds to commands", "start it: zkdns serve, or zkdns serve --demo")
+        return
+    listening = ", ".join(found.listening)
+    source = f"{_SOURCES[found.source]}{f' at {found.zookeeper.hosts}' if found.zookeeper else ''}"
+    yield ok(
+        SERVER, f"zkdns {found.version} answers at {listening}: {' and '.join(found.zones)} from {source}"
+    )
+    configured = [str(one) for one in config.listen if one.port]
+    if missing := [one for one in configured if one not in found.listening]:
+        yield warning(
+            "settings",
+            f"have other addresses than the server: {', '.join(missing)}",
+            "run zkdns doctor with the settings of the server, such as its --config or --demo",
+        )
 
 
 # -- listening --------------------------------------------------------------------------------------------
@@ -167,7 +206,7 @@ def check_response(about: str, rcode: str, *, is_authoritative: bool) -> Finding
         return warning(
             about,
             "responds with SERVFAIL: the table has not been read yet",
-            "see whether ZooKeeper can be reached, below",
+            "see whether ZooKeeper is reachable, below",
         )
     if rcode == "REFUSED":
         return wrong(
@@ -350,7 +389,7 @@ def check_resolv_conf(resolution: NameResolution) -> Iterator[Finding]:
         yield wrong(
             RESOLV_CONF,
             f"names {', '.join(used)}, which do{'es' * (len(used) == 1)} not lead to zkdns",
-            _SETUP,
+            _SETUP if resolution.own else _PORT_53,
         )
     elif servers[0] not in ours:
         yield wrong(

@@ -8,7 +8,6 @@ Slow steps run in parallel threads. Nothing is changed.
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
 import time
 import urllib.error
@@ -18,10 +17,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_servers
-from zkdns.admin.client import ApiClient, RefusedError, ServerAddress, UnreachableError
+import msgspec
+
+from zkdns.address import (
+    DNS_PORT,
+    HostPort,
+    UpstreamAddress,
+    connectable,
+    parse_host_port,
+    parse_servers,
+)
+from zkdns.admin.client import (
+    ApiClient,
+    RefusedError,
+    ServerAddress,
+    UnreachableError,
+    configured_server,
+)
+from zkdns.admin.status import Status
 from zkdns.causes import cause_of
-from zkdns.config import Config
+from zkdns.config import Config, ZooKeeperSettings
 from zkdns.dns.client_messages import BadResponseError
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.forward.forwarder import MAX_WAITING
@@ -38,6 +53,7 @@ from zkdns.host.doctor.checks import (
     check_resolv_conf,
     check_response,
     check_search,
+    check_server,
     check_services,
     check_snapshot,
     check_upstream_responses,
@@ -93,9 +109,21 @@ def unit_environment(environment: Mapping[str, str], tree: FileTree) -> dict[str
 
 
 def diagnose(config: Config) -> Iterator[Finding]:
-    """Diagnose this machine and the server with this configuration; yields findings as they come."""
+    """Diagnose this machine and the server with this configuration; yields findings as they come.
+
+    A running server at other addresses than the configured ones is diagnosed there.
+    """
+    found = _find_server(config)
+    yield from check_server(found, config)
+    if found is not None:
+        uses_default = config.has_default_source and found.zookeeper is None
+        config = msgspec.structs.replace(
+            config,
+            listen=tuple(map(parse_host_port, found.listening)),
+            zookeeper=ZooKeeperSettings() if uses_default else config.zookeeper,
+        )
     listening = tuple(map(connectable, config.listen))
-    zones = tuple(map(to_text, config.zones))
+    zones = found.zones if found is not None else tuple(map(to_text, config.zones))
     steps: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: _diagnose_listening(config),
         lambda: _diagnose_serving(config, listening, zones[0]),
@@ -119,6 +147,17 @@ def diagnose(config: Config) -> Iterator[Finding]:
         yield warning(about, result.message)
     else:
         yield wrong(about, result.message, "see the findings above; zkdns setup shows what to change")
+
+
+def _find_server(config: Config) -> Status | None:
+    """The status of the server at the configured socket or admin address. None: none responds there."""
+    without_socket = msgspec.structs.replace(config.admin, socket=None)
+    for admin in (config.admin, without_socket):
+        server = configured_server(msgspec.structs.replace(config, admin=admin))
+        if server is not None:
+            with contextlib.suppress(UnreachableError, RefusedError):
+                return ApiClient(server).status()
+    return None
 
 
 def _collect(step: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -178,7 +217,7 @@ def _diagnose_http(url: str) -> Finding:
     except urllib.error.HTTPError as error:
         with error:
             body = error.read(200).decode(errors="replace").strip()
-        return warning(url, f"{error.code}: {body}", "see whether ZooKeeper can be reached, below")
+        return warning(url, f"{error.code}: {body}", "see whether ZooKeeper is reachable, below")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         cause = cause_of(reason) if isinstance(reason, Exception) else reason
@@ -228,15 +267,6 @@ def _diagnose_snapshot(config: Config) -> Iterable[Finding]:
             age = now - read_header(Path(config.snapshot.path), expected_by(config, now)).written
         except SnapshotError as error:
             failure = str(error)
-        if not config.offline and not os.access(Path(config.snapshot.path).parent, os.W_OK):
-            directory = Path(config.snapshot.path).parent
-            return [
-                warning(
-                    "snapshot",
-                    f"this user may not write to {directory}",
-                    "give the user of zkdns write access",
-                )
-            ]
     return check_snapshot(age, failure, is_configured=config.snapshot.path is not None)
 
 
