@@ -23,11 +23,11 @@ _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
     *("accept", "flush", "dump", "diff", "prometheus", "top", "setup", "doctor", "completion", "help"),
 )
-_LOGGING = frozenset({"serve", "register", "watch", "services", "dump", "doctor"})
-"""The commands that configure logging."""
+_LOGGING = frozenset({"serve", "register", "watch", "dump", "doctor"})
+"""The commands that configure logging. `services` does so only with --direct."""
 
 
-def _import_structlog() -> None:
+def import_structlog() -> None:
     """Import structlog without rich.
 
     It imports rich if it can, only to format tracebacks in a way that is not used here. That would take
@@ -88,7 +88,7 @@ class _Commands(Command, click.Group):
         if cmd_name not in _COMMANDS:
             return None
         if cmd_name in _LOGGING:
-            _import_structlog()
+            import_structlog()
         command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - each module has its command
         return command

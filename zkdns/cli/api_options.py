@@ -18,9 +18,9 @@ from zkdns.admin.client import (
     parse_server,
 )
 from zkdns.admin.token_file import read_token
-from zkdns.cli.options import SettingOption, complete_file, fail, fail_usage, load_or_exit
+from zkdns.cli.options import SettingOption, complete_file, fail, fail_usage, load
 from zkdns.cli.statuses import ExitStatus
-from zkdns.errors import BadValueError
+from zkdns.errors import BadValueError, ConfigError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,18 +66,34 @@ def make_client(
         token_file: the value of `--token-file`.
         hint: added to the error for an invalid `--server`.
     """
-    return ApiClient(_server_address(server, config_file, hint), _token(token_file))
+    try:
+        address = find_server(server, config_file)
+    except BadValueError as error:
+        fail_usage([f"{error}{hint}"])
+    except ConfigError as error:
+        fail_usage(error.errors)
+    return ApiClient(address, _token(token_file))
 
 
-def _server_address(server: str | None, config_file: str | None, hint: str) -> ServerAddress:
+def find_server(server: str | None, config_file: str | None) -> ServerAddress:
+    """Return the server that the option, the variable or the configuration names.
+
+    Args:
+        server: the value of `--server`.
+        config_file: the value of `--config`. It is not read if the server is named.
+
+    Raises:
+        BadValueError: the option or the variable is invalid.
+        ConfigError: the configuration has errors, or names no server.
+    """
     if named := server or os.environ.get(SERVER_VARIABLE):
         try:
             return parse_server(named)
         except BadValueError as error:
-            fail_usage([f"{'--server' if server else SERVER_VARIABLE}: {error}{hint}"])
-    configured = configured_server(load_or_exit({}, config_file, with_static=False, with_access=False))
+            raise BadValueError(f"{'--server' if server else SERVER_VARIABLE}: {error}") from None
+    configured = configured_server(load({}, config_file, with_static=False, with_access=False))
     if configured is None:
-        fail_usage(["no address of a server is configured; name the server with --server URL"])
+        raise ConfigError(["no address of a server is configured; name the server with --server URL"])
     return configured
 
 

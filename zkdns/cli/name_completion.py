@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 from click.shell_completion import CompletionItem
 
-from zkdns.admin.client import ApiClient, ServerAddress, configured_server, parse_server
-from zkdns.config import load_config
+from zkdns.admin.client import ApiClient
+from zkdns.cli.api_options import find_server
 from zkdns.errors import ZkdnsError
 
 _TIMEOUT = 0.2  # seconds; the user has pressed a key and waits
@@ -31,25 +29,10 @@ def complete_held(
 def _complete(context: click.Context, incomplete: str, *, only_held: bool) -> list[CompletionItem]:
     """Send the request to the server. Errors are ignored: a completion cannot show them."""
     try:
-        client = ApiClient(_server_address(context))
+        server = find_server(context.params.get("server"), context.params.get("config_file"))
+        client = ApiClient(server)
         names = client.names(incomplete, only_held=only_held, seconds=_TIMEOUT).names
     except ZkdnsError:
         return []
     # The scripts of the shells read a completion per line.
     return [CompletionItem(name) for name in names if name.isprintable()]
-
-
-def _server_address(context: click.Context) -> ServerAddress:
-    """Return the server that the command line, the environment or the configuration names.
-
-    Raises:
-        ZkdnsError: none of them names one.
-    """
-    if named := context.params.get("server") or os.environ.get("ZKDNS_SERVER"):
-        return parse_server(named)
-    configured = configured_server(
-        load_config(flags={}, environment=os.environ, file=context.params.get("config_file"))
-    )
-    if configured is None:
-        raise ZkdnsError("no address of a server is configured")
-    return configured

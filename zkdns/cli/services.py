@@ -6,12 +6,10 @@ import sys
 from collections.abc import Sequence
 
 import click
-from rich.table import Table
 
 from zkdns.cli.api_options import make_client, request_or_exit, server_option
 from zkdns.cli.command import Command
 from zkdns.cli.options import fail, fail_usage
-from zkdns.cli.output import ProgressBar, make_console, styled
 from zkdns.cli.serverset_options import (
     CONFIGURED,
     ENVIRONMENT,
@@ -20,6 +18,7 @@ from zkdns.cli.serverset_options import (
     parse_znode_name,
     server_set_options,
 )
+from zkdns.cli.service_argument import note_held
 from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import is_terminal, write_error, write_fields, write_json
 from zkdns.config import Config
@@ -57,6 +56,9 @@ def services(
     if direct:
         if server is not None:
             fail_usage(["--server: cannot be combined with --direct; remove one of them"])
+        from zkdns.cli import import_structlog  # noqa: PLC0415 - only --direct logs
+
+        import_structlog()
         parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
         config, environment = parsed.config_or_fail("services"), parsed.values.get("environment")
         listing, place = _list_directly(config, environment, parsed.access)
@@ -78,6 +80,7 @@ def services(
         write_error(f"the list may be out of date: {problem}")
     if listing.is_read_only:
         write_error(f"the ZooKeeper server may be out of date: {NO_QUORUM}")
+    note_held({row.name: row.held for row in listing.services if row.held})
     _warn_of_others([row for row in listing.services if row.is_foreign])
     for path in listing.denied:
         write_error(f"cannot list {path}: its ACL denies access")
@@ -107,7 +110,8 @@ def _checked(flags: dict[str, object]) -> str | None:
 
 def _list_directly(config: Config, environment: str | None, access: Access) -> tuple[Listing, str]:
     """List the services of all namespaces in ZooKeeper, and return the place for an error too."""
-    from zkdns.serverset.listing import list_services  # noqa: PLC0415 - loads kazoo, only for --direct
+    from zkdns.cli.output import ProgressBar  # noqa: PLC0415 - loads rich
+    from zkdns.serverset.listing import list_services  # noqa: PLC0415 - loads kazoo
 
     bar = ProgressBar("counting members")
     hosts = str(config.zookeeper.hosts)
@@ -147,6 +151,10 @@ def _warn_of_others(foreign: Sequence[ServiceCount]) -> None:
 
 
 def _show(listing: Listing) -> None:
+    from rich.table import Table  # noqa: PLC0415 - slow to load, only for terminals
+
+    from zkdns.cli.output import make_console, styled  # noqa: PLC0415 - as above
+
     table = Table("environment", "service", box=None, pad_edge=False, header_style="bold")
     table.add_column("members", justify="right")
     previous = ""
