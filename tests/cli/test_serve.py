@@ -253,7 +253,7 @@ def test_a_snapshot_is_served_until_zookeeper_is_reachable(tmp_path: Path) -> No
             response = server.wait_ready().query("web.staging.discovery", use_edns=0)
             assert [str(record) for rrset in response.answer for record in rrset] == ["10.0.0.1"]
             (stale,) = response.options
-            assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "ZooKeeper is out of reach")
+            assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "ZooKeeper is unreachable")
             assert server.lookup("api.staging.discovery") == {"10.0.0.2"}
         path.write_bytes(b"something else")
         with ZkdnsServer("--zookeeper", hosts, "--snapshot", str(path)) as server:

@@ -35,7 +35,7 @@ def test_the_wait_for_addresses_has_a_time_out(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_source_is_an_error() -> None:
-    cause = r"^cannot read the table: ZooKeeper at 127\.0\.0\.1:1 cannot be reached: connection refused$"
+    cause = r"^cannot read the table: ZooKeeper at 127\.0\.0\.1:1 is unreachable: connection refused$"
     with pytest.raises(UnreachableError, match=cause):
         asyncio.run(copy_from_sources(configured(zookeeper="127.0.0.1:1"), read_seconds=0.3))
 

@@ -102,11 +102,11 @@ def test_an_upstream_is_dead_if_all_workers_report_it_and_the_busiest_comes_firs
 def test_table_and_zookeeper_are_those_of_the_second_reading() -> None:
     after = reading(
         1.0,
-        zookeeper=ZooKeeperStatus("zk:2181", "away", 3.5),
+        zookeeper=ZooKeeperStatus("zk:2181", "unreachable", 3.5),
         table=TableStatus(services=4, alive=3, hidden=0, held=2, bad=None),
     )
     rates = rates_between(reading(0.0), after)
-    assert (rates.services, rates.zookeeper, rates.zookeeper_stale_seconds) == (4, "away", 3.5)
+    assert (rates.services, rates.zookeeper, rates.zookeeper_stale_seconds) == (4, "unreachable", 3.5)
     assert rates.members == {"alive": 3, "hidden": 0, "held": 2}
     assert rates_between(reading(0.0), reading(1.0)).zookeeper is None
 
@@ -115,7 +115,7 @@ def test_table_and_zookeeper_are_those_of_the_second_reading() -> None:
     ("services", "state", "stale", "line"),
     [
         (1, "live", 0.0, "1 service, members: 3 alive; ZooKeeper: live"),
-        (4, "away", 3.5, "4 services, members: 3 alive; ZooKeeper: away for 3.5s"),
+        (4, "unreachable", 3.5, "4 services, members: 3 alive; ZooKeeper: unreachable for 3.5s"),
     ],
 )
 def test_the_view_shows_the_table_and_the_state_of_zookeeper(

@@ -1,4 +1,4 @@
-"""Which names are answered while a source is unread, out of reach, or denied by its ACL."""
+"""Which names are answered while a source is unread, unreachable, or denied by its ACL."""
 
 import random
 

@@ -291,7 +291,7 @@ def test_dns_22_an_extended_error_and_a_long_question_stay_within_the_limit() ->
     parsed = parse_query(query(name, edns=0, size=512).to_wire())
     assert len(parsed.question) == 259
     record = pack_record(b"\xc0\x0c", Type.A, 5, bytes(4))
-    response = Response(parsed, answers=[record] * 100, ede=Ede.STALE_ANSWER, ede_text="out of reach")
+    response = Response(parsed, answers=[record] * 100, ede=Ede.STALE_ANSWER, ede_text="unreachable")
     wire = response.pack(512)
     assert len(wire) <= 512
     assert truncated(dns.message.from_wire(wire))

@@ -11,7 +11,7 @@ from zkdns.table import Table
 
 SESSION_TIMEOUT = 10.0
 HOLD_SECONDS = 600
-REASON = "zookeeper was out of reach"
+REASON = "zookeeper was unreachable"
 
 
 def origin_of(service: str) -> str:

@@ -646,8 +646,8 @@ def test_a_hold_is_logged_and_counted_once_per_service(
         scenario.accept("db")
     logged: list[dict[str, Any]] = [dict(entry) for entry in logs]
     assert [(entry["event"], entry["service"], entry["log_level"], entry["reason"]) for entry in logged] == [
-        ("members_held", "web.staging", "warning", "zookeeper was out of reach"),
-        ("members_held", "db.staging", "warning", "zookeeper was out of reach"),
+        ("members_held", "web.staging", "warning", "zookeeper was unreachable"),
+        ("members_held", "db.staging", "warning", "zookeeper was unreachable"),
         ("members_released", "web.staging", "info", "they are back"),
         ("members_released", "db.staging", "info", "accepted"),
     ]

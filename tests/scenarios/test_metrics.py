@@ -75,7 +75,7 @@ def test_metrics_follow_the_table(own_zookeeper: ZooKeeperServer, client: Any) -
         eventually(lambda: members(server) == (0, 1, 7))
         assert scrape(server)["zkdns_guard_holds_total", NAMESPACE] == 2
         own_zookeeper.kill()
-        eventually(lambda: scrape(server)["zkdns_zookeeper_state", NAMESPACE, "away"] == 1)
+        eventually(lambda: scrape(server)["zkdns_zookeeper_state", NAMESPACE, "unreachable"] == 1)
         samples = scrape(server)  # some held members may have been removed first, and joined again
         assert samples["zkdns_joined_members_total",] - samples["zkdns_left_members_total",] == 0 + 1 + 7
         before = scrape(server)["zkdns_zookeeper_stale_seconds", NAMESPACE]

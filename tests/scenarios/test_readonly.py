@@ -39,7 +39,7 @@ def explained(server: ZkdnsServer) -> str:
 def check_that_the_library_names_the_quorum(readonly: str) -> None:
     """Check a session of the library's own, which writes, and a caller's client, which reads as well."""
     web = ServerSet("staging", "web", readonly, session_timeout=4.0)
-    sentence = f"ZooKeeper at {readonly} cannot be reached: {QUORUM}"
+    sentence = f"ZooKeeper at {readonly} is unreachable: {QUORUM}"
     for call in (lambda: web.register("10.0.0.2", 1, timeout=1.0), lambda: web.watch(timeout=1.0)):
         with pytest.raises(UnreachableError, match=re.escape(sentence)):
             call()

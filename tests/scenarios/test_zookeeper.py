@@ -201,7 +201,7 @@ def test_the_cause_of_an_unreachable_zookeeper_is_named(does_connect: bool) -> N
         reason = "it accepts connections, but sends nothing" if does_connect else "connection refused"
         with ZkdnsServer("--zookeeper", hosts) as server:
             eventually(lambda: server.events("zookeeper_unreachable"))
-            problem = f"ZooKeeper cannot be reached: {reason}"
+            problem = f"ZooKeeper is unreachable: {reason}"
             explain = run("explain", NAME, "--server", server.api)
             assert f"problem: {problem}" in explain.output
             wait = run("wait", NAME, "--timeout", "200ms", "--server", server.api)

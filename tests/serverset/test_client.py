@@ -19,7 +19,7 @@ from zkdns.table import Table
 TEMPLATE = "/discovery/{environment}/{service}"
 WEB = "/discovery/staging/web"
 
-LOST_AND_FOUND = [SyncState.LIVE, SyncState.AWAY, SyncState.LIVE]
+LOST_AND_FOUND = [SyncState.LIVE, SyncState.UNREACHABLE, SyncState.LIVE]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_changes_during_a_disconnect_appear_after_it(inside: Any, below: Below) 
         tree.wait_live()
         known = tree.contents
         with tree.away():
-            eventually(lambda: tree.state is SyncState.AWAY)
+            eventually(lambda: tree.state is SyncState.UNREACHABLE)
             leave_many(inside, gone)
             join(inside, WEB, "10.0.0.2")
             join(inside, "/discovery/new/web")
@@ -138,7 +138,7 @@ def test_no_change_is_missed_over_many_disconnects(
             leave_many(inside, members[:25])
             tree.wait_equal(inside)
             assert max(tree.callbacks().values(), default=0) <= 2, number
-        assert set(tree.states) == {SyncState.LIVE, SyncState.AWAY}
+        assert set(tree.states) == {SyncState.LIVE, SyncState.UNREACHABLE}
         assert tree.states[-1] is SyncState.LIVE
 
 
@@ -154,7 +154,7 @@ def test_a_killed_server_removes_nothing_and_is_followed_after_its_restart(
     with FollowedTree(own_zookeeper.address, TEMPLATE) as tree:
         known = tree.wait_live().contents
         own_zookeeper.kill()
-        eventually(lambda: tree.state is SyncState.AWAY)
+        eventually(lambda: tree.state is SyncState.UNREACHABLE)
         assert tree.contents == known
         own_zookeeper.start()
         tree.wait_live()

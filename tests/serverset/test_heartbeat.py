@@ -283,7 +283,7 @@ def test_a_disconnect_ends_a_delay_silently_and_the_next_connection_is_watched(
         with paused(own_zookeeper, 0.0):
             eventually(lambda: tree.delays == [True])
             tree.disconnect()
-            eventually(lambda: tree.state is SyncState.AWAY)
+            eventually(lambda: tree.state is SyncState.UNREACHABLE)
         tree.wait_live()
         assert tree.delays == [True]
         with paused(own_zookeeper, 0.0):
@@ -383,4 +383,4 @@ def test_a_paused_leader_is_noticed_by_a_client_of_a_follower(ensemble: Ensemble
         tree.wait_live()
         with paused(leader, 0.0):
             eventually(lambda: tree.delays == [True])
-        eventually(lambda: tree.delays == [True, False] or tree.states[-1] is SyncState.AWAY)
+        eventually(lambda: tree.delays == [True, False] or tree.states[-1] is SyncState.UNREACHABLE)

@@ -523,7 +523,7 @@ def test_a_denied_root_is_read_as_unread_until_everything_below_it_was_read(
         with Locked(zookeeper.address, zk_root):
             tree.restart()
             eventually(lambda: tree.listed[zk_root] > 5)
-            before = [SyncState.LIVE, SyncState.AWAY] if is_known else []
+            before = [SyncState.LIVE, SyncState.UNREACHABLE] if is_known else []
             assert tree.states == [*before, SyncState.LIVE]
             assert tree.contents == known
             assert tree.changes == [DirectoryUnread(zk_root)]

@@ -17,13 +17,13 @@ from zkdns.telemetry.stats import (
 
 NAMESPACE = "/discovery/{environment}/{service}"
 FULL = WatcherStats(
-    state="away",
+    state="unreachable",
     stale_since=0.0,
     namespaces=(
         # since the boot of this machine
         NamespaceStats(
             NAMESPACE,
-            state="away",
+            state="unreachable",
             stale_since=0.0,
             held=4,
             holds=8,
@@ -65,7 +65,7 @@ def test_each_watcher_stat_is_a_metric() -> None:
     assert samples == {
         ("zkdns_zookeeper_state", NAMESPACE, "reading"): 0,
         ("zkdns_zookeeper_state", NAMESPACE, "live"): 0,
-        ("zkdns_zookeeper_state", NAMESPACE, "away"): 1,
+        ("zkdns_zookeeper_state", NAMESPACE, "unreachable"): 1,
         ("zkdns_zookeeper_state", NAMESPACE, "readonly"): 0,
         ("zkdns_services",): 3,
         ("zkdns_members", "alive"): 10,

@@ -125,12 +125,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     order: str | None = None
     max_answers: int | None = None
     state: str | None = None
-    """State of ZooKeeper: `reading`, `live`, `away` or `readonly`. None: ZooKeeper is not in use."""
+    """State of ZooKeeper: `reading`, `live`, `unreachable` or `readonly`. None: ZooKeeper is not in use."""
     problem: str = ""
     """Why services are missing or may be out of date. Empty: no problem of ZooKeeper is known."""
     ready: bool
     stale: bool
-    """True if the source is disconnected, so that all of this is its last known state."""
+    """True if the source is unreachable, so that all of this is its last known state."""
     stale_seconds: float | None = None
     """Duration of the disconnection. None: the source is connected, or a snapshot without a source."""
     heard_seconds: float | None = None
@@ -330,7 +330,7 @@ class TableHead(msgspec.Struct, frozen=True, tag="head"):
     """Other settings have their defaults."""
     serial: int
     is_stale: bool
-    """True if the source of the table is disconnected, so that the table is its last known state."""
+    """True if the source of the table is unreachable, so that the table is its last known state."""
 
 
 class TableChanges(msgspec.Struct, frozen=True, tag="changes"):

@@ -18,7 +18,7 @@ from zkdns.durations import format_duration
 from zkdns.telemetry.traffic import TopRow
 
 _KIBI = 1024
-_STATES = {"live": "green", "reading": "yellow", "readonly": "yellow", "away": "red"}
+_STATES = {"live": "green", "reading": "yellow", "readonly": "yellow", "unreachable": "red"}
 _KINDS = {"cached": "response cache", "computed": "zone", "forwarded": "upstreams"}
 _WIDE = 72  # columns of the terminal from which tables stand side by side
 _SIDE_BY_SIDE_ROWS = 8  # of each of these tables

@@ -131,7 +131,7 @@ class Authority:
             cache.clear()
 
     def set_health(self, *, ready: bool, stale: bool, source: str = ALL_SOURCES) -> None:
-        """Set whether a source has been read, and whether it is out of reach (see `Freshness.set`)."""
+        """Set whether a source has been read, and whether it is unreachable (see `Freshness.set`)."""
         if not self.freshness.set(source, ready=ready, stale=stale):
             return
         depends = self.freshness.dependents(source)

@@ -47,7 +47,7 @@ class Ede(enum.IntEnum):
     """Extended DNS errors (RFC 8914 §4) of this server. Those of upstreams are passed on unchanged."""
 
     STALE_ANSWER = 3
-    """ZooKeeper is out of reach, the table is a snapshot, or a forwarded response has expired."""
+    """ZooKeeper is unreachable, the table is a snapshot, or a forwarded response has expired."""
     NOT_READY = 14
     """The table or a service has not been read yet, or the server stops while a query is pending."""
     BLOCKED = 15

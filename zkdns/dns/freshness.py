@@ -1,7 +1,7 @@
 """`Freshness`: which data has been read, and which may be out of date.
 
 The table has several *sources*: the namespaces in ZooKeeper, and the static file. Each is ready once it was
-read, and stale while it is out of reach. A source affects only the names that it may have, so one that cannot
+read, and stale while it is unreachable. A source affects only the names that it may have, so one that cannot
 be read does not affect the answers of another one:
 
     names of a service          the sources of the service's sets
@@ -57,7 +57,7 @@ class Freshness:
             source: a name as of `source_of`, or `ALL_SOURCES`. A source that is not a namespace may have
                 services in every zone.
             ready: whether it has been read.
-            stale: whether it is out of reach.
+            stale: whether it is unreachable.
         """
         state = _State(ready, stale)
         if self._sources.get(source) == state:

@@ -209,7 +209,7 @@ class Responder:
         freshness: Freshness,
         reverse: ReverseZones | None = None,
     ) -> None:
-        self.stale_reason = "ZooKeeper is out of reach"
+        self.stale_reason = "ZooKeeper is unreachable"
         self.truncated_over_tcp = 0
         self.fallback: Fallback | None = None
         self.transfers: QueryRelay | None = None

@@ -21,7 +21,7 @@ LATENCY_BUCKETS: Final = counters.LATENCY_BUCKETS
 SOURCES: Final = (RESPONSE_CACHE, ZONE, FORWARD_CACHE, UPSTREAM, STALE, REFUSED)
 """Sources of responses (`zkdns.dns.answer_source`), in the order in which they are displayed."""
 
-STATES: Final = ("reading", "live", "away", "readonly")
+STATES: Final = ("reading", "live", "unreachable", "readonly")
 """States of the ZooKeeper connection: first read in progress, in sync, lost, without a quorum."""
 
 LatencyKind: TypeAlias = Literal["cached", "computed", "forwarded"]

@@ -109,6 +109,6 @@ def test_changes_in_zookeeper_are_shown_even_with_hostile_names(
             assert tab.evaluate("document.querySelectorAll('img').length") == 0
             assert tab.evaluate("window.hurt") is None
             own_zookeeper.kill()
-            tab.wait(lambda tab: state(tab).startswith("ZooKeeper: away "))
+            tab.wait(lambda tab: state(tab).startswith("ZooKeeper: unreachable "))
             tab.wait(lambda tab: state(tab).endswith(" s: serving the last known table"))
             assert (tab.console_errors, tab.failures, tab.text("#lost")) == ([], [], "")

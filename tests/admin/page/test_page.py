@@ -136,9 +136,9 @@ def test_a_click_or_a_link_opens_a_service_or_explains_an_absent_name(
     [
         (ZooKeeperStatus("zk:2181", "live", 0.0), True, "ZooKeeper: live responses follow each change"),
         (
-            ZooKeeperStatus("zk:2181", "away", 185.0),
+            ZooKeeperStatus("zk:2181", "unreachable", 185.0),
             True,
-            "ZooKeeper: away for 3 min 5 s: serving the last known table",
+            "ZooKeeper: unreachable for 3 min 5 s: serving the last known table",
         ),
         (
             ZooKeeperStatus("zk:2181", "reading", 0.0),

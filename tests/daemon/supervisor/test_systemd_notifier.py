@@ -35,15 +35,15 @@ def stats(state: str | None, stale: float | None = None, **others: int) -> Watch
         (stats("live"), f"live: {TABLE}; ZooKeeper connected"),
         (stats("live", services=1, alive=1), "live: 1 service, 1 member; ZooKeeper connected"),
         (stats("live", held=7), f"live: {TABLE}, 7 held; ZooKeeper connected"),
-        (stats("away", 4), f"ZooKeeper disconnected; serving the last table: {TABLE}"),
-        (stats("away", 47), f"ZooKeeper disconnected for 40s; serving the last table: {TABLE}"),
+        (stats("unreachable", 4), f"ZooKeeper unreachable; serving the last table: {TABLE}"),
+        (stats("unreachable", 47), f"ZooKeeper unreachable for 40s; serving the last table: {TABLE}"),
         (
-            stats("away", 119),
-            f"ZooKeeper disconnected for 1m; serving the last table: {TABLE}",
+            stats("unreachable", 119),
+            f"ZooKeeper unreachable for 1m; serving the last table: {TABLE}",
         ),
         (
-            stats("away", 7200),
-            f"ZooKeeper disconnected for 2h; serving the last table: {TABLE}",
+            stats("unreachable", 7200),
+            f"ZooKeeper unreachable for 2h; serving the last table: {TABLE}",
         ),
         (
             stats("readonly", 60),

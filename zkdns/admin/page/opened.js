@@ -82,7 +82,7 @@ function showOpened() {
     (one, other) => VERDICTS.indexOf(one.verdict) - VERDICTS.indexOf(other.verdict));
   const parts = [
     element("p", {}, apart(explained.name), `: ${explained.rule}.`),
-    ...(explained.stale ? [element("p", {}, "ZooKeeper is disconnected: this is the last known state.")] : []),
+    ...(explained.stale ? [element("p", {}, "ZooKeeper is unreachable: this is the last known state.")] : []),
     ...explained.notes.map((note) => element("p", { class: "note" }, note)),
   ];
   if (explained.nearest.length) {

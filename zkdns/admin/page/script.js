@@ -48,8 +48,8 @@ function stateOf({ source, zookeeper, ready, table }) {
     case "live":
       if (problem) return ["live", problem, "warn"];
       return ["live", ready ? "responses follow each change" : "not every worker has the table yet", "good"];
-    case "away":
-      return ["away", `${since}serving the last known table${cause}`, "bad"];
+    case "unreachable":
+      return ["unreachable", `${since}serving the last known table${cause}`, "bad"];
     case "readonly":
       return ["read-only", `${since}no changes without a quorum; serving the last known table`, "warn"];
     case "reading":

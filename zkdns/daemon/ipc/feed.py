@@ -77,7 +77,7 @@ class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
     ready: bool
     """Whether it has been read."""
     stale_since: float | None = None
-    """Since when it has been out of reach, in seconds since the epoch. None: it is connected."""
+    """Since when it has been unreachable, in seconds since the epoch. None: it is connected."""
     source: str = ALL_SOURCES
     """Its name, as `zkdns.namespace.source_of` returns it."""
     ensemble: Ensemble | None = None
@@ -85,7 +85,7 @@ class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
 
     @property
     def is_stale(self) -> bool:
-        """Whether it is out of reach."""
+        """Whether it is unreachable."""
         return self.stale_since is not None
 
     @property
@@ -106,7 +106,7 @@ class Health(NamedTuple):
     ready: bool
     """Whether all have been read."""
     stale: bool
-    """Whether any is out of reach."""
+    """Whether any is unreachable."""
 
 
 def merge_health(sources: Collection[SourceHealth]) -> Health:

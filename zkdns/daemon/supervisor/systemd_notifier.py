@@ -124,8 +124,8 @@ def _describe_state(stats: WatcherStats | None, *, is_ready: bool, now: float) -
     match stats.state:
         case "live":
             return f"live: {table}; ZooKeeper connected"
-        case "away":
-            return f"ZooKeeper disconnected{since}; serving the last table: {table}"
+        case "unreachable":
+            return f"ZooKeeper unreachable{since}; serving the last table: {table}"
         case "readonly":
             return f"ZooKeeper without a quorum{since}; serving its read-only data: {table}"
         case "reading":

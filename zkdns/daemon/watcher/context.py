@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
     from zkdns.forward.forward_zones import ForwardZones
 
-_WORST_STATE_FIRST = ("reading", "away", "readonly", "live")
+_WORST_STATE_FIRST = ("reading", "unreachable", "readonly", "live")
 
 
 class WatcherContext(msgspec.Struct):

@@ -1,6 +1,6 @@
 """`GuardedPublisher`: passes the changes of one namespace through its guard to the publisher.
 
-Each namespace has a guard, a state and a history of its own, so that one that is out of reach or unreadable
+Each namespace has a guard, a state and a history of its own, so that one that is unreachable or unreadable
 does not affect the others.
 """
 
@@ -118,15 +118,15 @@ class GuardedPublisher:
         self._publisher.set_health(self.health)
 
     def set_health(self, ready: bool, stale: bool) -> None:
-        """Report whether all sets have been read, and whether ZooKeeper is out of reach.
+        """Report whether all sets have been read, and whether ZooKeeper is unreachable.
 
-        That it is out of reach starts a disturbance. It ends when everything was read again.
+        That it is unreachable starts a disturbance. It ends when everything was read again.
         """
         self._is_ready |= ready
         if stale:
             if self._current_at is None:
                 self._current_at = self._clock()
-            self._pass_on(self.guard.on_disturbance(self._clock(), "zookeeper was out of reach"))
+            self._pass_on(self.guard.on_disturbance(self._clock(), "zookeeper was unreachable"))
         elif ready:
             self._current_at = None
             self.guard.on_settled(self._clock())
@@ -139,7 +139,7 @@ class GuardedPublisher:
         self._follow_guard()
 
     def settle(self) -> None:
-        """Report the end of a disturbance of `disturb`, unless ZooKeeper is out of reach or unread."""
+        """Report the end of a disturbance of `disturb`, unless ZooKeeper is unreachable or unread."""
         if self._is_ready and self._current_at is None:
             self.guard.on_settled(self._clock())
             self._follow_guard()

@@ -84,7 +84,7 @@ class SyncState(enum.StrEnum):
     """Everything was read, and watches report every change."""
     READ_ONLY = "readonly"
     """As LIVE, but the server has no quorum, so that recent changes may be missing."""
-    AWAY = "away"
+    UNREACHABLE = "unreachable"
     """ZooKeeper is unreachable, and the contents are those before the disconnect."""
 
 
@@ -98,7 +98,7 @@ class TreeSync(SyncListener):
         on_state: called in the event loop when the state changes. Before `LIVE`, all changes were published.
         on_delay: called in the event loop with True when a response of ZooKeeper is late, before changes that
             may be a consequence are published; with False when it has arrived. Not called when the delay ends
-            with the connection: the state becomes `AWAY`.
+            with the connection: the state becomes `UNREACHABLE`.
         on_ensemble: called in the event loop with what a connection has shown of its ensemble, before the
             changes of the first read over it are published; and again if the root was missing or unreadable
             then, and is read later.
@@ -267,7 +267,7 @@ class TreeSync(SyncListener):
         self.zxid, self._last_zxid = 0, None
         if state != KazooState.CONNECTED:
             if self.state is not SyncState.READING:
-                self._set_state(SyncState.AWAY)
+                self._set_state(SyncState.UNREACHABLE)
             return
         self._is_read_only = is_without_quorum
         self._heartbeat.start()  # before the first read (see `serverset.ensemble`)
