@@ -72,8 +72,20 @@ def test_a_certificate_of_an_unknown_authority_is_refused(certificate: str) -> N
 
 
 def test_a_plain_request_gets_no_response(certificate: str) -> None:
-    with serving_tls(certificate) as at, pytest.raises(UnreachableError):
+    with serving_tls(certificate) as at, pytest.raises(UnreachableError) as caught:
         ApiClient(ServerAddress(at=at)).status()
+    assert str(caught.value).endswith(f"is it a zkdns server? (or use https://{at})")
+
+
+def test_a_certificate_of_another_host_is_refused(
+    authority: CertificateAuthority, certificate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    with serving_tls(certificate) as at, pytest.raises(UnreachableError) as caught:
+        client(HostPort("localhost", at.port)).status()
+    assert str(caught.value).endswith(
+        "certificate is not valid for 'localhost'; use a URL with a name that it has"
+    )
 
 
 def test_https_to_a_plain_server_is_an_error() -> None:

@@ -75,21 +75,20 @@ def test_a_running_server_with_other_settings_is_found(machine: Machine) -> None
     with ZkdnsServer("--demo", "--listen", "127.0.0.1:0") as server:
         server.wait_ready()
         server.wait_api()
-        admin = server.admin.removeprefix("http://")
-        by_socket = findings(machine, "--admin-socket", server.api, "--admin", "none")
+        address, admin, api = f"127.0.0.1:{server.port}", server.admin.removeprefix("http://"), server.api
+        by_socket = findings(machine, "--admin-socket", api, "--admin", "none")
         by_address = findings(machine, "--admin-socket", "none", "--admin", admin)
-    address = f"127.0.0.1:{server.port}"
     for found in (by_socket, by_address):
         level, sentence = found["server"]
         assert (level, sentence.endswith(f" answers at {address}: discovery from the built-in example")) == (
             "ok",
             True,
         )
-        assert found["settings"] == ("warning", "have other addresses than the server: 127.0.0.1:53")
+        assert found["settings"] == ("warning", "name other addresses than the server has: 127.0.0.1:53")
         assert found[f"{address} over UDP"] == ("ok", "responds")
         assert found["/etc/resolv.conf"] == ("wrong", "names 127.0.0.253, which does not lead to zkdns")
         assert not [about for about in found if about.startswith(("ZooKeeper", "services", "snapshot"))]
-    assert findings(machine, "--demo", "--admin-socket", server.api, "--admin", "none")["server"] == (
+    assert findings(machine, "--demo", "--admin-socket", api, "--admin", "none")["server"] == (
         "warning",
         "none responds to commands",
     )

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from tests.cli import Command, run
 from tests.support.forked_command import Ended
+from tests.support.loopback import free_port
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -153,6 +154,24 @@ def test_an_unknown_name_is_printed_with_similar_ones(demo: ZkdnsServer) -> None
     ended = invoke(demo, "lookup", "wbe.staging")
     assert ended.status == ExitStatus.NEGATIVE
     assert "\nsimilar names: web.staging" in ended.output
+
+
+def test_an_unknown_name_has_similar_ones_also_if_the_upstream_fails() -> None:
+    """The name as typed is forwarded, so that its response is that of the upstream."""
+    with ZkdnsServer("--demo", "--upstream", f"127.0.0.1:{free_port()}") as server:
+        server.wait_ready()
+        ended = invoke(server, "lookup", "wbe.staging")
+    assert ended.status == ExitStatus.NEGATIVE
+    assert ended.output.startswith("wbe.staging. A: SERVFAIL, ")
+    assert "\nalso tried: wbe.staging.discovery.\nsimilar names: web.staging" in ended.output
+
+
+def test_an_address_without_a_reverse_name_leads_to_explain(demo: ZkdnsServer) -> None:
+    """The setting `reverse` is off by default."""
+    ended = invoke(demo, "lookup", "-x", "192.0.2.2")
+    assert ended.status == ExitStatus.NEGATIVE
+    assert "\nzkdns explain 192.0.2.2 names the members at an address" in ended.output
+    assert "members at 192.0.2.2: web.staging (m1)" in invoke(demo, "explain", "192.0.2.2").output
 
 
 def test_reverse_names_are_found_by_the_option() -> None:

@@ -332,4 +332,7 @@ def test_a_lost_connection_is_reported_and_the_watch_continues(own_zookeeper: Zo
         lines_of(command, 1)
         own_zookeeper.kill()
         eventually(lambda: "ZooKeeper is unreachable" in command.errors)
+        own_zookeeper.start()
+        eventually(lambda: "\nzkdns: ZooKeeper is reachable again" in command.errors, 30.0)
         assert command.process.poll() is None
+        assert command.errors.count("ZooKeeper is unreachable;") == 1

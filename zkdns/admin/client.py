@@ -46,6 +46,7 @@ RELOAD_SECONDS: Final = 600.0
 _MAX_BYTES = 1 << 28  # of a response that is decoded as a whole
 _PIECE = 1 << 16
 _MAX_ERROR = 500  # characters of an error that is not from zkdns
+_OTHER_HOST = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _UNUSABLE_PATH = re.compile(r"[\x00-\x1f]")
 
 T = TypeVar("T")
@@ -293,19 +294,25 @@ class ApiClient:
                 "or name the server's HTTP address with --server"
             ) from None
         except ssl.SSLCertVerificationError as error:
-            raise UnreachableError(
-                f"the certificate of {self.server} is not accepted: {error.verify_message}; "
-                "SSL_CERT_FILE can name the file of its CA"
-            ) from None
+            raise UnreachableError(self._refusal(error)) from None
         except http.client.HTTPException:
+            https = f" (or use https://{self.server.at})" if self.server.at and not self.server.tls else ""
             raise UnreachableError(
-                f"the server at {self.server} sent no complete HTTP response; is it a zkdns server?"
+                f"the server at {self.server} sent no complete HTTP response; is it a zkdns server?{https}"
             ) from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
             cause = cause_of(error)
             if isinstance(error, ssl.SSLError):
                 cause = f"TLS fails ({cause}); does it use HTTPS?"
             raise UnreachableError(f"the server at {self.server} cannot be reached: {cause}") from None
+
+    def _refusal(self, error: ssl.SSLCertVerificationError) -> str:
+        """Why a certificate is not accepted, and what would help."""
+        advice = "SSL_CERT_FILE can name the file of its CA"
+        if error.verify_code in _OTHER_HOST:
+            advice = "use a URL with a name that it has"
+        reason = error.verify_message.rstrip(".")
+        return f"the certificate of {self.server} is not accepted: {reason}; {advice}"
 
     def _absence(self, error: OSError) -> str:
         """Why a server does not listen."""

@@ -221,10 +221,12 @@ class _Lookups:
         else:
             as_typed = min(names, key=len)
             result = results.pop(as_typed)
-            if self._client is not None and isinstance(question.spelling, ServiceText):
-                with contextlib.suppress(UnreachableError, RefusedError):
-                    result = replace(result, nearest=self._client.similar_names(question.text))
         tried = tuple(one.name for one in results.values() if one.rcode in _ABSENT)
+        # SERVFAIL of an upstream hides that the name is no service's.
+        is_unknown = result.rcode in _ABSENT or (tried and result.rcode != "NOERROR")
+        if is_unknown and self._client is not None and isinstance(question.spelling, ServiceText):
+            with contextlib.suppress(UnreachableError, RefusedError):
+                result = replace(result, nearest=self._client.similar_names(question.text))
         return replace(result, tried=tried)
 
     def _is_empty(self, question: Question, result: LookupResult) -> bool:
@@ -359,10 +361,15 @@ def _print(result: LookupResult) -> None:
     lines.write(f"{result.name} {result.type}: {result.rcode}, {records}, {source}", style="bold")
     for error in result.errors:
         lines.write(f"extended DNS error {error}", style="yellow")
-    if result.tried and result.rcode in _ABSENT and "aa" not in result.flags:
+    if result.tried and result.rcode != "NOERROR" and "aa" not in result.flags:
         lines.write(f"also tried: {', '.join(result.tried)}", style="yellow")
     if result.is_empty:
         lines.write("the service exists, but has no members", style="yellow")
+    if result.type == "PTR" and not result.answers:
+        lines.write(
+            f"zkdns explain {result.asked} names the members at an address, also without the setting reverse",
+            style="yellow",
+        )
     if result.nearest:
         lines.write(f"similar names: {', '.join(result.nearest)}", style="yellow")
     for title, section in (

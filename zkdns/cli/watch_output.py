@@ -94,6 +94,8 @@ def make_output(title: str, config: Config, *, as_json: bool) -> WatchOutput:
 class _Lines:
     """A line for each added (+) or removed (-) member."""
 
+    _problem = ""
+
     @property
     def print_line(self) -> None:
         return None
@@ -112,8 +114,11 @@ class _Lines:
         write_lines(*lines)
 
     def write_connection(self, problem: str) -> None:
-        if problem:
+        if problem and problem != self._problem:
             write_error(f"{problem}; the members may be out of date")
+        elif self._problem and not problem:
+            write_error("ZooKeeper is reachable again; changes follow")
+        self._problem = problem
 
     def redraw(self) -> None:
         pass

@@ -212,7 +212,7 @@ def test_nothing_of_another_ensemble_is_held() -> None:
             clocks, publisher = Clocks(), Publisher([NAMESPACE.template])
             held = MembersHeld(ORIGIN, NAMES[:3], clocks.time - 5.0)
             guarded = await restored(publisher, clocks, 3.0, held)
-            guarded.disturb("a server could not be reached")
+            guarded.disturb("a server was unreachable")
             with capture_logs() as logs:
                 guarded.set_ensemble(ensemble)
             assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [

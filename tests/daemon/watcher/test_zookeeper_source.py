@@ -127,7 +127,7 @@ def test_a_refused_connection_is_a_disturbance_that_the_next_read_ends(
         await until(lambda: recorder.entries)
         own_zookeeper.launch()
         await until(lambda: source.sync.state is SyncState.LIVE)
-        assert set(recorder.entries) == {"a server could not be reached"}
+        assert set(recorder.entries) == {"a server was unreachable"}
         await source.stop()
 
     asyncio.run(scenario())

@@ -151,7 +151,7 @@ class ZooKeeperSource:
         # In the state LIVE, a connection has been made and read since the attempt: nothing would end the
         # disturbance.
         if not self._is_stopping and self.sync.state is not SyncState.LIVE:
-            self._guarded.disturb("a server could not be reached")
+            self._guarded.disturb("a server was unreachable")
 
     def _delay_changed(self, is_delayed: bool) -> None:
         if self._is_stopping:

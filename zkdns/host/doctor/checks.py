@@ -96,7 +96,7 @@ def check_server(found: Status | None, config: Config) -> Iterator[Finding]:
     if missing := [one for one in configured if one not in found.listening]:
         yield warning(
             "settings",
-            f"have other addresses than the server: {', '.join(missing)}",
+            f"name other addresses than the server has: {', '.join(missing)}",
             "run zkdns doctor with the settings of the server, such as its --config or --demo",
         )
 
