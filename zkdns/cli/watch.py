@@ -24,11 +24,12 @@ from zkdns.registrar.signals import queue_signals
 from zkdns.serverset.client import is_read_only, make_client
 from zkdns.serverset.listing import disconnect, find_siblings
 from zkdns.serverset.member import Member
-from zkdns.serverset.reachability import NO_QUORUM
+from zkdns.serverset.reachability import DIAGNOSIS_SECONDS, NO_QUORUM
 from zkdns.serverset.server_set import ServerSet
 from zkdns.serverset.set_watch import SetWatch
 
 _SESSION_TIMEOUT = 10.0  # seconds; the session has no ephemeral znodes
+_START_TIMEOUT = 10.0  # seconds to wait for ZooKeeper, including the search for the cause
 
 
 class _Event(enum.Enum):
@@ -190,7 +191,7 @@ class _Follower:
 
     def _start_watch(self) -> None:
         try:
-            self._queue.put(self._set.watch())
+            self._queue.put(self._set.watch(timeout=_START_TIMEOUT - DIAGNOSIS_SECONDS))
             siblings = find_siblings(self._client, self._set.path)
         except ZkdnsError as error:
             self._queue.put(error)
