@@ -30,10 +30,13 @@ from zkdns.telemetry.stats import (
     ResponseStats,
     ServerStats,
     ServiceMembers,
+    TransferCount,
+    TransferStats,
     UpstreamStats,
     WatcherStats,
     WorkerStats,
     ZoneDigest,
+    ZoneStats,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -288,6 +291,11 @@ _EVERYTHING = (
         processes={name: ProcessStats(0.0, 0, 0) for name in ("supervisor", "watcher", "worker-0")},
         members={"web.staging": ServiceMembers("staging", 0, 0, 0)},
         max_services=1,
+    ),
+    TransferStats(
+        requests=(TransferCount("AXFR", "full", 0),),
+        notifies={"acknowledged": 0, "refused": 0, "unanswered": 0},
+        zones=(ZoneStats(zone="discovery", serial=0),),
     ),
 )
 """Statistics of all processes in which every metric has a sample."""

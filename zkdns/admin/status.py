@@ -10,7 +10,7 @@ import msgspec
 
 from zkdns.address import HostPort
 from zkdns.errors import ZkdnsError
-from zkdns.telemetry.stats import UpstreamStatus, WorkerStats, ZoneDigest
+from zkdns.telemetry.stats import TransferStats, UpstreamStatus, WorkerStats, ZoneDigest
 from zkdns.telemetry.traffic import TopReport
 
 Source: TypeAlias = Literal["zookeeper", "snapshot", "static", "demo"]
@@ -90,6 +90,10 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """As `TableStatus.digests`. They differ from those for a moment after a change."""
 
 
+class TransferReading(TransferStats, frozen=True, kw_only=True, tag=False):
+    """Zone transfers: counters since the start of the transfer process, and the versions of the zones."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """State of the server. Times are Unix times."""
 
@@ -109,6 +113,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerStatus, ...]
     upstreams: tuple[UpstreamStatus, ...]
     """Combined from all workers."""
+    transfer: TransferReading | None = None
+    """None: zone transfers are not configured, or the transfer process has not reported yet."""
     started: float
     now: float
 
@@ -142,6 +148,8 @@ class StatsReading(msgspec.Struct, frozen=True, kw_only=True):
     table: TableStatus | None
     workers: tuple[WorkerReading, ...]
     """Workers that have reported. They report at most once a second."""
+    transfer: TransferReading | None = None
+    """As in `Status`."""
 
 
 # -- GET /api/traffic --------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from zkdns.telemetry.stats import (
     ServerStats,
     ServiceMembers,
     Stats,
+    TransferStats,
     WatcherStats,
     WorkerStats,
 )
@@ -44,6 +45,7 @@ def render(
     watcher: Stats | None,
     workers: Sequence[Stats | None] = (),
     server: ServerStats | None = None,
+    transfer: Stats | None = None,
     *,
     openmetrics: bool = False,
 ) -> str:
@@ -53,6 +55,7 @@ def render(
         watcher: stats of the watcher. None: not reported yet.
         workers: stats of each worker. None: not reported yet.
         server: stats of the supervisor.
+        transfer: stats of the transfer process. None: there is none, or it has not reported yet.
         openmetrics: render OpenMetrics 1.0 instead.
     """
     registry = CollectorRegistry()
@@ -62,6 +65,8 @@ def render(
         registry.register(_Watcher(watcher))
     registry.register(_Workers(workers))
     registry.register(_Digests(watcher, workers))
+    if isinstance(transfer, TransferStats):
+        registry.register(_Transfer(transfer))
     return (generate_openmetrics if openmetrics else generate_latest)(registry).decode()
 
 
@@ -521,3 +526,50 @@ def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
         ),
     ):
         yield CounterMetricFamily(name, text, value=value)
+
+
+class _Transfer(Collector):
+    def __init__(self, stats: TransferStats) -> None:
+        self._stats = stats
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering collects no metrics."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of zone transfers."""
+        stats = self._stats
+        requests = CounterMetricFamily(
+            "zkdns_transfer_requests",
+            "Requests for zone transfers, and signed queries of other types, by result: full (the whole "
+            "zone), incremental, current (the client is up to date), retry_over_tcp, answered (a signed query "
+            "of another type), refused, bad_signature, not_authoritative, not_ready, busy, malformed, aborted "
+            "(the client went away).",
+            labels=["type", "result"],
+        )
+        for each in stats.requests:
+            requests.add_metric([each.type, each.result], each.count)
+        yield requests
+        yield GaugeMetricFamily(
+            "zkdns_transfers_running", "Transfers of a whole zone that run now.", value=stats.running
+        )
+        yield CounterMetricFamily(
+            "zkdns_transfer_sent_bytes", "Bytes of responses to these requests.", value=stats.sent_bytes
+        )
+        yield _by_label("zkdns_notifies", "NOTIFY messages by result.", "result", stats.notifies)
+        for name, text, field in (
+            ("zkdns_zone_serial", "Serial of the version of a zone that is transferred.", "serial"),
+            ("zkdns_zone_bytes", "Bytes of the records of a zone.", "zone_bytes"),
+            (
+                "zkdns_transfer_journal_versions",
+                "Differences in the journal of a zone for IXFR.",
+                "journal_versions",
+            ),
+            ("zkdns_transfer_journal_bytes", "Approximate memory of the journal of a zone.", "journal_bytes"),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["zone"])
+            for zone in stats.zones:
+                value = getattr(zone, field)
+                if value is not None:
+                    family.add_metric([zone.zone], value)
+            yield family

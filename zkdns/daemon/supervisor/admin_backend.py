@@ -41,6 +41,7 @@ from zkdns.admin.status import (
     Status,
     TableStatus,
     TrafficReading,
+    TransferReading,
     WorkerReading,
     WorkerStatus,
     ZooKeeperStatus,
@@ -144,6 +145,7 @@ class AdminBackend:
             table=_table(watcher),
             workers=tuple(map(_worker, self._state.workers)),
             upstreams=combine_upstreams(self.worker_stats().values()),
+            transfer=self._transfer(),
             started=self._state.started,
             now=time.time(),
         )
@@ -163,7 +165,12 @@ class AdminBackend:
                 WorkerReading(pid=pid, **msgspec.structs.asdict(stats))
                 for pid, stats in self.worker_stats().items()
             ),
+            transfer=self._transfer(),
         )
+
+    def _transfer(self) -> TransferReading | None:
+        stats = self._state.transfer_stats
+        return None if stats is None else TransferReading(**msgspec.structs.asdict(stats))
 
     def traffic(self) -> TrafficReading:
         """Return the responses by service, and the most frequent names and clients."""
@@ -182,10 +189,15 @@ class AdminBackend:
         from zkdns.telemetry.prometheus import render  # noqa: PLC0415
 
         watcher, workers = self._state.watcher, self._state.workers
+        transfer = self._state.generation.transfer
         server = ServerStats(
             version=__version__,
             started=self._state.started,
-            restarts={"watcher": watcher.deaths, "worker": sum(child.deaths for child in workers)},
+            restarts={
+                "watcher": watcher.deaths,
+                "worker": sum(child.deaths for child in workers),
+                **({} if transfer is None else {"transfer": transfer.deaths}),
+            },
             reloads=self._reloader.outcomes,
             processes=dict(_processes(watcher, workers)),
             members=watcher.members,
@@ -193,7 +205,13 @@ class AdminBackend:
             all_responses=self._state.service_totals.total,
             max_services=self._state.config.admin.service_metrics,
         )
-        return render(watcher.stats, [child.stats for child in workers], server, openmetrics=openmetrics)
+        return render(
+            watcher.stats,
+            [child.stats for child in workers],
+            server,
+            self._state.transfer_stats,
+            openmetrics=openmetrics,
+        )
 
     async def unresponsive_addresses(self) -> Sequence[HostPort]:
         """Return the DNS addresses that do not respond within a second. Any response counts."""
