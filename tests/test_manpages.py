@@ -75,7 +75,7 @@ def test_zkdns_toml_5_has_every_setting() -> None:
     for setting in SETTINGS:
         section, _, key = setting.key.rpartition(".")
         if "TABLES" in setting.metavar:
-            assert f'\n.SS [{setting.key}."' in page
+            assert f"\n.SS [{setting.key}." in page or f"\n.SS [[{setting.key}]]" in page
         else:
             place = page[page.index(f"\n.SS {f'[{section}]' if section else 'Top level'}\n") :]
             assert f"\n{key} = {setting.metavar}\n" in place

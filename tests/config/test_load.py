@@ -275,7 +275,10 @@ def test_names_of_flags_and_variables() -> None:
         "forward.rebind_protection",
         "access.cookies",
     ]
-    many = ["listen", "statuses", "forward.upstreams", "forward.rebind_exempt", "access.allow", "admin.names"]
+    many = [
+        *("listen", "statuses", "forward.upstreams", "forward.rebind_exempt", "access.allow"),
+        *("transfer.allow", "transfer.notify", "admin.names"),
+    ]
     assert [row.key for row in SETTINGS if row.many] == many
 
 

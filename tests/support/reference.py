@@ -19,7 +19,7 @@ from zkdns.cli.command import Command
 from zkdns.cli.options import SettingOption, default_text
 from zkdns.cli.statuses import COMMON_STATUSES, ExitStatus
 from zkdns.config import SETTINGS, Setting
-from zkdns.config.schema import SERVICE_SETTINGS, ZONE_SETTINGS
+from zkdns.config.schema import SERVICE_SETTINGS, TRANSFER_KEY_SETTINGS, ZONE_SETTINGS
 from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.telemetry.prometheus import render
 from zkdns.telemetry.stats import (
@@ -193,10 +193,11 @@ def _options(options: list[Row]) -> str:
 # -- settings -----------------------------------------------------------------------------------------------
 
 NAMED_TABLES = {
+    "transfer.keys": ("[[transfer.keys]]", TRANSFER_KEY_SETTINGS),
     "forward.zone": ('[forward.zone."DOMAIN"]', ZONE_SETTINGS),
     "service": ('[service."NAME"]', SERVICE_SETTINGS),
 }
-"""By the setting that holds named tables: the heading of these, and their settings."""
+"""By the setting that holds tables: the heading of these, and their settings."""
 
 _SETTINGS_PAGE = f"""\
 # settings

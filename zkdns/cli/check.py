@@ -32,6 +32,8 @@ class Report(msgspec.Struct, frozen=True):
     offline: bool = False
     snapshot: str | None = None
     listen: tuple[str, ...] = ()
+    transfer: tuple[str, ...] = ()
+    """Networks and, with `key:` before them, names of keys that may copy the zones."""
 
 
 @click.command(
@@ -78,7 +80,12 @@ def _summary(config: Config) -> str:
     snapshot = f"the snapshot {config.snapshot.path}" if config.offline else None
     sources = " and ".join(source for source in (zookeeper, config.static, demo, snapshot) if source)
     zones = " and ".join(map(to_text, config.zones))
-    return f"valid: {zones} from {sources}, at {', '.join(map(str, config.listen))}"
+    transfer = f", copied by {' and '.join(_secondaries(config))}" if config.transfer.is_enabled else ""
+    return f"valid: {zones} from {sources}, at {', '.join(map(str, config.listen))}{transfer}"
+
+
+def _secondaries(config: Config) -> tuple[str, ...]:
+    return (*config.transfer.allow, *(f"key:{key.name}" for key in config.transfer.keys))
 
 
 def _report(config: Config) -> Report:
@@ -92,4 +99,5 @@ def _report(config: Config) -> Report:
         offline=config.offline,
         snapshot=config.snapshot.path,
         listen=tuple(map(str, config.listen)),
+        transfer=_secondaries(config),
     )

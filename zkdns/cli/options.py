@@ -20,6 +20,7 @@ from zkdns.cli.statuses import ExitStatus, status_of
 from zkdns.cli.streams import write_error
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
+from zkdns.config.secret_file import read_secret
 from zkdns.config.setting import flag_of
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError, ZkdnsError
@@ -264,7 +265,8 @@ def load(
         flags: values by `Setting.name`, as click parses them.
         config_file: the value of `--config`.
         with_static: check the static file too, and with `offline` the snapshot.
-        with_access: check the files for access to ZooKeeper and the certificate of the admin address too.
+        with_access: check the files for access to ZooKeeper, the certificate of the admin address and the
+            secrets of TSIG keys too.
         listen: the default of the setting `listen`.
 
     Raises:
@@ -280,6 +282,8 @@ def load(
     )
     if with_access and config.admin.certificate is not None:
         check_certificate(config.admin.certificate, config.admin.key)
+    if with_access:
+        check_secrets(config)
     if config.demo:
         load_demo(config.namespaces)
     if config.offline and config.snapshot.path and with_static:
@@ -311,6 +315,22 @@ def check_certificate(certificate: str, key: str | None) -> None:
         Tls(certificate, key)
     except BadValueError as error:
         raise ConfigError([f"{certificate}: {error}"]) from None
+
+
+def check_secrets(config: Config) -> None:
+    """Read the files with secrets of TSIG keys to check them.
+
+    Raises:
+        ConfigError: with the errors of all files.
+    """
+    errors = []
+    for file in filter(None, (key.secret_file for key in config.transfer.keys)):
+        try:
+            read_secret(file)
+        except BadValueError as error:
+            errors.append(f"{file}: {error}")
+    if errors:
+        raise ConfigError(errors)
 
 
 def fail_usage(errors: Iterable[str]) -> NoReturn:

@@ -331,11 +331,10 @@ def _check_transfer(values: Mapping[str, Any], locations: Mapping[str, Location]
     names = [key.name for key in values.get("transfer.keys") or () if key is not None]
     for name in {name for name in names if names.count(name) > 1}:
         locations["transfer.keys"].add_error(f"has two keys with the name {name}; names are case-insensitive")
-    if not values.get("transfer.allow") and not names and "transfer.keys" not in values:
-        for key in sorted(key for key in values if key.startswith("transfer.") and key != "transfer.allow"):
-            locations[key].add_error(
-                "has no effect while no secondary may copy the zones; write transfer.allow or transfer.keys"
-            )
+    if "transfer.notify" in values and not values.keys() & {"transfer.allow", "transfer.keys"}:
+        locations["transfer.notify"].add_error(
+            "has no effect while no secondary may copy the zones; write transfer.allow or transfer.keys"
+        )
     elif None not in (values.get("transfer.keys") or ()):
         for target in filter(None, values.get("transfer.notify") or ()):
             if target.key is not None and target.key not in names:

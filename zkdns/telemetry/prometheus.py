@@ -542,9 +542,9 @@ class _Transfer(Collector):
         requests = CounterMetricFamily(
             "zkdns_transfer_requests",
             "Requests for zone transfers, and signed queries of other types, by result: full (the whole "
-            "zone), incremental, current (the client is up to date), retry_over_tcp, answered (a signed query "
-            "of another type), refused, bad_signature, not_authoritative, not_ready, busy, malformed, aborted "
-            "(the client went away).",
+            "zone), incremental, current (the client is up to date), retry_over_tcp, answered (a signed "
+            "query of another type), refused, bad_signature, not_authoritative, not_ready, busy, malformed, "
+            "aborted (the client went away).",
             labels=["type", "result"],
         )
         for each in stats.requests:

@@ -26,6 +26,7 @@ import structlog
 
 from zkdns.config.model import TransferKey
 from zkdns.config.secret_file import read_secret
+from zkdns.daemon.gc_tuning import collect_young_generations_only
 from zkdns.daemon.ipc.child import RETIRE_SECONDS, Follow, Orders, Report, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
 from zkdns.daemon.ipc.relay import RelayedQuery, RelayServer
@@ -59,6 +60,7 @@ async def run_transfer(task: Task, send_report: SendReport, orders: Orders) -> N
     Raises:
         ConfigError: the file with a secret cannot be used.
     """
+    collect_young_generations_only()
     transfers = _Transfers(task)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(work) for work in transfers.work(send_report)]

@@ -89,9 +89,9 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     authority = Authority(
         table, task.config, lambda query, error: log_once.error(error, query=query[:512].hex())
     )
+    authority.responder.edns_options = _make_edns_options(task)
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
-    authority.responder.edns_options = _make_edns_options(task)
     _relay_transfers(authority, task.transfer)
     sockets = [socket.socket(fileno=number) for number in task.sockets]
     may_serve = asyncio.Event()

@@ -47,7 +47,7 @@ class SoaTemplate(NamedTuple):
 
 def soa_template(zone: Zone, apex: Labels) -> SoaTemplate:
     """The SOA record of a zone."""
-    soa = zone.soa(_query(apex, Type.SOA), apex)
+    soa = zone.soa(_query(apex), apex)
     at = len(soa) - SOA_BYTES_AFTER_SERIAL
     return SoaTemplate(soa[: at - _SERIAL], soa[at:])
 
@@ -56,7 +56,7 @@ def zone_blocks(zone: Zone, apex: Labels) -> tuple[Block, ...]:
     """The records that belong to the zone as a whole, except the SOA."""
     packer = _Packer(apex)
     for name, qtype, records in records_of_zone(zone, apex):
-        packer.add(name, qtype, records)
+        packer.add(_query(name), qtype, records)
     return packer.blocks()
 
 
@@ -69,6 +69,7 @@ def service_blocks(zone: Zone, service: Labels) -> Generator[None, None, dict[La
     packers: dict[Labels, _Packer] = {}
     is_known = service in zone.services and b"*" not in service
     names = list(zone.names_of_service(service)) if is_known else []
+    ttl = zone.policy_of(service).ttl
     for number, name in enumerate(names, 1):
         if not number % NAMES_PER_STEP:
             yield
@@ -77,8 +78,10 @@ def service_blocks(zone: Zone, service: Labels) -> Generator[None, None, dict[La
         if apex is None or b"*" in name or found.service != service or found.is_unread or found.node is None:
             continue
         packer = packers.setdefault(apex, _Packer(apex))
+        query = _query(name)
         for qtype in MEMBER_NAME_TYPES:
-            packer.add(name, qtype, zone.records(found, _query(name, qtype)))
+            if records := found.node.records(query, qtype, ttl):
+                packer.add(query, qtype, records)
     return {apex: packer.blocks() for apex, packer in packers.items()}
 
 
@@ -87,21 +90,20 @@ class _Packer:
 
     def __init__(self, apex: Labels) -> None:
         self._apex = apex
+        self._apex_size = len(to_wire(apex))
         self._blocks: list[Block] = []
         self._records: list[bytes] = []
         self._size = 0
 
-    def add(self, name: Labels, qtype: int, records: RRset) -> None:
+    def add(self, query: Query, qtype: int, records: RRset) -> None:
         """Add the records of one name and type, in their own order."""
-        if not records:
-            return
-        owner = self._relative(name)
+        owner = query.question[: len(query.question) - TYPE_CLASS.size - self._apex_size] + QUESTION_POINTER
         answer = records.renderer.answer
         for item in (*records.leading_items, *records.held_items):
             record = answer(item)
             rest = record[len(QUESTION_POINTER) :]
             if qtype == Type.PTR:
-                rest = self._with_data(rest, name)
+                rest = self._with_data(rest, query.name)
             size = len(owner) + len(rest)
             if size > MAX_RECORD:
                 continue
@@ -161,6 +163,7 @@ def join_records(records: Sequence[bytes]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _query(name: Labels, qtype: int) -> Query:
-    question = to_wire(name) + TYPE_CLASS.pack(qtype, CLASS_IN)
-    return Query(0, False, name, qtype, CLASS_IN, question, None)
+def _query(name: Labels) -> Query:
+    """A query for all records of a name; their bytes do not depend on the type of the query."""
+    question = to_wire(name) + TYPE_CLASS.pack(Type.ANY, CLASS_IN)
+    return Query(0, False, name, Type.ANY, CLASS_IN, question, None)
