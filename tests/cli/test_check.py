@@ -196,17 +196,6 @@ def test_files_of_a_running_server_are_checked(
     assert (result.exit_code, error.startswith(f"{key[option]}: '{path}' {reason}")) == (2, True), error
 
 
-def test_the_secrets_of_transfer_keys_are_checked(tmp_path: Path) -> None:
-    config = written(
-        tmp_path / "zkdns.toml", '[[transfer.keys]]\nname = "secondary"\nsecret_file = "secret"\n'
-    )
-    [error] = errors(run("check", "--config", config))
-    secret = tmp_path / "secret"
-    assert error.startswith(
-        f"transfer.keys: secondary: '{secret}' cannot be read (no such file or directory)"
-    )
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_write_access_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

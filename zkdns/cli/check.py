@@ -49,9 +49,8 @@ class Report(msgspec.Struct, frozen=True):
 def check(config_file: str | None, as_json: bool, **flags: object) -> None:
     """Validate the configuration without starting the server.
 
-    All errors in options, variables and files are reported together. So are a token, TSIG secrets, a
-    snapshot and an API socket that this user cannot use; serve starts without them. The exit status is 2 if
-    there are errors.
+    All errors in options, variables and files are reported together. So are token, snapshot and API socket
+    that this user cannot use; serve starts without them. The exit status is 2 if there are errors.
     """
     try:
         config = _load(flags, config_file)

@@ -1,4 +1,4 @@
-"""Checks the files that a server uses while it runs: token, TSIG secrets, snapshot, and API socket.
+"""Checks the files of a configuration that a server uses while it runs: token, snapshot, and API socket.
 
 A server starts without them, since a machine without DNS is worse, and logs the same errors. So only
 `zkdns check` and `zkdns doctor` report them as errors.
@@ -8,34 +8,22 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from zkdns.admin.token_file import read_token
 from zkdns.causes import cause_of
 from zkdns.config import Config
-from zkdns.config.secret_file import read_secret
 from zkdns.errors import BadValueError
 
 
 def find_file_errors(config: Config) -> Iterator[str]:
     """Yield a sentence for each file that this user's server could not use: key, path and reason."""
-    secrets: list[tuple[str, str, Callable[[str], bytes]]] = [
-        (f"transfer.keys: {key.name}", key.secret_file, read_secret)
-        for key in config.transfer.keys
-        if key.secret_file is not None
-    ]
     if config.admin.token is not None:
-        secrets.append(("admin.token", config.admin.token, read_token))
-    for place, file, read in secrets:
         try:
-            read(file)
+            read_token(config.admin.token)
         except BadValueError as error:
-            yield f"{place}: {file!r} {error}"
-    yield from _find_written_file_errors(config)
-
-
-def _find_written_file_errors(config: Config) -> Iterator[str]:
+            yield f"admin.token: {config.admin.token!r} {error}"
     if config.snapshot.path is not None and not config.offline:
         path = Path(config.snapshot.path)
         if reason := _type_error(path, stat.S_IFREG, "a regular file") or _directory_error(path.parent):
