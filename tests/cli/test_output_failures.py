@@ -155,16 +155,16 @@ def test_a_command_ends_with_the_status_of_the_failure(
     (root / "etc").mkdir(parents=True)
     (root / "etc" / "resolv.conf").write_text("nameserver 10.0.0.53\n")
     of_zookeeper = environment if name in {"watch", "services"} else {}
-    other = ZkdnsServer("--static", str(short_path / "static.toml"))
-    places = {"api": api, "root": root, "demo": demo.api, "other": other.api}
-    arguments = [*command.format(**places).split(), *more.split()]
     make, expected = FAILURES[failure]
     fake = responding(api, name, FAKE[name]) if name in FAKE else contextlib.nullcontext()
     is_started = failure == "full" and not more  # each command once
-    (short_path / "static.toml").write_text('[services."web.prod"]\nmembers = ["192.0.2.1:80"]\n')
     with fake, contextlib.ExitStack() as stack:
-        if name == "diff":
-            stack.enter_context(other).wait_ready()
+        places = {"api": api, "root": root, "demo": demo.api}
+        if name == "diff":  # it prints only if the servers differ
+            static = short_path / "static.toml"
+            static.write_text('[services."web.prod"]\nmembers = ["192.0.2.1:80"]\n')
+            places["other"] = stack.enter_context(ZkdnsServer("--static", str(static))).wait_ready().api
+        arguments = [*command.format(**places).split(), *more.split()]
         found = run_into(make(), arguments, variables_of(demo, of_zookeeper), is_started=is_started)
     assert found == expected
 

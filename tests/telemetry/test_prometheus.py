@@ -1,14 +1,18 @@
 """Metrics in the Prometheus text format."""
 
 import time
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.telemetry.prometheus import render
 from zkdns.telemetry.stats import (
     ForwardStats,
     NamespaceStats,
+    ServerStats,
+    ServiceMembers,
     UpstreamStats,
     WatcherStats,
     WorkerStats,
@@ -230,3 +234,66 @@ def test_each_forwarding_stat_is_a_metric() -> None:
         ("zkdns_upstream_bad_messages_total", "192.0.2.2:53"): 0,
     }
     assert "zkdns_forward_cache_entries" not in render(None, [WorkerStats()])
+
+
+def of_services(**fields: Any) -> dict[tuple[str, ...], float]:
+    """Return the samples of the metrics by service, by name and label values."""
+    text = render(None, server=ServerStats(version="1", started=0.0, **fields))
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("zkdns_service_")
+    }
+
+
+def test_the_members_of_each_service_are_metrics() -> None:
+    members = {"web.prod": ServiceMembers("prod", 3, 1, 2)}
+    samples = of_services(members=members, responses={"web.prod": 7}, all_responses=7, max_services=1)
+    assert samples == {
+        ("zkdns_service_members", "prod", "web.prod", "alive"): 3,
+        ("zkdns_service_members", "prod", "web.prod", "hidden"): 1,
+        ("zkdns_service_members", "prod", "web.prod", "held"): 2,
+        ("zkdns_service_members_omitted",): 0,
+        ("zkdns_service_responses_total", "web.prod"): 7,
+        ("zkdns_service_responses_total", "(others)"): 0,
+    }
+
+
+def test_services_beyond_the_limit_are_added_up() -> None:
+    members = {f"s{number}.prod": ServiceMembers("prod", number, 0, 1) for number in (4, 1, 3, 2)}
+    responses = {"s4.prod": 10, "s1.prod": 20, "s2.prod": 30}
+    samples = of_services(members=members, responses=responses, all_responses=100, max_services=2)
+    assert {key for key in samples if key[-1] == "alive"} == {
+        ("zkdns_service_members", "prod", "s1.prod", "alive"),
+        ("zkdns_service_members", "prod", "s2.prod", "alive"),
+        ("zkdns_service_members", "(others)", "(others)", "alive"),
+    }
+    assert samples["zkdns_service_members", "(others)", "(others)", "alive"] == 7
+    assert samples["zkdns_service_members", "(others)", "(others)", "held"] == 2
+    assert samples["zkdns_service_members_omitted",] == 2
+    counted = {key[1]: value for key, value in samples.items() if key[0] == "zkdns_service_responses_total"}
+    assert counted == {"s4.prod": 10, "s1.prod": 20, "(others)": 70}
+
+
+def test_metrics_by_service_can_be_disabled() -> None:
+    assert of_services(members={"web.prod": ServiceMembers("prod", 3, 1, 2)}) == {}
+
+
+def test_each_process_has_its_resources() -> None:
+    processes = {"supervisor": ProcessStats(1.5, 2, 3), "worker-0": ProcessStats(4.0, 5, 6)}
+    text = render(None, server=ServerStats(version="1", started=0.0, processes=processes))
+    samples = {
+        (sample.name, sample.labels["process"]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if "process" in sample.labels
+    }
+    assert samples == {
+        ("zkdns_process_cpu_seconds_total", "supervisor"): 1.5,
+        ("zkdns_process_cpu_seconds_total", "worker-0"): 4.0,
+        ("zkdns_process_resident_memory_bytes", "supervisor"): 2,
+        ("zkdns_process_resident_memory_bytes", "worker-0"): 5,
+        ("zkdns_process_open_fds", "supervisor"): 3,
+        ("zkdns_process_open_fds", "worker-0"): 6,
+    }

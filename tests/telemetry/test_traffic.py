@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkdns.telemetry.traffic import (
+    MAX_NAMED,
     MAX_SERVICES,
     TOP_SIZE,
     ServiceTotals,
@@ -128,3 +129,16 @@ def test_totals_grow_and_are_bounded() -> None:
     assert len(totals.counts) == MAX_SERVICES
     assert "old" not in totals.counts
     assert totals.counts["web"] == 5
+
+
+def test_the_services_with_the_first_responses_keep_their_counters() -> None:
+    """So that no counter falls, and the counter of all others neither."""
+    totals = ServiceTotals()
+    totals.add({"first": 1})
+    totals.add({f"s{number}": 1 for number in range(MAX_NAMED)})
+    assert len(totals.named) == MAX_NAMED
+    assert "first" in totals.named
+    totals.add({"first": 2, "late": 5})
+    assert totals.named["first"] == 3
+    assert "late" not in totals.named
+    assert totals.total - sum(totals.named.values()) == 1 + 5

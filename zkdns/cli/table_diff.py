@@ -135,10 +135,17 @@ class Comparer:
                     yield self._difference(service, member, field, values)
 
     def _compare_settings(self, service: str) -> list[Difference]:
-        """A service whose members are equal now: its digests differ if settings do, such as `statuses`."""
-        listed = self._from_all(ApiClient.digests)
-        digests = [next((one.digest for one in each if one.service == service), MISSING) for each in listed]
-        return [self._difference(service, "", "digest", digests)] if len(set(digests)) > 1 else []
+        """The difference of a service whose members are equal: it is missing, or settings differ."""
+        listed = [
+            {one.service: one for one in each}.get(service) for each in self._from_all(ApiClient.digests)
+        ]
+        if None in listed:
+            values = [MISSING if one is None else "0 members" for one in listed]
+            field = "service"
+        else:
+            values = [one.digest for one in listed if one is not None]
+            field = "digest"
+        return [self._difference(service, "", field, values)] if len(set(values)) > 1 else []
 
     def _difference(self, service: str, member: str, field: str, values: Sequence[str]) -> Difference:
         return Difference(service, member, field, dict(zip(self._servers, values, strict=True)))

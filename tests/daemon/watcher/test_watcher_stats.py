@@ -17,6 +17,7 @@ from zkdns.daemon.watcher.watcher_stats import MemberCounts, MemberMovements
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetUnread
 from zkdns.serverset.member import Member
 from zkdns.table import Table
+from zkdns.telemetry.stats import ServiceMembers
 
 WEB = put("web")
 
@@ -95,3 +96,37 @@ async def compare_counts() -> None:
     listed, _ = list_services(watcher_context(config, publisher))
     assert [(line.alive, line.hidden) for line in listed.services] == [(2, 1)]
     assert (counts.alive, counts.hidden) == (2, 1)
+
+
+@given(st.lists(st.lists(changes(), max_size=4), max_size=6))
+def test_reports_of_members_add_up_to_the_present_members(rounds: list[list[Change]]) -> None:
+    table = Table(departed_seconds=0)
+    counts = MemberCounts(table, {"ALIVE"})
+    reported: dict[str, ServiceMembers] = {}
+    for made in rounds:
+        for change in made:
+            counts.note(table.apply(change))
+        counts.update()
+        for report in counts.take_reports((b"discovery",)):
+            reported.update(report.services)
+            for name in report.gone:
+                del reported[name]
+    fresh = MemberCounts(table, {"ALIVE"})
+    fresh.note(set(table.services))
+    fresh.update()
+    present = {
+        name: members
+        for report in fresh.take_reports((b"discovery",))
+        for name, members in report.services.items()
+    }
+    assert reported == present
+    assert list(counts.take_reports((b"discovery",))) == []
+
+
+def test_the_members_of_many_services_are_reported_in_parts() -> None:
+    table = Table(departed_seconds=0)
+    counts = MemberCounts(table, {"ALIVE"})
+    for number in range(2500):
+        counts.note(table.apply(put(f"s{number}", member(1))))
+    counts.update()
+    assert [len(report.services) for report in counts.take_reports((b"discovery",))] == [1000, 1000, 500]
