@@ -254,7 +254,7 @@ OpenMetrics format if the client accepts it. Counters start at 0 in a new proces
 """
 
 _DIGESTS = (ZoneDigest("discovery", 0, "0"),)
-_EVERYTHING = (
+EVERYTHING = (
     WatcherStats(
         state="live",
         namespaces=(NamespaceStats("/discovery/{environment}/{service}", digest="0"),),
@@ -305,8 +305,8 @@ _EVERYTHING = (
 def metrics() -> str:
     """The page of the metrics."""
     cells = []
-    for family in text_string_to_metric_families(render(*_EVERYTHING)):
-        assert family.samples, f"{family.name} has no sample: add it to _EVERYTHING"
+    for family in text_string_to_metric_families(render(*EVERYTHING)):
+        assert family.samples, f"{family.name} has no sample: add it to EVERYTHING"
         values: dict[str, list[str]] = {}
         for sample in family.samples:
             for label, value in sample.labels.items():
