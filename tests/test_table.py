@@ -116,12 +116,35 @@ def test_two_sets_of_one_name_are_one_service_until_the_last_is_dropped() -> Non
 def test_retain_drops_every_other_set() -> None:
     other = put(member(1), origin="/discovery/staging/api", name=ServiceName("api", "staging"))
     table = table_of(put(member(1)), other)
-    assert table.retain({PATH, "/not/there"}) == {other.name.key}
+    assert set().union(*table.retain({PATH, "/not/there"})) == {other.name.key}
     assert table.origins == {PATH}
-    assert table.retain({PATH}) == set()
+    assert set().union(*table.retain({PATH})) == set()
+
+
+def test_retain_drops_many_sets_in_small_pieces() -> None:
+    table = table_of(
+        *(put(origin=f"/discovery/staging/s{n}", name=ServiceName(f"s{n}", "staging")) for n in range(1000))
+    )
+    sizes = list(map(len, table.retain(set())))
+    assert (sum(sizes), max(sizes)) == (1000, 50)
 
 
 # -- departed members ---------------------------------------------------------------------------------------
+
+
+def test_departed_members_expire_in_pieces() -> None:
+    table = table_of(put(*map(member, range(10))))
+    for number in range(10):
+        table.apply(SetChanged(PATH, (), (member(number).name,)), 10.0 - number)
+    table.apply(SetChanged(PATH, (member(4),), ()), 11.0)  # joins again
+    departed = table.services[KEY].departed
+    assert table.expire(60.0 + 4, 2) == {KEY}
+    assert len(departed) == 7
+    assert table.expire(60.0 + 4, 2) == {KEY}
+    assert sorted(name for _, name in departed) == [member(number).name for number in (0, 1, 2, 3, 5)]
+    assert table.expire(60.0 + 4, 2) == set()
+    assert table.expire(1000.0) == {KEY}
+    assert departed == {}
 
 
 def test_departed_members_are_kept_for_a_minute() -> None:

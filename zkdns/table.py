@@ -6,6 +6,7 @@ time, in seconds of any monotonic clock. DNS messages are made in `zkdns.dns`.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -32,6 +33,8 @@ from zkdns.serverset.member import Member, is_ip
 DEPARTED_SECONDS = 60.0
 """How long a departed member's name stays resolvable, for clients that have it from an SRV record."""
 
+
+_EXAMINED_AT_ONCE = 50  # paths; dropping a service takes up to 40 µs in a worker (measured)
 
 ANY_SERVICE: Labels = ()
 """In a set of keys: the names that belong to no single service."""
@@ -222,7 +225,8 @@ class Table:
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._host_users: dict[str, Counter[Labels]] = {}
         self._departed_seconds = departed_seconds
-        self._with_departed: set[Labels] = set()
+        # A heap of departed members by time, with the key of the service; some have joined again since.
+        self._departures: list[tuple[float, Labels, tuple[str, str]]] = []
         self._unread_directories: set[str] = set()
 
     @property
@@ -284,38 +288,50 @@ class Table:
                 changed = self._resolve(change)
         return changed
 
-    def retain(self, paths: Collection[str], within: Callable[[str], bool] = lambda _: True) -> set[Labels]:
+    def retain(
+        self, paths: Collection[str], within: Callable[[str], bool] = lambda _: True
+    ) -> Iterator[set[Labels]]:
         """Drop all sets, and unread directories, except those at these paths.
 
         Args:
             paths: origins of sets, and paths of unread directories.
             within: only those for whose path this returns True are dropped.
 
-        Returns:
-            the keys of services whose answers may change.
+        Yields:
+            the keys of services whose answers may change, each time that some paths were examined. The caller
+            may do other work in between.
         """
         changed: set[Labels] = set()
-        for origin in self._sets.keys() - paths:
+        for number, origin in enumerate(self._sets.keys() - paths, 1):
             if within(origin):
                 changed |= self._drop(origin)
+            if number % _EXAMINED_AT_ONCE == 0:
+                yield changed
+                changed = set()
         for path in self._unread_directories.difference(paths):
             if within(path):
                 changed |= self._set_unread(path, is_unread=False)
-        return changed
+        yield changed
 
-    def expire(self, now: float) -> set[Labels]:
-        """Remove departed members after their time. Returns the keys of their services."""
-        changed = set()
-        for key in list(self._with_departed):
-            service = self._services[key]
-            over = [name for name, (_, until) in service.departed.items() if until <= now]
-            for name in over:
-                member, _ = service.departed.pop(name)
-                self._count_hosts(member, key, -1)
-            if over:
-                changed.add(key)
-            if not service.departed:
-                self._with_departed.discard(key)
+    def expire(self, now: float, limit: int | None = None) -> set[Labels]:
+        """Remove departed members after their time. Returns the keys of their services.
+
+        Args:
+            now: the time.
+            limit: maximum number of members. None: all.
+        """
+        changed: set[Labels] = set()
+        count = 0
+        while self._departures and self._departures[0][0] <= now and count != limit:
+            until, key, name = heapq.heappop(self._departures)
+            service = self._services.get(key)
+            departed = service.departed.get(name) if service is not None else None
+            if service is None or departed is None or departed[1] != until:
+                continue  # it has joined again, or its set was dropped
+            del service.departed[name]
+            self._count_hosts(departed[0], key, -1)
+            changed.add(key)
+            count += 1
         return changed
 
     def contents(self) -> Iterator[Change]:
@@ -429,8 +445,9 @@ class Table:
                 continue
             changed = True
             if self._departed_seconds:
-                service.departed[member_set.origin, name] = member, now + self._departed_seconds
-                self._with_departed.add(service.key)
+                until = now + self._departed_seconds
+                service.departed[member_set.origin, name] = member, until
+                heapq.heappush(self._departures, (until, service.key, (member_set.origin, name)))
             else:
                 gone.append(member)
         for member in added:
@@ -459,7 +476,6 @@ class Table:
         del service.sets[origin]
         if not service.sets:
             del self._services[key]
-            self._with_departed.discard(key)
         return {key}
 
     def _resolve(self, change: HostResolved) -> set[Labels]:

@@ -32,6 +32,7 @@ from zkdns.daemon.ipc.feed import (
     PublisherListener,
     Rise,
     SourceHealth,
+    divide_by_work,
     read_copy,
 )
 from zkdns.namespace import ALL_SOURCES, STATIC_SOURCE, ServiceName, parse_namespace
@@ -466,13 +467,71 @@ def test_a_change_without_effect_is_not_sent_and_keeps_the_serial(path: str, cha
     asyncio.run(scenario())
 
 
+# -- bounded pieces of work ---------------------------------------------------------------------------------
+
+
+def test_changes_are_divided_by_the_work_that_they_are_for_a_worker() -> None:
+    drops = [SetDropped(f"/discovery/staging/s{number}") for number in range(10_000)]
+    parts = list(divide_by_work(drops))
+    assert [change for part in parts for change in part] == drops
+    assert max(map(len, parts)) == 50
+    puts = [put(f"s{number}", *map(member, range(10))) for number in range(1000)]
+    assert max(len(part) for part in divide_by_work(puts)) <= 34
+    large = put("large", *map(member, range(5000)))
+    assert list(divide_by_work([large, WEB, API])) == [(large,), (WEB, API)]
+    assert list(divide_by_work([])) == []
+
+
+def test_successive_changes_of_one_set_are_not_divided() -> None:
+    """A worker would otherwise answer a held member as a live one for a moment."""
+    large = put("large", *map(member, range(5000)))
+    held = MembersHeld(large.origin, (member(1).name,), 0.0)
+    assert list(divide_by_work([large, held, WEB])) == [(large, held), (WEB,)]
+
+
+def test_a_worker_drops_many_services_in_small_pieces(path: str) -> None:
+    """The services that a new publisher does not have, and those that are dropped together."""
+    puts = [put(f"s{number}") for number in range(1000)]
+
+    async def scenario() -> None:
+        async with running_worker(path) as worker:
+            async with running_publisher(path) as publisher:
+                publisher.publish(puts)
+                publisher.set_health(health_of(ready=True, stale=False))
+                await until(lambda: worker.table.origins == publisher.table.origins)
+                publisher.publish([SetDropped(change.origin) for change in puts[500:]])
+                await until(lambda: worker.table.origins == publisher.table.origins)
+            async with running_publisher(path) as publisher:
+                publisher.publish([WEB])
+                publisher.set_health(health_of(ready=True, stale=False))
+                await until(lambda: worker.table.origins == publisher.table.origins)
+            assert max(map(len, worker.changed)) <= 50
+
+    asyncio.run(scenario())
+
+
+def test_changes_during_a_copy_follow_it(path: str) -> None:
+    async def scenario() -> None:
+        async with running_publisher(path) as publisher:
+            publisher.publish([put(f"s{number}", *map(member, range(10))) for number in range(2000)])
+            publisher.set_health(health_of(ready=True, stale=False))
+            async with running_worker(path) as worker:
+                await until(lambda: worker.table.services)
+                assert len(worker.table.services) < 1000  # the copy has not been sent
+                publisher.publish([put("s1999"), SetDropped("/discovery/staging/s0"), WEB])
+                await until(lambda: contents(worker.table) == contents(publisher.table))
+                assert worker.health == READY
+
+    asyncio.run(scenario())
+
+
 # -- slow subscribers --------------------------------------------------------------------------------------
 
 
 def test_a_subscriber_that_does_not_read_is_disconnected_alone(path: str) -> None:
     async def scenario() -> None:
         async with (
-            running_publisher(path, Publisher(max_backlog=20_000)) as publisher,
+            running_publisher(path, Publisher(max_backlog=100_000)) as publisher,
             running_worker(path) as worker,
         ):
             publisher.publish([put("big", *map(member, range(5_000)))])

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.worker")
 
 _TICK_SECONDS = 1.0
+_EXPIRED_AT_ONCE = 50  # departed members, at up to 40 µs each if they belong to different services (measured)
 # Maximum time that queries wait for the table, which usually arrives at once. After it they get SERVFAIL, so
 # that they do not wait for a watcher that hangs.
 _FIRST_MESSAGE_SECONDS = 2.0
@@ -183,9 +184,15 @@ async def _tick(
         tasks.create_task(count_members(table, authority.config, lambda: authority.freshness.is_ready))
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            authority.refresh(table.expire(time.monotonic()))
+            # Queries are answered at each `sleep(0)`.
+            while keys := table.expire(time.monotonic(), _EXPIRED_AT_ONCE):
+                authority.refresh(keys)
+                await asyncio.sleep(0)
+            authority.refresh(())
             access.refresh()
+            await asyncio.sleep(0)
             reporter.report()
+            await asyncio.sleep(0)
             await traffic.report(time.monotonic())
             # asyncio's transports are reference cycles of some kilobytes, and live too long for a young
             # collection.
