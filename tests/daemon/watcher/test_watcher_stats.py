@@ -128,5 +128,17 @@ def test_the_members_of_many_services_are_reported_in_parts() -> None:
     counts = MemberCounts(table, {"ALIVE"})
     for number in range(2500):
         counts.note(table.apply(put(f"s{number}", member(1))))
-    counts.update()
+    while counts.update():
+        pass
     assert [len(report.services) for report in counts.take_reports((b"discovery",))] == [1000, 1000, 500]
+
+
+def test_members_of_many_services_are_counted_in_pieces() -> None:
+    table = Table(departed_seconds=0)
+    counts = MemberCounts(table, load_config(flags={}, environment={}, file=None).statuses)
+    for number in range(1200):
+        counts.note(table.apply(put(f"s{number}", member(1))))
+    found = []
+    while counts.update():
+        found.append(counts.alive)
+    assert [*found, counts.alive] == [500, 1000, 1200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
@@ -15,8 +16,9 @@ from zkdns.names import Labels, short_name, to_text
 from zkdns.namespace import STATIC_PREFIX
 from zkdns.serverset.member import Member
 from zkdns.spelling import MemberAddress, ServiceText, ZnodePath, parse_spelling
-from zkdns.table import MemberSet
+from zkdns.table import MemberSet, Service
 
+_MAX_NAMES = 1000  # service names with a beginning
 _MAX_NAMED = 3  # services in an error
 _LEAST_SIMILARITY = 0.6  # as in `difflib.get_close_matches`
 
@@ -140,3 +142,27 @@ class _BeginningWith(Search[Labels, list[Labels]]):
     def result(self) -> list[Labels]:
         """All of them."""
         return sorted(self._found)
+
+
+class _NamesBeginningWith(Search[Service, tuple[str, ...]]):
+    """The names of services that begin with a text, in order."""
+
+    def __init__(self, text: str, services: Iterable[Service]) -> None:
+        super().__init__(services)
+        self._text = text
+        self._found: list[str] = []
+
+    def add(self, item: Service) -> bool:
+        """Keep the name of a service if it begins with the text."""
+        if (name := to_text(item.key)).startswith(self._text):
+            self._found.append(name)
+        return True
+
+    def result(self) -> tuple[str, ...]:
+        """The first ones."""
+        return tuple(heapq.nsmallest(_MAX_NAMES, self._found))
+
+
+async def names_with_beginning(text: str, services: Iterable[Service]) -> tuple[str, ...]:
+    """Return the first names of services that begin with a text, in order."""
+    return await _NamesBeginningWith(text, services).run()

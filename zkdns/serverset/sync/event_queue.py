@@ -12,11 +12,14 @@ import structlog
 
 log = structlog.get_logger("zkdns.sync")
 
+MAX_CALLS = 200
+"""Maximum number of calls in one round of the event loop: most are events, which take some 10 µs each."""
+
 
 class ThreadsafeQueue:
     """Calls from any thread, run in the event loop in the order in which they were posted.
 
-    A burst of calls wakes the loop once.
+    A burst of calls wakes the loop once, and is run in batches of at most `MAX_CALLS`.
 
     Args:
         on_drained: called in the event loop after each batch of calls.
@@ -40,12 +43,15 @@ class ThreadsafeQueue:
 
     def _drain(self) -> None:
         self._is_woken = False
-        # Run only the calls that are queued now, so that other tasks run in between. Later calls wake the
-        # loop again.
-        for _ in range(len(self._calls)):
+        # Run only some of the calls that are queued now, so that other tasks run in between. Later calls wake
+        # the loop again.
+        for _ in range(min(len(self._calls), MAX_CALLS)):
             call, arguments = self._calls.popleft()
             self._run(call, arguments)
         self._run(self._on_drained, ())
+        if self._calls and not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon(self._drain)
 
     def _run(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         try:
