@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.churn import run_churn
+from tests.bench.edns_options import run_edns_options
 from tests.bench.forwarding import run_forward
 from tests.bench.latency_memory import run_latency, run_memory
 from tests.bench.load import Load
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "answers": Benchmark(run_answers, (Echo, Knot, Nsd, Unbound, Dnsmasq)),
     "mixed-case": Benchmark(run_mixed_case, (Knot, Nsd)),
     "random-names": Benchmark(run_random_names, (Knot, Nsd)),
+    "edns-options": Benchmark(run_edns_options),
     "churn": Benchmark(run_churn),
     "tcp": Benchmark(run_tcp, (Knot, Nsd, Unbound)),
     "latency": Benchmark(run_latency, (Echo, Knot, Nsd, Unbound)),

@@ -10,11 +10,13 @@ import dns.message
 import dns.rcode
 import pytest
 
-from tests.dns.helpers import Server, ask, data, ede, many, query, rcode, read
+from tests.dns.helpers import Server, ask, data, ede, encode_query, many, query, rcode, read
 from zkdns.config import AccessSettings
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.cookies import Cookies
+from zkdns.dns.edns import pack_option
 from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.message import end_of_question
 from zkdns.dns.query_codec import QueryCodec
 from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
 from zkdns.transport.codecs import TcpCodec, UdpCodec
@@ -272,6 +274,22 @@ def test_similar_queries_get_their_own_responses(position: int, stream: bool) ->
 
 
 # -- NSID and keepalive -------------------------------------------------------------------------------------
+
+
+def test_a_name_with_the_start_of_an_opt_record_is_no_opt_record(server: Server, stream: bool) -> None:
+    """The cache first guesses where the OPT record of a query is. Labels may contain any bytes."""
+    name = (b"\0\0\x29" + bytes(16), *(label.encode() for label in WEB.split(".")))
+    codec: QueryCodec = TcpCodec if stream else UdpCodec
+    cache = server.streams if stream else server.datagrams
+    plain = encode_query(name, edns=0)[2:]
+    expected = next(cache[codec.key(plain)])
+    for padding in (b"", b"\0", b"\0\0\x29" + bytes(9)):
+        padded = encode_query(name, edns=0, options=pack_option(12, padding))[2:]
+        assert next(cache[codec.key(padded)]) == expected
+        assert server.responder.edns_options.separate(padded, padded.find(b"\0\0\x29"), stream=stream) is None
+        separated = server.responder.edns_options.separate(padded, end_of_question(padded), stream=stream)
+        assert separated is not None
+        assert separated.query == plain
 
 
 def test_nsid_is_returned_on_request(server: Server, stream: bool) -> None:

@@ -38,6 +38,7 @@ _TIME_BITS = 32
 _MAX_TIME = (1 << _TIME_BITS) - 1
 _DAY_SECONDS = 86_400
 _MASK = (1 << 64) - 1
+_MAX_MADE = 1024
 
 
 class Cookies:
@@ -56,11 +57,22 @@ class Cookies:
         self._is_shared = is_shared
         self._version = _SIPHASH_VERSION if is_shared else _PRIVATE_VERSION
         self._head = self._version + _RESERVED
+        # The server cookies of the present second, by client cookie and address: most clients send several
+        # queries in a second, and this saves 1 µs for each.
+        self._made: dict[bytes, bytes] = {}
+        self._made_at = 0
 
     def make(self, client: bytes, address: bytes) -> bytes:
         """The server cookie for a client cookie and an address of 4 or 16 bytes, issued now."""
-        head = self._head + (int(self._clock()) & _MAX_TIME).to_bytes(4)
-        return head + self._hash(client + head, address)
+        now = int(self._clock())
+        if now != self._made_at or len(self._made) >= _MAX_MADE:
+            self._made, self._made_at = {}, now
+        asked = client + address
+        made = self._made.get(asked)
+        if made is None:
+            head = self._head + (now & _MAX_TIME).to_bytes(4)
+            made = self._made[asked] = head + self._hash(client + head, address)
+        return made
 
     def is_valid(self, cookie: bytes, address: bytes) -> bool:
         """Whether an option's data holds a server cookie that was made for this address within the last hour.
@@ -82,13 +94,16 @@ class Cookies:
         """The hash of a server cookie; `prefix` is everything before it, including the client cookie."""
         if self._is_shared:
             return siphash(self._secret, prefix + address)
-        key = _secret_of_day(self._secret, _made_at(prefix) // _DAY_SECONDS)
-        return hashlib.blake2b(prefix + address, digest_size=_HASH_SIZE, key=key).digest()
+        hasher = _hasher_of_day(self._secret, _made_at(prefix) // _DAY_SECONDS).copy()
+        hasher.update(prefix + address)
+        return hasher.digest()
 
 
 @functools.lru_cache(maxsize=4)
-def _secret_of_day(secret: bytes, day: int) -> bytes:
-    return hashlib.blake2b(day.to_bytes(4), digest_size=SECRET_SIZE, key=secret, person=b"cookies").digest()
+def _hasher_of_day(secret: bytes, day: int) -> hashlib.blake2b:
+    """A hash function with the secret of a day. A copy of it takes half the time of a new one."""
+    key = hashlib.blake2b(day.to_bytes(4), digest_size=SECRET_SIZE, key=secret, person=b"cookies").digest()
+    return hashlib.blake2b(digest_size=_HASH_SIZE, key=key)
 
 
 def _made_at(cookie: bytes) -> int:

@@ -86,6 +86,10 @@ class Edns(msgspec.Struct, frozen=True, gc=False):
     response_options: bytes = b""
 
 
+_COOKIE = int(OptionCode.COOKIE)  # members of enumerations take longer to find
+_NO_COOKIE = bytes(CLIENT_COOKIE_SIZE)
+
+
 def iter_options(options: bytes) -> Iterator[tuple[int, bytes]]:
     """Code and data of each option in the data of an OPT record.
 
@@ -110,11 +114,15 @@ def read_options(options: bytes) -> dict[int, bytes]:
         BadOptionError: an option or a cookie has the wrong length, or there are too many options.
     """
     found: dict[int, bytes] = {}
-    for number, (code, data) in enumerate(iter_options(options)):
-        if number >= MAX_OPTIONS:
-            raise BadOptionError(f"a query has more than {MAX_OPTIONS} EDNS options")
-        found.setdefault(code, data)
-    size = len(found.get(OptionCode.COOKIE, bytes(CLIENT_COOKIE_SIZE)))
+    code, size = _OPTION.unpack_from(options) if len(options) >= _OPTION.size else (0, 0)
+    if size and len(options) == _OPTION.size + size:  # most queries have one option at most
+        found[code] = options[_OPTION.size :]
+    else:
+        for number, (code, data) in enumerate(iter_options(options)):
+            if number >= MAX_OPTIONS:
+                raise BadOptionError(f"a query has more than {MAX_OPTIONS} EDNS options")
+            found.setdefault(code, data)
+    size = len(found.get(_COOKIE, _NO_COOKIE))
     if size != CLIENT_COOKIE_SIZE and not _MIN_COOKIE_SIZE <= size <= _MAX_COOKIE_SIZE:  # RFC 7873 §5.2.2
         raise BadOptionError(
             f"a cookie has {size} bytes, not {CLIENT_COOKIE_SIZE} or {_MIN_COOKIE_SIZE} to {_MAX_COOKIE_SIZE}"

@@ -32,7 +32,7 @@ from zkdns.dns.edns import (
     pack_option,
     read_options,
 )
-from zkdns.dns.message import BadQueryError, Query, Rcode, Response, end_of_question
+from zkdns.dns.message import BadQueryError, Query, Rcode, Response
 
 _PER_SECOND = 10  # the unit of RFC 7828 §3.1 is 100 ms
 
@@ -43,6 +43,7 @@ _ASKED_NSID = pack_option(OptionCode.NSID, b"")
 _ASKED_KEEPALIVE = pack_option(OptionCode.KEEPALIVE, b"")
 # Root and type of an OPT record; the size of the length of its options.
 _OPT_START = b"\0\0\x29"
+_COOKIE = int(OptionCode.COOKIE)  # members of enumerations take longer to find
 _SIZE = 2
 _OPTION_HEAD = 4  # code and length
 _ONE_QUESTION_ONE_ADDITIONAL = b"\0\1\0\0\0\0\0\1"
@@ -80,36 +81,42 @@ class EdnsOptions(msgspec.Struct, frozen=True):
     cookies: Cookies | None = None
     per_client: MakePerClient | None = None
 
-    def separate(self, query: bytes, *, stream: bool) -> SeparatedQuery | None:
+    def separate(self, query: bytes, opt: int, *, stream: bool) -> SeparatedQuery | None:
         """Separate the client's own options from a query.
 
         Args:
             query: the query after its id.
+            opt: the end of its question. A guess is sufficient if the separated query is known to be
+                well-formed, for instance because it is cached: a wrong one leads to no such query.
             stream: whether it arrived over TCP.
 
         Returns:
             None: the query has no options, is malformed, or is not a question with only an OPT record.
         """
-        at = _start_of_options(query)
-        if not at:
+        if query[2:10] != _ONE_QUESTION_ONE_ADDITIONAL or query[0] & _QR_AND_OPCODE:
+            return None
+        at = opt + OPT.size
+        size = len(query) - at
+        if opt <= 0 or size <= 0 or not query.startswith(_OPT_START, opt):
+            return None
+        if int.from_bytes(query[at - _SIZE : at]) != size:
             return None
         try:
             found = read_options(query[at:])
         except BadOptionError:
             return None
-        if stream and found.get(
-            OptionCode.KEEPALIVE
-        ):  # RFC 7828 §3.2.1: only a server's option has a time-out
-            return None
-        options = _ASKED_NSID if self.nsid and OptionCode.NSID in found else b""
-        if stream and OptionCode.KEEPALIVE in found:
+        cookie = found.get(_COOKIE) if self.cookies is not None else None
+        options = b""
+        if self.nsid and OptionCode.NSID in found:
+            options = _ASKED_NSID
+        if stream and (keepalive := found.get(OptionCode.KEEPALIVE)) is not None:
+            if keepalive:  # RFC 7828 §3.2.1: only a server's option has a time-out
+                return None
             options += _ASKED_KEEPALIVE
-        cookie = found.get(OptionCode.COOKIE) if self.cookies is not None else None
         if cookie is not None:
             options += _ASKED_COOKIE
-        head = query[: at - _SIZE] + len(options).to_bytes(_SIZE)
-        has_only_cookie = cookie is not None and len(query) - at == _OPTION_HEAD + len(cookie)
-        return SeparatedQuery(head + options, cookie, has_only_cookie)
+        plain = query[: at - _SIZE] + len(options).to_bytes(_SIZE) + options
+        return SeparatedQuery(plain, cookie, cookie is not None and size == _OPTION_HEAD + len(cookie))
 
     def negotiate(self, query: Query, *, stream: bool) -> Query:
         """Return the query with `response_options` set, according to its own options.
@@ -180,20 +187,6 @@ class EdnsOptions(msgspec.Struct, frozen=True):
 
     def _cookie_of(self, edns: Edns | None) -> bytes | None:
         return None if self.cookies is None or edns is None else edns.options.get(OptionCode.COOKIE)
-
-
-def _start_of_options(query: bytes) -> int:
-    """The offset of the options in a query after its id.
-
-    0: it has none, or is not one question with only an OPT record.
-    """
-    if query[2:10] != _ONE_QUESTION_ONE_ADDITIONAL or query[0] & _QR_AND_OPCODE:
-        return 0
-    opt = end_of_question(query)
-    at = opt + OPT.size
-    if not opt or at >= len(query) or not query.startswith(_OPT_START, opt):
-        return 0
-    return at if int.from_bytes(query[at - _SIZE : at]) == len(query) - at else 0
 
 
 def _malformed(query: Query) -> BadQueryError:

@@ -106,9 +106,12 @@ class PerClientResponse(bytes):
 
     def __new__(cls, for_address: Callable[[bytes], bytes]) -> Self:
         """Create an empty `bytes` object with this attribute."""
-        made = bytes.__new__(cls)  # half the time of `super()`, once for each query with a cookie
+        made = super().__new__(cls)
         made.for_address = for_address
         return made
+
+
+_new_bytes = bytes.__new__
 
 
 def for_client(response: bytes, finish: Callable[[bytes, bytes], bytes]) -> bytes:
@@ -119,7 +122,9 @@ def for_client(response: bytes, finish: Callable[[bytes, bytes], bytes]) -> byte
         finish: makes the response for a client from a response and an address of 4 or 16 bytes.
     """
     if response:
-        return PerClientResponse(partial(finish, response))
+        made = _new_bytes(PerClientResponse)  # half the time of its constructor
+        made.for_address = partial(finish, response)
+        return made
     if isinstance(response, DeferredResponse):
         start = response.start
 

@@ -141,24 +141,37 @@ class UdpServer:
             replacements = None
             if self._access is not None:
                 replacements = self._access.check_datagrams(batch.addresses(), batch.query, started)
-            if self.observer is not None:
-                responses = self._observe(self.observer, queries, batch.addresses(), replacements, started)
-            elif replacements:
-                self._latency = self.counters.computed
-                responses = list(map(self._response_to, queries, replacements))
-            else:
-                responses = self._responses_to(queries)
-            # Per-client responses of a batch are sent together, too. Nearly all of them are computed.
-            if self._latency is self.counters.computed and PerClientResponse in map(type, responses):
-                responses = list(map(self._finish, responses, batch.addresses()))
+            responses = self._respond(batch, queries, replacements, started)
             self.lost += batch.send(responses)
             self.counters.add(batch.classes, self._latency, time.monotonic() - started)
             if batch.has_empty:
-                self._resolve_empty(responses, batch, replacements, started)
+                for at, response in enumerate(responses):
+                    if isinstance(response, DeferredResponse):
+                        self._start_deferred(response, batch.client(at), started)
             self._count_queries(queries, batch)
             if len(queries) < _MIN_BATCH_TO_CONTINUE:
                 return False
         return True
+
+    def _respond(
+        self,
+        batch: Batch,
+        queries: Sequence[bytes],
+        replacements: Sequence[ResponseLookup | None] | None,
+        started: float,
+    ) -> list[bytes]:
+        """The responses to a batch, of which some may be deferred."""
+        if self.observer is not None:
+            whole = [batch.long_query(at) or query for at, query in enumerate(queries)]
+            return self._observe(self.observer, whole, batch.addresses(), replacements, started)
+        if replacements:
+            self._latency = self.counters.computed
+            responses = list(map(self._response_to, queries, replacements))
+        else:
+            responses = self._responses_to(queries)
+        if not all(responses):
+            self._complete(responses, batch, replacements)
+        return responses
 
     def _count_queries(self, queries: Sequence[bytes], batch: Batch) -> None:
         if self.query_counter is not None:
@@ -205,26 +218,21 @@ class UdpServer:
                 observer.on_response("udp", host, message, source, time.monotonic() - started)
         return responses
 
-    def _resolve_empty(
+    def _complete(
         self,
-        responses: Sequence[bytes],
+        responses: list[bytes],
         batch: Batch,
         replacements: Sequence[ResponseLookup | None] | None,
-        started: float,
     ) -> None:
-        """Handle empty responses: long queries, deferred responses and per-client responses."""
+        """Replace empty responses to long queries, and per-client responses, by those for the client."""
+        addresses = batch.addresses()
         for at, response in enumerate(responses):
             if response:
                 continue
-            if isinstance(response, DeferredResponse):
-                self._start_deferred(response, batch.client(at), started)
-                continue
-            query = batch.long_query(at)
-            if query is not None:
+            found = response
+            if type(response) is bytes and (query := batch.long_query(at)) is not None:
                 found = self._response_to(query, replacements[at] if replacements else None)
-                self._answer_one(batch.client(at), found, started)
-            elif isinstance(response, PerClientResponse):
-                self._answer_one(batch.client(at), response, started)
+            responses[at] = self._finish(found, addresses[at])
 
     def _answer_one(self, client: Client, response: bytes, started: float) -> None:
         if isinstance(response, DeferredResponse):
@@ -244,8 +252,7 @@ class UdpServer:
 
     def _deliver(self, client: Client, started: float, latency: LatencyHistogram, response: bytes) -> None:
         """Send a response outside of a batch; `started`: when its query arrived."""
-        if isinstance(response, PerClientResponse):
-            response = self._for_client(response, client.packed)
+        response = self._finish(response, client.packed)
         if not response or self._is_stopped:
             return
         message = UdpCodec.message(client.query, response)
@@ -265,11 +272,10 @@ class UdpServer:
 
     def _finish(self, response: bytes, address: bytes) -> bytes:
         """The response for a client, if it is a per-client response."""
-        return self._for_client(response, address) if isinstance(response, PerClientResponse) else response
-
-    def _for_client(self, placeholder: PerClientResponse, address: bytes) -> bytes:
+        if not isinstance(response, PerClientResponse):
+            return response
         try:
-            return placeholder.for_address(address)
+            return response.for_address(address)
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
             return _NO_RESPONSE
