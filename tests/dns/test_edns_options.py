@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import dns.edns
@@ -274,6 +276,45 @@ def test_similar_queries_get_their_own_responses(position: int, stream: bool) ->
 
 
 # -- NSID and keepalive -------------------------------------------------------------------------------------
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """The number of calls of Python functions, which take most of the time of a short piece of work."""
+    count = 0
+
+    def on_event(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(on_event)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count - 1  # without `work` itself
+
+
+@pytest.mark.parametrize(
+    ("code", "content"),
+    [(COOKIE, CLIENT), (COOKIE, cookie_for()), (8, bytes((0, 1, 24, 0, 192, 0, 2))), (12, bytes(20))],
+    ids=["client cookie", "server cookie", "client subnet", "padding"],
+)
+def test_a_cached_query_with_options_takes_few_calls(code: int, content: bytes) -> None:
+    """To parse and answer a query takes some 100 calls; a hit without options takes none."""
+    server = Server({"web.staging": many(3)})
+    server.responder.edns_options = EdnsOptions(b"", 10.0, COOKIES, for_client)
+    cache = server.datagrams
+    key = UdpCodec.key(with_options(option(code, content))[2:])
+
+    def answer() -> bytes:
+        response = next(cache[key])
+        return response.for_address(HERE) if isinstance(response, PerClientResponse) else response
+
+    assert calls_of(answer) > 50
+    assert answer()
+    assert calls_of(answer) <= 10
+    if code != COOKIE:
+        assert calls_of(answer) == 1  # the same bytes again
 
 
 def test_a_name_with_the_start_of_an_opt_record_is_no_opt_record(server: Server, stream: bool) -> None:

@@ -13,7 +13,13 @@ import pytest
 
 from tests.dns.helpers import Server, ask, data, encode_query, many, member, put, random_case, read
 from tests.dns.response_cache_internals import assert_accounting_is_consistent
-from zkdns.dns.response_cache import MAX_DROPPED_AT_ONCE, MAX_EVICTED_AT_ONCE, MAX_PER_SERVICE, ResponseCache
+from zkdns.dns.response_cache import (
+    MAX_DROPPED_AT_ONCE,
+    MAX_EVICTED_AT_ONCE,
+    MAX_PER_SERVICE,
+    MAX_RELEASED_AT_ONCE,
+    ResponseCache,
+)
 from zkdns.transport.codecs import UdpCodec
 
 WEB, DB = "web.staging.discovery", "db.staging.discovery"
@@ -146,7 +152,7 @@ def test_room_is_made_in_small_steps() -> None:
 
 def test_dropping_all_entries_releases_their_memory_in_small_steps() -> None:
     """Releasing 32,000 entries at once took 72 ms (measured), during which no query was answered."""
-    count = 3 * MAX_EVICTED_AT_ONCE
+    count = 3 * MAX_RELEASED_AT_ONCE
     server = Server({f"s{number}.staging": many(3) for number in range(count)})
     cache = server.datagrams
     first = {number: data(ask(server, f"s{number}.staging.discovery"))[0] for number in range(count)}

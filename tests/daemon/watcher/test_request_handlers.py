@@ -117,7 +117,7 @@ def test_flush_is_refused_if_the_server_forwards_nothing(tmp_path: Path) -> None
 def test_accept_is_refused_if_no_members_are_held() -> None:
     config = load_config(flags={}, environment={}, file=None)
     refused = Refused("not_found", "no members are held")
-    assert respond(AcceptLosses(None), watcher_context(config, Publisher())) == refused
+    assert asyncio.run(accept_losses(AcceptLosses(None), watcher_context(config, Publisher()))) == refused
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_accept_finds_a_service_by_name_with_or_without_zone_or_by_znode(name: s
     publisher = Publisher()
     publisher.table.apply(SetPut("/discovery/staging/web", ServiceName("web", "staging"), ()))
     publisher.table.apply(SetPut("/aurora/www/prod/hello", ServiceName("hello", "prod.www", aurora.zone), ()))
-    refused = accept_losses(AcceptLosses(name), watcher_context(config, publisher))
+    refused = asyncio.run(accept_losses(AcceptLosses(name), watcher_context(config, publisher)))
     sentence = f"no members of {name} are held" if is_found else f"there is no service {name}"
     assert refused == Refused("not_found", sentence)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
     from zkdns.forward.forward_zones import ForwardZones
 
+_RELEASED_AT_ONCE = 50  # sets
 _WORST_STATE_FIRST = ("reading", "unreachable", "readonly", "live")
 
 
@@ -56,9 +58,15 @@ class WatcherContext(msgspec.Struct):
         """The origins of all sets with held members."""
         return {held.origin for guarded in self.namespaces for held in guarded.guard.held}
 
-    def release(self, origins: Collection[str]) -> tuple[ReleasedMember, ...]:
-        """Remove the held members of these sets, and return them in order."""
-        return tuple(member for guarded in self.namespaces for member in guarded.release(sorted(origins)))
+    async def release(self, origins: Collection[str]) -> tuple[ReleasedMember, ...]:
+        """Remove the held members of these sets in pieces, and return them in order."""
+        released: list[ReleasedMember] = []
+        in_order = sorted(origins)
+        for guarded in self.namespaces:
+            for start in range(0, len(in_order), _RELEASED_AT_ONCE):
+                released += guarded.release(in_order[start : start + _RELEASED_AT_ONCE])
+                await asyncio.sleep(0)
+        return tuple(released)
 
     def stale_seconds(self, origins: Collection[str] | None = None) -> float | None:
         """Seconds since the sets of these origins were last known to be current. None: they are.

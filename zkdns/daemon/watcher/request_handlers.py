@@ -88,7 +88,7 @@ async def respond_when_applied(request: Request, context: WatcherContext) -> Res
         request = named
     response = respond(request, context)
     if isinstance(response, Awaitable):
-        return await response
+        response = await response
     if isinstance(request, AcceptLosses | FlushCaches | CountMembers):
         await context.publisher.wait_until_applied()
     return response
@@ -130,7 +130,7 @@ def respond(  # noqa: C901 - a case for each request
 # -- requests that change something --------------------------------------------------------------------------
 
 
-def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccepted | Refused:
+async def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccepted | Refused:
     """Handle `zkdns accept`: remove the held members of one service, or of all."""
     wanted, held = request.service, context.held_origins
     if wanted is not None:
@@ -143,7 +143,7 @@ def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccep
         held &= {owner.origin for owner in sets}
     if not held:
         return Refused("not_found", f"no members of {wanted} are held" if wanted else "no members are held")
-    return LossesAccepted(context.release(held))
+    return LossesAccepted(await context.release(held))
 
 
 def _flush_caches(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:
