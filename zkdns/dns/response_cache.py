@@ -81,10 +81,7 @@ MAX_QUERY_FORMS = 512
 """Maximum number of forms of queries: for the names of members, and for forwarded names."""
 
 MAX_OPTION_FORMS = 4096
-"""Maximum number of queries whose keys without options are remembered, since parsing takes 2 µs (measured).
-
-Those with only a cookie, and those with other options, have this limit each.
-"""
+"""Maximum number of queries whose keys without options are stored: with only a cookie, and with others."""
 
 MAX_QUERY_WITH_OPTIONS = 512
 """Bytes of the longest query with options whose key is remembered."""
@@ -314,9 +311,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         plain, cookie, has_only_cookie = separated
         plain_key = self._codec.key(plain)
         if entry is None:
-            responses = self._find_unfinished(
-                plain_key, plain_key.lower(), plain, has_cookie=cookie is not None
-            )
+            responses = self._find_unfinished(plain_key, plain, has_cookie=cookie is not None)
         else:
             responses = entry.responses
             if cookie is None:
@@ -343,10 +338,9 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
                 self._option_forms.clear()
             self._option_forms[key] = plain_key
 
-    def _find_unfinished(
-        self, key: bytes, lower: bytes, query: bytes, *, has_cookie: bool
-    ) -> Iterator[bytes]:
+    def _find_unfinished(self, key: bytes, query: bytes, *, has_cookie: bool) -> Iterator[bytes]:
         """The responses to a separated query, without cookies."""
+        lower = key.lower()
         suffix = _WITH_COOKIE if has_cookie else b""
         end = key.find(_ROOT, _HEADER)
         query_form = self._query_forms.get(key[:_HEADER] + key[end:] + suffix)

@@ -229,7 +229,7 @@ class UdpServer:
         for at, response in enumerate(responses):
             if response:
                 continue
-            found = response
+            found: bytes = response
             if type(response) is bytes and (query := batch.long_query(at)) is not None:
                 found = self._response_to(query, replacements[at] if replacements else None)
             responses[at] = self._finish(found, addresses[at])

@@ -419,7 +419,9 @@ def _copy_frames(contents: Iterable[Change], sources: Sequence[SourceHealth], se
     yield FRAMES.encode(Begin())
     for part in divide_by_work(contents):
         yield FRAMES.encode(Changes(serial, part))
-    yield b"".join(map(FRAMES.encode, (*sources, End(serial))))
+    for source in sources:
+        yield FRAMES.encode(source)
+    yield FRAMES.encode(End(serial))
 
 
 class TableCopy(NamedTuple):
