@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from zkdns.transport.event_loop import (
-    TURNS_PER_HOUSEKEEPING,
+    HOUSEKEEPING_SECONDS,
     ServingLoop,
     add_server,
     deferrer,
@@ -233,8 +233,9 @@ class Clock:
         self.now += seconds
 
 
-def test_housekeeping_is_done_after_every_few_turns_also_while_servers_are_busy() -> None:
-    calls: list[int] = []
+def test_housekeeping_is_done_at_intervals_also_while_servers_are_busy() -> None:
+    clock, calls = Clock(), list[float]()
+    turn = HOUSEKEEPING_SECONDS / 4
 
     async def main() -> None:
         with pipe() as (reader, writer):
@@ -245,21 +246,23 @@ def test_housekeeping_is_done_after_every_few_turns_also_while_servers_are_busy(
             def work() -> bool:
                 nonlocal turns
                 turns += 1
-                if turns == 5 * TURNS_PER_HOUSEKEEPING:
+                clock.spend(turn)
+                if turns == 20:
                     os.read(reader, 1)
                     done.set()
                 return not done.is_set()
 
-            set_housekeeping(lambda: calls.append(turns))
+            set_housekeeping(lambda: calls.append(clock.now))
             add_server(reader, work)
             await asyncio.wait_for(done.wait(), 5)
             remove_server(reader)
 
-    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: ServingLoop(clock)) as runner:
         runner.run(main())
     assert len(calls) >= 4
     gaps = [after - before for before, after in itertools.pairwise(calls)]
-    assert max(gaps) <= TURNS_PER_HOUSEKEEPING
+    assert HOUSEKEEPING_SECONDS - turn / 2 < min(gaps)
+    assert max(gaps) < HOUSEKEEPING_SECONDS + turn / 2
 
 
 def test_deferred_work_runs_in_order_with_servers_in_between() -> None:

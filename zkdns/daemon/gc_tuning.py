@@ -46,7 +46,7 @@ def collect_young_generations_only() -> None:
 
 
 def collect_young() -> None:
-    """Collect the objects that are new. A worker calls this after every few turns of its event loop.
+    """Collect the objects that are new. A worker calls this every few milliseconds of work.
 
     While new objects replace old ones one by one, such as queries that wait for a dead upstream, the counter
     of new objects stays near 0. Without this, a collection had all of them, and took 19 ms (measured).

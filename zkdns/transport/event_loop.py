@@ -14,7 +14,8 @@ datagram that the server sends, which costs a twentieth of a response (measured)
 Deferred work runs in pieces, and servers are checked between the pieces. A query that can be answered from
 the cache therefore waits for at most one piece.
 
-A function for housekeeping, such as garbage collection, is called after every few turns (`set_housekeeping`).
+A function for housekeeping, such as garbage collection, is called every few milliseconds of work
+(`set_housekeeping`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ log = structlog.get_logger("zkdns.transport")
 
 _Ts = TypeVarTuple("_Ts")
 
-TURNS_PER_HOUSEKEEPING = 4
+HOUSEKEEPING_SECONDS = 0.005
+"""Interval of housekeeping. A longer turn, with at most some hundred queries, is followed by it."""
 
 Work = Callable[[], bool]
 """What a server does when its file is ready. Returns whether there may be more to do."""
@@ -101,10 +103,7 @@ def remove_server(file: int) -> None:
 
 
 def set_housekeeping(function: Callable[[], object]) -> None:
-    """Call a function after every few turns of the running loop, from now on.
-
-    It must be quick: a turn has at least one event, and at most some hundred queries.
-    """
+    """Call a function after turns of the running loop, at most every `HOUSEKEEPING_SECONDS`, from now on."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, ServingLoop) and loop.serving is not None:
         loop.serving.housekeeping = function
@@ -129,7 +128,7 @@ class _ServingSelector(selectors.BaseSelector):
 
     Attributes:
         has_loop_work: whether asyncio has something to do, so that `select` has to return soon.
-        housekeeping: called after every few turns.
+        housekeeping: called after turns, at most every `HOUSEKEEPING_SECONDS`.
 
     Args:
         clock: as above.
@@ -138,7 +137,7 @@ class _ServingSelector(selectors.BaseSelector):
     def __init__(self, clock: Callable[[], float]) -> None:
         self.has_loop_work = False
         self.housekeeping: Callable[[], object] = lambda: None
-        self._turns = 0
+        self._housekeeping_at = 0.0
         self._clock = clock
         self._servers: dict[int, Work] = {}
         self._busy: set[int] = set()  # servers with more work
@@ -182,14 +181,14 @@ class _ServingSelector(selectors.BaseSelector):
                 self._run_deferred(started)
             elif not ready and not is_busy:
                 return []
-            self._turns += 1
-            if self._turns >= TURNS_PER_HOUSEKEEPING:
-                self._turns = 0
+            now = self._clock()
+            if now >= self._housekeeping_at:
+                self._housekeeping_at = now + HOUSEKEEPING_SECONDS
                 self.housekeeping()
             if self.has_loop_work:
                 return self._others.select(0)
             if end is not None:
-                timeout = end - self._clock()
+                timeout = end - now
                 if timeout <= 0:
                     return self._others.select(0)
 
@@ -198,7 +197,13 @@ class _ServingSelector(selectors.BaseSelector):
         work = self._servers.get(file)
         if work is None:  # another file, or one that was removed a moment ago
             self.has_loop_work = True
-        elif self._run(work):
+            return
+        try:
+            has_more = work()
+        except Exception as error:  # noqa: BLE001 - an error of one server must not end the loop
+            self._on_error(error)
+            has_more = False
+        if has_more:
             if file not in self._busy and file in self._servers:
                 self._epoll.unregister(file)
                 self._busy.add(file)
@@ -218,14 +223,15 @@ class _ServingSelector(selectors.BaseSelector):
         while self._pieces and self._clock() < end:
             self._run(self._pieces.popleft())
 
-    def _run(self, work: Callable[[], bool | None]) -> bool | None:
-        """Run the work and return its result; None if it raises."""
+    def _run(self, piece: Callable[[], None]) -> None:
         try:
-            return work()
-        except Exception as error:  # noqa: BLE001 - an error of one must not end the loop
-            self._log_once.error(error)
-            self.has_loop_work = True
-            return None
+            piece()
+        except Exception as error:  # noqa: BLE001 - an error of one piece must not end the loop
+            self._on_error(error)
+
+    def _on_error(self, error: Exception) -> None:
+        self._log_once.error(error)
+        self.has_loop_work = True
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:  # noqa: ANN401 - as the base class has it
         return self._others.register(fileobj, events, data)

@@ -143,7 +143,8 @@ class UdpServer:
                 replacements = self._access.check_datagrams(batch.addresses(), batch.query, started)
             responses = self._respond(batch, queries, replacements, started)
             self.lost += batch.send(responses)
-            self.counters.add(batch.classes, self._latency, time.monotonic() - started)
+            if batch.classes:
+                self.counters.add(batch.classes, self._latency, time.monotonic() - started)
             if batch.has_empty:
                 for at, response in enumerate(responses):
                     if isinstance(response, DeferredResponse):
