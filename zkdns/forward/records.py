@@ -7,7 +7,9 @@ message.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from zkdns.dns.message import CLASS_IN, HEADER_SIZE, RECORD, TYPE_CLASS, Type
 from zkdns.forward.reply import MAX_TTL, TTL_FIELD
@@ -66,7 +68,7 @@ class BadReplyError(Exception):
         super().__init__(reason)
 
 
-class Records(NamedTuple):
+class Records(msgspec.Struct, gc=False):
     """The records of a message: element i of the first four lists is about record i.
 
     Offsets count from the first record.
@@ -103,7 +105,7 @@ class Records(NamedTuple):
             del indexes[bisect_left(indexes, count) :]
 
 
-class _Names(NamedTuple):
+class _Names(msgspec.Struct, gc=False):
     """The names found in a message so far.
 
     Attributes:
@@ -129,8 +131,12 @@ def walk(message: bytes, start: int, count: int) -> Records:
         IndexError: the message is too short.
         struct.error: the message is too short.
     """
-    records = Records([], [], [], [], [], [], start)
-    types, ttls, ttls_at, ends, others, compressed, _ = records
+    types: list[int] = []
+    ttls: list[int] = []
+    ttls_at: list[int] = []
+    ends: list[int] = []
+    others: list[int] = []
+    compressed: list[int] = []
     names = _Names({HEADER_SIZE: start - TYPE_CLASS.size - HEADER_SIZE}, [])
     at = start
     for _ in range(count):
@@ -161,7 +167,7 @@ def walk(message: bytes, start: int, count: int) -> Records:
         raise BadReplyError("it ends within a record")
     for place in names.unchecked:
         _check_without_ttl(message, place - start, start, ttls_at)
-    return records
+    return Records(types, ttls, ttls_at, ends, others, compressed, start)
 
 
 def _check_without_ttl(message: bytes, at: int, start: int, ttls_at: list[int]) -> None:
@@ -196,7 +202,7 @@ def _skip_name(message: bytes, at: int, names: _Names) -> int:
     Raises:
         BadReplyError: the name is malformed.
     """
-    known, unchecked = names
+    known, unchecked = names.sizes, names.unchecked
     path: list[tuple[int, int]] = []
     # The current run of labels starts at `run` and lies before `limit`. A pointer must lead to before the
     # run that it ends, so there are no loops.

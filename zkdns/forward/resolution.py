@@ -99,53 +99,38 @@ OnOutcome: TypeAlias = Callable[[Question, Reply | Failure], None]
 """Receives the outcome of a resolution."""
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False, gc=False):
     """One query to one upstream.
 
     Attributes:
         upstream: the upstream.
         uses_stream: whether it goes over TCP or TLS instead of UDP.
         edns: whether it has an OPT record.
-        query_id: the id of the query in two bytes; None: the TCP client matches ids itself.
         sent_at: time at which it was sent.
         due_at: time from which on it is late.
-        is_answered: whether the first message was its reply.
+        was_dead: whether the upstream was dead then.
+        query_id: the id of the query in two bytes; None: the TCP client matches ids itself.
+        carrier: the socket or TCP query; set and used by the resolver only.
+        bad_messages: messages so far that do not answer it.
         is_open: whether a response is still accepted. If not, its carrier can be released.
+        is_answered: whether the first message was its reply.
         is_late: whether there was no response until `due_at`.
         has_tcp_copy: whether the question was sent again over TCP, because an unusable message arrived.
-        bad_messages: messages so far that do not answer it.
-        carrier: the socket or TCP query; set and used by the resolver only.
     """
 
-    __slots__ = (
-        "bad_messages",
-        "carrier",
-        "due_at",
-        "edns",
-        "has_tcp_copy",
-        "is_answered",
-        "is_late",
-        "is_open",
-        "query_id",
-        "sent_at",
-        "upstream",
-        "uses_stream",
-    )
-
-    def __init__(
-        self, upstream: Upstream, *, uses_stream: bool, edns: bool, sent_at: float, due_at: float
-    ) -> None:
-        self.upstream = upstream
-        self.uses_stream = uses_stream
-        self.edns = edns
-        self.sent_at = sent_at
-        self.due_at = due_at
-        self.query_id: bytes | None = None
-        self.carrier: Any = None
-        self.bad_messages = 0
-        self.is_open = True
-        self.is_answered = self.is_late = False
-        self.has_tcp_copy = False
+    upstream: Upstream
+    uses_stream: bool
+    edns: bool
+    sent_at: float
+    due_at: float
+    was_dead: bool = False
+    query_id: bytes | None = None
+    carrier: Any = None
+    bad_messages: int = 0
+    is_open: bool = True
+    is_answered: bool = False
+    is_late: bool = False
+    has_tcp_copy: bool = False
 
     @property
     def measures_rtt(self) -> bool:
@@ -157,73 +142,43 @@ Step: TypeAlias = Attempt | Reply | Failure | None
 """The next step: send this attempt, finish with this outcome, or wait."""
 
 
-class Resolution:
+class Resolution(msgspec.Struct, eq=False, gc=False):
     """State of one question.
 
     Attributes:
         question: the question.
+        upstreams: the upstreams to query.
+        started_at: the time of the start.
         on_outcome: the receiver of the outcome; stored here for the resolver, never called.
-        attempts: the attempts so far.
         probed: the only upstream to query, once, to update its state; None: a client needs a response.
+        limit_seconds: maximum duration.
+        attempts: the attempts so far.
         wake_at: when to call `on_timer`.
         is_over: whether there is an outcome; set and used by the resolver only.
         scheduled_at: the time of the timer for this resolution; set and used by the resolver only.
-
-    Args:
-        question: the question.
-        upstreams: the upstreams to query.
-        now: the current time.
-        on_outcome: see above.
-        probed: see above.
-        limit_seconds: maximum duration.
     """
 
-    __slots__ = (
-        "_best_reply",
-        "_dead_at_start",
-        "_deadline",
-        "_excluded",
-        "_had_shortage",
-        "_needs_stream",
-        "_started_at",
-        "_udp_errors",
-        "_upstreams",
-        "_without_edns",
-        "attempts",
-        "is_over",
-        "on_outcome",
-        "probed",
-        "question",
-        "scheduled_at",
-        "wake_at",
-    )
+    question: Question
+    upstreams: Upstreams
+    started_at: float
+    on_outcome: OnOutcome
+    probed: Upstream | None = None
+    limit_seconds: float = LIMIT_SECONDS
+    attempts: list[Attempt] = []
+    wake_at: float = 0.0
+    is_over: bool = False
+    scheduled_at: float = 0.0
+    _best_reply: Reply | None = None
+    _needs_stream: bool = False
+    # Upstreams that have failed, and those that cannot be reached over UDP, with the reasons.
+    _excluded: Mapping[Upstream, str] = _NO_UPSTREAMS
+    _udp_errors: Mapping[Upstream, str] = _NO_UPSTREAMS
+    _without_edns: Upstream | None = None  # the upstream that has rejected EDNS
+    _had_shortage: bool = False
 
-    def __init__(
-        self,
-        question: Question,
-        upstreams: Upstreams,
-        now: float,
-        on_outcome: OnOutcome,
-        probed: Upstream | None = None,
-        *,
-        limit_seconds: float = LIMIT_SECONDS,
-    ) -> None:
-        self.question = question
-        self.on_outcome = on_outcome
-        self.probed = probed
-        self.attempts: list[Attempt] = []
-        self.is_over = False
-        self.wake_at = self._deadline = now + limit_seconds
-        self.scheduled_at = 0.0
-        self._upstreams = upstreams
-        self._started_at = now
-        self._best_reply: Reply | None = None
-        self._needs_stream = False
-        # Upstreams that have failed, and those that cannot be reached over UDP, with the reasons.
-        self._excluded = self._udp_errors = _NO_UPSTREAMS
-        self._without_edns: Upstream | None = None  # the upstream that has rejected EDNS
-        self._had_shortage = False
-        self._dead_at_start = upstreams.dead()
+    @property
+    def _deadline(self) -> float:
+        return self.started_at + self.limit_seconds
 
     # -- events --------------------------------------------------------------------------------------------
 
@@ -231,7 +186,7 @@ class Resolution:
         """Return the first attempt, or a failure if there are no upstreams."""
         if self.probed is not None:
             return self._attempt(self.probed, now)
-        upstreams = self._upstreams.ranked()
+        upstreams = self.upstreams.ranked()
         return self._attempt(upstreams[0], now) if upstreams else self._failure(now)
 
     def on_message(self, attempt: Attempt, message: bytes, now: float) -> Step:
@@ -414,10 +369,10 @@ class Resolution:
             seconds *= _STREAM_TIMEOUT_FACTOR
         if edns is None:
             edns = may_use_edns and plan.uses_edns
-        attempt = Attempt(upstream, uses_stream=uses_stream, edns=edns, sent_at=now, due_at=now + seconds)
+        attempt = Attempt(upstream, uses_stream, edns, now, now + seconds, upstream.is_dead)
         upstream.queried_at = now
         self.attempts.append(attempt)
-        self.wake_at = min(attempt.due_at, self._deadline)
+        self.wake_at = min(attempt.due_at, self.started_at + self.limit_seconds)
         return attempt
 
     def _exclude(self, upstream: Upstream, reason: str, now: float) -> Step:
@@ -434,9 +389,9 @@ class Resolution:
         for upstream in self._candidates():
             if upstream in self._excluded:
                 continue
-            count = sum(attempt.upstream is upstream for attempt in self.attempts)
-            was_dead = self.probed is None and upstream in self._dead_at_start
-            limit = MAX_ATTEMPTS_ON_DEAD if was_dead else MAX_ATTEMPTS
+            earlier = [attempt for attempt in self.attempts if attempt.upstream is upstream]
+            was_dead = self.probed is None and bool(earlier) and earlier[0].was_dead
+            limit, count = MAX_ATTEMPTS_ON_DEAD if was_dead else MAX_ATTEMPTS, len(earlier)
             if count < limit and (chosen is None or count < fewest):
                 chosen, fewest = upstream, count
         if chosen is not None:
@@ -454,7 +409,7 @@ class Resolution:
         once.
         """
         if self.probed is None:
-            return self._upstreams.ranked()
+            return self.upstreams.ranked()
         return [self.probed] if self.probed.is_dead else ()
 
     def _next_due_at(self, now: float) -> float:
@@ -474,7 +429,7 @@ class Resolution:
         parts = [f"{upstream.address} {reason}" for upstream, reason in reasons.items()]
         if silent:
             names = _enumerate([str(upstream.address) for upstream in silent])
-            parts.append(f"no response from {names} within {now - self._started_at:.1f} s")
+            parts.append(f"no response from {names} within {now - self.started_at:.1f} s")
         if self._had_shortage and not parts:
             text = "no file descriptor was left for a query (see ulimit -n)"
             return Failure(FailureKind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)
@@ -483,7 +438,7 @@ class Resolution:
         if best is not None and best.rcode not in _CONCLUSIVE:
             kind = FailureKind.REFUSED if best.rcode == Rcode.REFUSED else FailureKind.SERVFAIL
             return Failure(kind, text, Ede.NO_REACHABLE_AUTHORITY, best)
-        recoveries = self._upstreams.recoveries if self._upstreams.have_failed else None
+        recoveries = self.upstreams.recoveries if self.upstreams.have_failed else None
         if silent:
             return Failure(FailureKind.TIMED_OUT, text, Ede.NO_REACHABLE_AUTHORITY, best, recoveries)
         return Failure(FailureKind.NETWORK, text, Ede.NETWORK_ERROR, best, recoveries)

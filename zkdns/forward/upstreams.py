@@ -82,6 +82,7 @@ class Upstream:
 
     Attributes:
         address: its address.
+        is_dead: whether it has failed too many times in a row.
         rtt: smoothed round-trip time in seconds; None: not measured since it was last dead.
         failures: queries without a response in a row.
         recoveries: how often a response followed failures.
@@ -106,6 +107,7 @@ class Upstream:
         self._times = times
         self._is_stream = address.is_stream
         self.rtt: float | None = None
+        self.is_dead = False
         self.failures = self.recoveries = self.refusals = 0
         self.queried_at = _NEVER
         self.sent = self.timed_out = self.bad_messages = 0
@@ -114,11 +116,6 @@ class Upstream:
         self._probe_at = _NEVER
         self.edns_doubts = self.udp_doubts = 0
         self._no_edns_until = self._edns_accepted_until = self._tcp_until = _NEVER
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether it has failed too many times in a row."""
-        return self.failures >= MAX_FAILURES
 
     def plan(self, now: float) -> Plan:
         """Return how to send the next query to it."""
@@ -169,6 +166,7 @@ class Upstream:
         """
         if self.failures:
             self.failures = 0
+            self.is_dead = False
             self.recoveries += 1
         if seconds is not None:
             self._measure(seconds)
@@ -178,9 +176,11 @@ class Upstream:
 
         This is nearly every answer.
         """
-        self.on_response(seconds)
-        self.on_edns_accepted(now)
-        self.refusals = self.udp_doubts = 0
+        if self.failures:
+            self.on_response()
+        self._measure(seconds)
+        self.refusals = self.edns_doubts = self.udp_doubts = 0
+        self._edns_accepted_until = now + DOUBT_SECONDS
 
     def on_failure(self, seconds: float | None = None) -> None:
         """Record a query without a response.
@@ -191,6 +191,7 @@ class Upstream:
         """
         was_dead = self.is_dead
         self.failures += 1
+        self.is_dead = self.failures >= MAX_FAILURES
         if self.is_dead:
             self.rtt = None
             if not was_dead:
@@ -256,10 +257,6 @@ class Upstreams:
     def have_failed(self) -> bool:
         """Whether none of them has responded after its last failure."""
         return all(upstream.failures for upstream in self.all)
-
-    def dead(self) -> Sequence[Upstream]:
-        """Return the upstreams that are dead."""
-        return [upstream for upstream in self.all if upstream.is_dead]
 
     def ranked(self) -> Sequence[Upstream]:
         """Return the living upstreams, or all if none is alive, the best first."""
