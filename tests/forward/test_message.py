@@ -631,3 +631,45 @@ def test_dns_05_reading_takes_linear_time_with_many_pointers() -> None:
         10 * len(wire)
     ):  # it would be thousands of times more if each name were read to its end
         assert read_reply(wire, A).counts == (1 + rest, 0, 0)
+
+
+# -- the usual reply ----------------------------------------------------------------------------------------
+
+_OPT = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"
+
+
+def with_addresses(ttls: list[int], opt: bytes = _OPT, qtype: int = 1, owner: bytes = b"\xc0\x0c") -> bytes:
+    """Return a reply with an address for each TTL."""
+    size = 4 if qtype == 1 else 16
+    records = b"".join(record(owner, qtype, at.to_bytes(size), ttl) for at, ttl in enumerate(ttls))
+    header = struct.pack("!6H", 1, 0x8180, 1, len(ttls), 0, bool(opt))
+    return header + A.name + struct.pack("!HH", qtype, 1) + records + opt
+
+
+@pytest.mark.parametrize("qtype", ["A", "AAAA"])
+@pytest.mark.parametrize("ttls", [[60], [0], [300, 300, 300], [300, 300, 60], [0x80000000], []])
+@pytest.mark.parametrize("opt", [_OPT, b""])
+def test_a_reply_with_addresses_is_read_as_any_other(qtype: str, ttls: list[int], opt: bytes) -> None:
+    asked = question(qtype=qtype)
+    usual = with_addresses(ttls, opt, asked.qtype)
+    unusual = usual + b"\0"  # bytes after the message are ignored
+    assert read_reply(usual, asked) == read_reply(unusual, asked)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2), st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), max_size=2))
+def test_a_changed_reply_with_addresses_is_read_as_any_other(
+    count: int, changes: list[tuple[int, int]]
+) -> None:
+    wire = bytearray(with_addresses([300] * count))
+    for at, value in changes:
+        wire[at % len(wire)] = value
+    assert outcome(bytes(wire)) == outcome(bytes(wire) + b"\0")
+
+
+def outcome(wire: bytes) -> Reply | str:
+    """Return the reply, or the reason why the message is rejected."""
+    try:
+        return read_reply(wire, A)
+    except BadReplyError as error:
+        return error.reason

@@ -28,6 +28,7 @@ _COUNTED_TYPES = {
 }
 _TYPE_NAMES = (*_COUNTED_TYPES.values(), OTHER)
 _RCODE_NAMES = (*(code.name for code in Rcode), OTHER)
+_OTHER_TYPE, _OTHER_RCODE, _RCODES = len(_COUNTED_TYPES), len(Rcode), len(_RCODE_NAMES)
 _TYPE_INDEXES = {number.to_bytes(2): index for index, number in enumerate(_COUNTED_TYPES)}
 _RCODE_INDEXES = {code.value: index for index, code in enumerate(Rcode)}
 # The start of an OPT record (owner name and type), and the offset of the upper bits of the response code.
@@ -49,25 +50,25 @@ def classify(body: bytes, question: int = 0) -> int:
     at = _HEADER
     if question:
         at += question
-        kind = _TYPE_INDEXES.get(body[at - 4 : at - 2], len(_COUNTED_TYPES))
+        kind = _TYPE_INDEXES.get(body[at - 4 : at - 2], _OTHER_TYPE)
     elif body[3]:  # there is a question; its name is never compressed
         while length := body[at]:
             at += length + 1
         at += 1
-        kind = _TYPE_INDEXES.get(body[at : at + 2], len(_COUNTED_TYPES))
+        kind = _TYPE_INDEXES.get(body[at : at + 2], _OTHER_TYPE)
         at += 4
     else:
-        kind = len(_COUNTED_TYPES)
+        kind = _OTHER_TYPE
     code = body[1] & _CODE
     # A code above 15 has its upper bits in the OPT record, the only record of the response (RFC 6891 §6.1.3).
-    if code in _LOWER_BITS and body[at : at + len(_OPT)] == _OPT:
+    if code in _LOWER_BITS and body.startswith(_OPT, at):
         code |= body[at + _UPPER_BITS] << 4
-    return 1 + kind * len(_RCODE_NAMES) + _RCODE_INDEXES.get(code, len(_RCODE_INDEXES))
+    return 1 + kind * _RCODES + _RCODE_INDEXES.get(code, _OTHER_RCODE)
 
 
 def describe(response_class: int) -> tuple[str, str]:
     """Return the names of the query type and the response code of a class."""
-    kind, code = divmod(response_class - 1, len(_RCODE_NAMES))
+    kind, code = divmod(response_class - 1, _RCODES)
     return _TYPE_NAMES[kind], _RCODE_NAMES[code]
 
 

@@ -438,7 +438,7 @@ class Forwarder:
             self._burst_until, self._burst_left = now + _BURST_SECONDS, _MAX_BURST
         if self._burst_left and not self._to_resolve:
             self._burst_left -= 1
-            self._resolve(question, current)
+            current.resolution = current.zone.resolver.resolve(question, self._report)
         else:
             self._resolve_later(question, current)
 
@@ -450,12 +450,10 @@ class Forwarder:
 
     def _resolve_next(self) -> None:
         if self._to_resolve:  # empty if all were cancelled, and after `stop`
-            self._resolve(*self._to_resolve.pop())
+            question, current = self._to_resolve.pop()
+            current.resolution = current.zone.resolver.resolve(question, self._report)
         if self._to_resolve:
             self._defer(self._resolve_next)
-
-    def _resolve(self, question: Question, current: PendingQuestion) -> None:
-        current.resolution = current.zone.resolver.resolve(question, self._report)
 
     def _on_outcome(self, question: Question, outcome: Reply | Failure) -> None:
         """Deliver the outcome of a resolution to the waiting clients, and store it."""

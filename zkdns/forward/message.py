@@ -19,9 +19,10 @@ The reader raises only `BadReplyError`, and works in time linear in the message.
 from __future__ import annotations
 
 import array
+import itertools
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -34,6 +35,7 @@ from zkdns.dns.message import (
     HEADER,
     HEADER_SIZE,
     QR,
+    QUESTION_POINTER,
     RA,
     RD,
     TC,
@@ -51,6 +53,11 @@ _RANDOM_BYTES = 4096  # read by one system call; two bytes for each id
 # Plain integers: access to a member of an enumeration takes several times as long.
 _NOERROR, _NXDOMAIN = int(Rcode.NOERROR), int(Rcode.NXDOMAIN)
 _SOA_TYPE, _OPT_TYPE, _ANY_TYPE = int(Type.SOA), int(Type.OPT), int(Type.ANY)
+# Bytes of a record before its data if its owner is a pointer, and of a whole record with an address.
+_RECORD_HEAD, _TTL_AT = 12, 6
+_ADDRESS_RECORD_SIZES = {int(Type.A): _RECORD_HEAD + 4, int(Type.AAAA): _RECORD_HEAD + 16}
+_UNUSUAL_FLAGS = QR | _OPCODE | TC | 0xF
+_OPT_START, _NO_OPTIONS = b"\0\0\x29", b"\0\0"
 _NS_TYPE, _CNAME_TYPE = int(Type.NS), int(Type.CNAME)
 _OF_SEVERAL_RRSETS = frozenset({_CNAME_TYPE, 39, 46})  # CNAME, DNAME, RRSIG
 
@@ -67,17 +74,11 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     """True if the upstream should not validate the data (checking disabled)."""
 
 
-class RandomIds:
-    """Unpredictable 16-bit message ids, from the random source of the system (RFC 5452 §9.2)."""
-
-    def __init__(self) -> None:
-        self._unused = array.array("H")
-
-    def take(self) -> int:
-        """Return the next id."""
-        if not self._unused:
-            self._unused.frombytes(os.urandom(_RANDOM_BYTES))
-        return self._unused.pop()
+def random_ids() -> Iterator[int]:
+    """Unpredictable 16-bit message ids, from the random source of the system (RFC 5452 §9.2), forever."""
+    return itertools.chain.from_iterable(
+        array.array("H", os.urandom(_RANDOM_BYTES)) for _ in itertools.count()
+    )
 
 
 def build_query(question: Question, ident: int, *, edns: bool = True) -> bytes:
@@ -103,6 +104,11 @@ def read_reply(message: bytes, question: Question) -> Reply:
     Raises:
         BadReplyError: the message is malformed, or is the reply to another question.
     """
+    return _read_addresses(message, question) or _read_any(message, question)
+
+
+def _read_any(message: bytes, question: Question) -> Reply:
+    """Read any reply record by record; raises BadReplyError."""
     flags, counts, start = _read_head(message, question)
     answers = counts[0]
     try:
@@ -145,7 +151,7 @@ def read_reply(message: bytes, question: Question) -> Reply:
         authentic=bool(flags & AD),
         has_edns=has_edns,
         is_negative=is_negative,
-        ttl=min(ttls, default=0) if is_cacheable else 0,
+        ttl=min(ttls) if is_cacheable and ttls else 0,
         records=message[start : start + records.ends[-1]] if types else b"",
         counts=(counts[0], counts[1], counts[2]),
         ends=tuple(records.ends),
@@ -155,6 +161,55 @@ def read_reply(message: bytes, question: Question) -> Reply:
         aliases=tuple(aliases),
         is_verbatim=is_verbatim,
         is_referral=is_referral,
+    )
+
+
+def _read_addresses(message: bytes, question: Question) -> Reply | None:
+    """Read the usual reply: addresses of the name with equal TTLs, and an OPT record without options.
+
+    All records have the same size, so that they are compared as bytes.
+
+    Returns:
+        None: it is another message, valid or not.
+    """
+    size = _ADDRESS_RECORD_SIZES.get(question.qtype)
+    if size is None or len(message) < HEADER_SIZE:
+        return None
+    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
+    type_class = TYPE_CLASS.pack(question.qtype, CLASS_IN)
+    start = HEADER_SIZE + len(question.name) + TYPE_CLASS.size
+    end = start + size * answers
+    head = message[start : start + _RECORD_HEAD]
+    if (
+        (flags & _UNUSUAL_FLAGS, questions, authorities, additionals) != (QR, 1, 0, 1)
+        or message[HEADER_SIZE:start].lower() != question.name + type_class  # these types have no letters
+        or not head.startswith(QUESTION_POINTER + type_class)
+        or head[-2:] != (size - _RECORD_HEAD).to_bytes(2)
+        or any(message[at : at + _RECORD_HEAD] != head for at in range(start + size, end, size))
+        or len(message) != end + OPT.size
+        or not message.startswith(_OPT_START, end)
+        or message[end + 5] != 0  # upper bits of the response code
+        or not message.endswith(_NO_OPTIONS)
+    ):
+        return None
+    ttl: int
+    (ttl,) = TTL_FIELD.unpack_from(head, _TTL_AT)
+    if ttl > MAX_TTL:
+        return None
+    records = message[start:end]
+    return Reply(
+        rcode=_NOERROR,
+        truncated=False,
+        authentic=bool(flags & AD),
+        has_edns=True,
+        is_negative=False,
+        ttl=ttl,
+        records=records,
+        counts=(answers, 0, 0),
+        ends=tuple(range(size, len(records) + 1, size)),
+        ttls=(ttl,) * answers,
+        ttls_at=tuple(range(_TTL_AT, len(records), size)),
+        is_verbatim=True,
     )
 
 

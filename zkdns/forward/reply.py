@@ -113,7 +113,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         opt = response_opt(edns, rcode, errors, room)
         room -= len(opt)
         records: bytes | bytearray = self.records
-        if age or min_ttl or not self.is_verbatim or not self.ttl or max(self.ttls, default=0) > max_ttl:
+        is_unchanged = self.is_verbatim and not age and not min_ttl and self.ttl and self.ttls
+        if not is_unchanged or max(self.ttls) > max_ttl:
             records = self._records_at(age, min_ttl, max_ttl)
         answers, authorities, additionals = self.counts
         if len(records) > room:

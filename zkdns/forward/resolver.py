@@ -30,7 +30,7 @@ import structlog
 from zkdns.address import UpstreamAddress
 from zkdns.dns.edns import Ede
 from zkdns.dns.message import Type
-from zkdns.forward.message import Question, RandomIds, build_query
+from zkdns.forward.message import Question, build_query, random_ids
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import (
     LIMIT_SECONDS,
@@ -115,7 +115,7 @@ class Resolver:
         self._max_sockets = max_sockets or 2 * max_in_flight
         self._limit_seconds = limit_seconds
         self._check_seconds = probe_seconds / _CHECKS_PER_PROBE
-        self._ids = RandomIds()
+        self._ids = random_ids()
         self._numbers = itertools.count()
         self._running: set[Resolution] = set()
         self._late: dict[Attempt, None] = {}  # late attempts over UDP that are still open, the oldest first
@@ -347,7 +347,7 @@ class Resolver:
         another one. Otherwise questions that no upstream answers would hold all sockets for seconds.
         """
         assert self._udp is not None  # noqa: S101 - no resolution is left after `stop`
-        query_id = self._ids.take()
+        query_id = next(self._ids)
         query = build_query(resolution.question, query_id, edns=attempt.edns)
         address = attempt.upstream.address
         try:

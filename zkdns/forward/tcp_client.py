@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 import structlog
 
 from zkdns.address import UpstreamAddress
-from zkdns.forward.message import RandomIds
+from zkdns.forward.message import random_ids
 from zkdns.transport.framing import LENGTH
 from zkdns.transport.log_once import LogOnce
 
@@ -94,7 +94,7 @@ class TcpClient(Generic[OwnerT]):
         self.times = times
         self._on_message = on_message
         self._tls = tls
-        self._ids = RandomIds()
+        self._ids = random_ids()
         self._current: dict[UpstreamAddress, _Connection[OwnerT]] = {}
         self._all: set[_Connection[OwnerT]] = set()
         self._log_once = LogOnce(log, "upstream_tcp_response_failed")
@@ -185,7 +185,7 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
         was_useful: whether there was a response to a query.
     """
 
-    def __init__(self, client: TcpClient[OwnerT], address: UpstreamAddress, ids: RandomIds) -> None:
+    def __init__(self, client: TcpClient[OwnerT], address: UpstreamAddress, ids: Iterator[int]) -> None:
         self.address = address
         self.was_useful = False
         self._client = client
@@ -212,9 +212,9 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
 
     def send(self, query: TcpQuery[OwnerT]) -> None:
         """Send a query as soon as the connection is established."""
-        query_id = self._ids.take()
+        query_id = next(self._ids)
         while query_id in self._waiting or query_id in self._cancelled:
-            query_id = self._ids.take()
+            query_id = next(self._ids)
         query.query_id, query.connection = query_id, self
         self._waiting[query_id] = query
         self._used_at = self._loop.time()

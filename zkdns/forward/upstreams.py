@@ -112,19 +112,14 @@ class Upstream:
         self.queried_at = _NEVER
         self.sent = self.timed_out = self.bad_messages = 0
         self._probe_seconds = probe_seconds
-        self._variation = 0.0
+        self._variation = self._timeout = 0.0
         self._probe_at = _NEVER
         self.edns_doubts = self.udp_doubts = 0
         self._no_edns_until = self._edns_accepted_until = self._tcp_until = _NEVER
 
     def plan(self, now: float) -> Plan:
         """Return how to send the next query to it."""
-        times = self._times
-        if self.rtt is None:
-            timeout = times.first
-        else:
-            timeout = self.rtt + 4 * self._variation
-            timeout = times.shortest if timeout < times.shortest else min(timeout, times.longest)
+        timeout = self._times.first if self.rtt is None else self._timeout
         return Plan(timeout, self._is_stream or now < self._tcp_until, now >= self._no_edns_until)
 
     def accepts_edns(self, now: float) -> bool:
@@ -209,9 +204,11 @@ class Upstream:
     def _measure(self, seconds: float) -> None:
         if self.rtt is None:
             self.rtt, self._variation = seconds, seconds / 2
-            return
-        self._variation += (abs(seconds - self.rtt) - self._variation) * _VARIATION_GAIN
-        self.rtt += (seconds - self.rtt) * _RTT_GAIN
+        else:
+            self._variation += (abs(seconds - self.rtt) - self._variation) * _VARIATION_GAIN
+            self.rtt += (seconds - self.rtt) * _RTT_GAIN
+        timeout, times = self.rtt + 4 * self._variation, self._times
+        self._timeout = times.shortest if timeout < times.shortest else min(timeout, times.longest)
 
 
 class Upstreams:

@@ -44,7 +44,7 @@ class WaitingPlaces(Generic[Waiter]):
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
-        self._owners: dict[Waiter, tuple[bytes, Hashable]] = {}
+        self._owners: dict[Waiter, tuple[bytes, _Zone[Waiter]]] = {}
         self._zones: dict[Hashable, _Zone[Waiter]] = {}
 
     def __len__(self) -> int:
@@ -58,10 +58,10 @@ class WaitingPlaces(Generic[Waiter]):
             client: its client, as of `client_key`.
             zone: its forward zone.
         """
-        self._owners[waiter] = client, zone
         waiters = self._zones.get(zone)
         if waiters is None:
             waiters = self._zones[zone] = _Zone()
+        self._owners[waiter] = client, waiters
         waiters.add(waiter, client)
         if len(self._owners) <= self._max_waiting:
             return None
@@ -73,10 +73,9 @@ class WaitingPlaces(Generic[Waiter]):
     def remove(self, waiter: Waiter) -> None:
         """Free the place of a query, if it has one."""
         owner = self._owners.pop(waiter, None)
-        if owner is None:
-            return
-        client, zone = owner
-        self._zones[zone].remove(waiter, client)
+        if owner is not None:
+            client, waiters = owner
+            waiters.remove(waiter, client)
 
 
 class TurnQueue(Generic[Item]):

@@ -64,6 +64,8 @@ class Counters:
             latency: one of this object's histograms.
             seconds: latency of each response.
         """
+        if not classes:
+            return
         count = len(classes) - classes.count(NOT_COUNTED)
         latency.counts[bisect_left(LATENCY_BUCKETS, seconds)] += count
         latency.seconds += seconds * count

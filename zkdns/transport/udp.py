@@ -143,8 +143,7 @@ class UdpServer:
                 replacements = self._access.check_datagrams(batch.addresses(), batch.query, started)
             responses = self._respond(batch, queries, replacements, started)
             self.lost += batch.send(responses)
-            if batch.classes:
-                self.counters.add(batch.classes, self._latency, time.monotonic() - started)
+            self.counters.add(batch.classes, self._latency, time.monotonic() - started)
             if batch.has_empty:
                 for at, response in enumerate(responses):
                     if isinstance(response, DeferredResponse):
