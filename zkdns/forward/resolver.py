@@ -59,7 +59,10 @@ without a forwarder.
 """
 # Datagrams are read for this long before other sockets, the feed and timers are served.
 _RECEIVE_SECONDS = 0.0001
-# Number of finished resolutions that are removed from the heap at once: some 20 µs.
+# Number of finished resolutions that are removed from the heap for each new one. So the heap stays small, and
+# the timer rarely has to remove any.
+_MAX_REMOVED_PER_TIMER = 2
+# The same for the timer: some 20 µs.
 _MAX_REMOVED_AT_ONCE = 32
 # Every recursive resolver has this RRset in its cache, so the response depends on no other server.
 _PROBE_QUESTION = Question(b"\0", Type.NS)
@@ -335,7 +338,11 @@ class Resolver:
         wake_at = resolution.wake_at
         if step is None and resolution.scheduled_at != wake_at:
             resolution.scheduled_at = wake_at
-            heapq.heappush(self._timers, (wake_at, next(self._numbers), resolution))
+            timers = self._timers
+            for _ in range(_MAX_REMOVED_PER_TIMER):
+                if timers and timers[0][2].is_over:
+                    heapq.heappop(timers)
+            heapq.heappush(timers, (wake_at, next(self._numbers), resolution))
             if wake_at < self._timer_at:
                 self._set_timer(wake_at)
         return step
