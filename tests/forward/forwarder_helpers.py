@@ -33,6 +33,7 @@ from zkdns.config import CacheSettings, Config, ForwardSettings, ForwardZoneSett
 from zkdns.dns.authority import Authority
 from zkdns.dns.edns import MIN_UDP_SIZE
 from zkdns.dns.message import parse_query
+from zkdns.forward.cache import Entry
 from zkdns.forward.forwarder import Forwarder, group_of_question
 from zkdns.forward.own_names import make_own_names
 from zkdns.forward.upstreams import UdpTimes
@@ -80,9 +81,7 @@ class Scene:
         self.authority = Authority(self.table, config, lambda _query, error: self.errors.append(error))
         self.authority.set_health(ready=True, stale=False)
         self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, **limits)
-        self.forwarder.cache.on_removed = lambda question: self.authority.forget_forwarded(
-            group_of_question(question)
-        )
+        self.forwarder.cache.on_removed = self._forget
         self.forwarder.on_change = self.authority.forget_all
         self.forwarder.own_names = make_own_names(self.authority)
         self.authority.responder.fallback = self.forwarder
@@ -90,6 +89,11 @@ class Scene:
         self.datagrams, self.streams = answers(UdpCodec, stream=False), answers(TcpCodec, stream=True)
         self.udp = UdpServer(pair.udp, self.datagrams)
         self.tcp = TcpServer(pair.tcp, self.streams)
+
+    def _forget(self, entry: Entry) -> None:
+        """Drop the cached responses made from an entry, as a worker does."""
+        if entry.hits:
+            self.authority.forget_forwarded(group_of_question(entry.question))
 
     async def start(self) -> None:
         self.forwarder.start()

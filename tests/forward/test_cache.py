@@ -43,7 +43,7 @@ def cache_of(
 def removed_from(cache: Cache) -> list[Question]:
     """Return a list that collects the questions of entries removed from now on."""
     removed: list[Question] = []
-    cache.on_removed = removed.append
+    cache.on_removed = lambda entry: removed.append(entry.question)
     return removed
 
 
@@ -231,7 +231,7 @@ def test_on_removed_is_called_after_the_new_entry_is_stored() -> None:
     cache = cache_of()
     put(cache)
     seen: list[Entry | None] = []
-    cache.on_removed = lambda requested: seen.append(cache.get(requested, START + 1))
+    cache.on_removed = lambda entry: seen.append(cache.get(entry.question, START + 1))
     entry = put(cache, now=START + 1)
     assert seen == [entry]
 
@@ -410,9 +410,9 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.on_removed = self._on_removed
         self.last: dict[Question, Entry] = {}
 
-    def _on_removed(self, requested: Question) -> None:
-        if self.cache.get(requested, self.now) is None:
-            self.last.pop(requested, None)
+    def _on_removed(self, entry: Entry) -> None:
+        if self.cache.get(entry.question, self.now) is None:
+            self.last.pop(entry.question, None)
 
     numbers = st.integers(0, 6)
 

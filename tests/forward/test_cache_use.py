@@ -25,7 +25,7 @@ def test_response_in_constant_use_is_not_evicted_by_unique_queries() -> None:
     )
     forwarder = Forwarder(config, (), secrets.token_bytes(16))
     removed: list[Question] = []
-    forwarder.cache.on_removed = removed.append
+    forwarder.cache.on_removed = lambda entry: removed.append(entry.question)
 
     def put(name: str) -> None:
         made = reply("A", [rrset("A", name)], name=name)

@@ -106,8 +106,8 @@ class Cache:
     """Replies and failures by question.
 
     Attributes:
-        on_removed: called with the question after its entry was removed or replaced, so that responses made
-            from the entry can be removed from other caches.
+        on_removed: called with an entry after it was removed or replaced, so that responses made from it can
+            be removed from other caches. Without hits, there are none.
         size: approximate memory in bytes.
         evictions: entries removed to make room, fresh or stale.
 
@@ -128,7 +128,7 @@ class Cache:
         max_negative_ttl: int = MAX_NEGATIVE_TTL,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        self.on_removed: Callable[[Question], None] = lambda _question: None
+        self.on_removed: Callable[[Entry], None] = lambda _entry: None
         self.size = self.evictions = 0
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._max_ttl = max_ttl
@@ -193,7 +193,7 @@ class Cache:
                 self._evict()
             self._entries[question] = entry
         if previous is not None:
-            self.on_removed(question)
+            self.on_removed(previous)
         return entry
 
     def max_ttl_of(self, reply: Reply) -> int:
@@ -213,13 +213,14 @@ class Cache:
         return Entry(question, reply, now, now + min(reply.ttl, max_ttl), size, max_ttl)
 
     def _remove(self, question: Question) -> None:
-        self.size -= self._entries.pop(question).size
-        self.on_removed(question)
+        entry = self._entries.pop(question)
+        self.size -= entry.size
+        self.on_removed(entry)
 
     def _evict(self) -> None:
-        question, entry = self._entries.popitem(last=False)
+        _, entry = self._entries.popitem(last=False)
         self.size -= entry.size
-        self.on_removed(question)
+        self.on_removed(entry)
         self.evictions += 1
 
     # -- failures ------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ from zkdns.transport.tcp import IDLE_SECONDS, HeldConnections, TcpServer
 from zkdns.transport.udp import UdpServer
 
 if TYPE_CHECKING:
+    from zkdns.forward.cache import Entry
     from zkdns.forward.forwarder import Forwarder
 
 log = structlog.get_logger("zkdns.worker")
@@ -316,10 +317,14 @@ def _make_forwarder(task: Task, authority: Authority) -> Forwarder | None:
     from zkdns.forward.forwarder import Forwarder, group_of_question  # noqa: PLC0415
     from zkdns.forward.own_names import make_own_names  # noqa: PLC0415
 
+    def forget(entry: Entry) -> None:
+        if entry.hits:  # most names are never asked again
+            authority.forget_forwarded(group_of_question(entry.question))
+
     forwarder = Forwarder(config, task.listening, task.secret)
     forwarder.sources = authority.sources
     forwarder.own_names = make_own_names(authority)
-    forwarder.cache.on_removed = lambda question: authority.forget_forwarded(group_of_question(question))
+    forwarder.cache.on_removed = forget
     forwarder.on_change = authority.forget_all
     authority.responder.fallback = forwarder
     return forwarder
