@@ -23,6 +23,7 @@ import itertools
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -53,9 +54,13 @@ _RANDOM_BYTES = 4096  # read by one system call; two bytes for each id
 # Plain integers: access to a member of an enumeration takes several times as long.
 _NOERROR, _NXDOMAIN = int(Rcode.NOERROR), int(Rcode.NXDOMAIN)
 _SOA_TYPE, _OPT_TYPE, _ANY_TYPE = int(Type.SOA), int(Type.OPT), int(Type.ANY)
-# Bytes of a record before its data if its owner is a pointer, and of a whole record with an address.
+# Bytes of a record before its data if its owner is a pointer. By type, the size of a record with an address,
+# type and class, and the length of the data.
 _RECORD_HEAD, _TTL_AT = 12, 6
-_ADDRESS_RECORD_SIZES = {int(Type.A): _RECORD_HEAD + 4, int(Type.AAAA): _RECORD_HEAD + 16}
+_ADDRESS_RECORDS = {
+    int(rtype): (_RECORD_HEAD + length, TYPE_CLASS.pack(rtype, CLASS_IN), length.to_bytes(2))
+    for rtype, length in ((Type.A, 4), (Type.AAAA, 16))
+}
 _UNUSUAL_FLAGS = QR | _OPCODE | TC | 0xF
 _OPT_START, _NO_OPTIONS = b"\0\0\x29", b"\0\0"
 _NS_TYPE, _CNAME_TYPE = int(Type.NS), int(Type.CNAME)
@@ -172,21 +177,21 @@ def _read_addresses(message: bytes, question: Question) -> Reply | None:
     Returns:
         None: it is another message, valid or not.
     """
-    size = _ADDRESS_RECORD_SIZES.get(question.qtype)
-    if size is None or len(message) < HEADER_SIZE:
+    form = _ADDRESS_RECORDS.get(question.qtype)
+    if form is None or len(message) < HEADER_SIZE:
         return None
+    size, type_class, length = form
     _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
-    type_class = TYPE_CLASS.pack(question.qtype, CLASS_IN)
     start = HEADER_SIZE + len(question.name) + TYPE_CLASS.size
     end = start + size * answers
     head = message[start : start + _RECORD_HEAD]
     if (
         (flags & _UNUSUAL_FLAGS, questions, authorities, additionals) != (QR, 1, 0, 1)
+        or len(message) != end + OPT.size
         or message[HEADER_SIZE:start].lower() != question.name + type_class  # these types have no letters
         or not head.startswith(QUESTION_POINTER + type_class)
-        or head[-2:] != (size - _RECORD_HEAD).to_bytes(2)
-        or any(message[at : at + _RECORD_HEAD] != head for at in range(start + size, end, size))
-        or len(message) != end + OPT.size
+        or not head.endswith(length)
+        or (answers > 1 and any(message[at : at + _RECORD_HEAD] != head for at in range(start, end, size)))
         or not message.startswith(_OPT_START, end)
         or message[end + 5] != 0  # upper bits of the response code
         or not message.endswith(_NO_OPTIONS)
@@ -196,7 +201,7 @@ def _read_addresses(message: bytes, question: Question) -> Reply | None:
     (ttl,) = TTL_FIELD.unpack_from(head, _TTL_AT)
     if ttl > MAX_TTL:
         return None
-    records = message[start:end]
+    ends, ttls_at = _layout(size, answers)
     return Reply(
         rcode=_NOERROR,
         truncated=False,
@@ -204,13 +209,19 @@ def _read_addresses(message: bytes, question: Question) -> Reply | None:
         has_edns=True,
         is_negative=False,
         ttl=ttl,
-        records=records,
+        records=message[start:end],
         counts=(answers, 0, 0),
-        ends=tuple(range(size, len(records) + 1, size)),
+        ends=ends,
         ttls=(ttl,) * answers,
-        ttls_at=tuple(range(_TTL_AT, len(records), size)),
+        ttls_at=ttls_at,
         is_verbatim=True,
     )
+
+
+@lru_cache(maxsize=64)
+def _layout(size: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the offsets of the ends and of the TTLs of records of this size (`Reply.ends`, `ttls_at`)."""
+    return tuple(range(size, size * count + 1, size)), tuple(range(_TTL_AT, size * count, size))
 
 
 def _read_head(message: bytes, question: Question) -> tuple[int, list[int], int]:
