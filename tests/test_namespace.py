@@ -45,6 +45,10 @@ BAD_TEMPLATES = [
 ]
 
 
+def with_only(namespace: Namespace, patterns: list[str]) -> Namespace:
+    return msgspec.structs.replace(namespace, only=tuple(map(namespace.parse_pattern, patterns)))
+
+
 @pytest.mark.parametrize(
     ("namespace", "root", "depth", "elements", "name"),
     [
@@ -267,3 +271,71 @@ def test_the_name_of_a_service_may_be_below_each_directory_above_it(
     directory = "/".join((namespace.root.rstrip("/"), *below)) or "/"
     name = namespace.name_of(elements)
     assert namespace.may_be_below(directory, name.key[: -len(name.zone)])
+
+
+@pytest.mark.parametrize(
+    ("namespace", "patterns", "roots"),
+    [
+        (DISCOVERY, [], ["/discovery"]),
+        (DISCOVERY, ["web.staging"], ["/discovery/staging/web"]),
+        (DISCOVERY, ["api.v2.staging"], ["/discovery/staging/api.v2"]),
+        (DISCOVERY, ["*.prod", "web.prod", "a.test"], ["/discovery/prod", "/discovery/test/a"]),
+        (DISCOVERY, ["a.prod", "aa.prod"], ["/discovery/prod/a", "/discovery/prod/aa"]),
+        (DISCOVERY, ["web.*", "*.prod"], ["/discovery"]),
+        (DISCOVERY, ["w*.prod"], ["/discovery/prod"]),
+        (AURORA, ["*.prod.www"], ["/aurora/www/prod"]),
+        (AURORA, ["hello.*.www"], ["/aurora/www"]),
+        (FLAT, ["web"], ["/web"]),
+        (FLAT, ["w*"], ["/"]),
+        (FIXED, ["web.*"], ["/twitter/web/live"]),
+    ],
+)
+def test_the_roots_of_followed_services_are_as_long_as_possible(
+    namespace: Namespace, patterns: list[str], roots: list[str]
+) -> None:
+    assert list(with_only(namespace, patterns).followed_roots) == roots
+
+
+@pytest.mark.parametrize(
+    ("patterns", "followed", "others"),
+    [
+        ([], ["staging", "staging/web"], []),
+        (["*.prod", "web.staging"], ["prod", "prod/x.y", "staging", "staging/web"], ["test", "staging/api"]),
+        (["a+b.prod"], ["prod/a+b"], ["prod/aab", "prod/A+b", "PROD"]),
+        (["w*b.p*"], ["prod/wb", "p/w.x.b"], ["rp", "prod/web1"]),
+    ],
+)
+def test_a_znode_is_followed_if_it_may_lead_to_a_matching_service(
+    patterns: list[str], followed: list[str], others: list[str]
+) -> None:
+    namespace = with_only(DISCOVERY, patterns)
+    for path in followed:
+        assert namespace.follows(path.split("/")), path
+        assert namespace.follows_path(f"/discovery/{path}"), path
+    for path in others:
+        assert not namespace.follows(path.split("/")), path
+        assert not namespace.follows_path(f"/discovery/{path}"), path
+    assert namespace.follows_path("/discovery")
+
+
+@pytest.mark.parametrize(
+    ("name", "followed"),
+    [
+        ("web.staging", True),
+        ("m1.web.staging", True),
+        ("_http._tcp.web.staging", True),
+        ("_web._tcp.staging", True),
+        ("staging", True),
+        ("prod", True),
+        ("anything.prod", True),
+        ("x.y.prod", True),
+        ("api.staging", False),
+        ("m1.api.staging", False),
+        ("_api._tcp.staging", False),
+        ("test", False),
+        ("web.test", False),
+    ],
+)
+def test_a_name_may_belong_to_a_followed_service(name: str, followed: bool) -> None:
+    namespace = with_only(DISCOVERY, ["*.prod", "Web.staging"])
+    assert namespace.follows_name(tuple(name.encode().split(b"."))) is followed

@@ -8,6 +8,8 @@ placeholders follow in reverse order: `/aurora/{role}/{environment}/{job}` gives
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -104,6 +106,9 @@ class Namespace(msgspec.Struct, frozen=True):
     zone: Labels = DEFAULT_ZONE
     member_prefix: str = MEMBER_PREFIX
     """Children of a service's znode with this prefix are members."""
+    only: tuple[tuple[str, ...], ...] = ()
+    """The services that are followed: the elements of each pattern below the root, in which `*` stands for
+    any text. Empty: all services."""
 
     def __str__(self) -> str:
         text = f"{self.template} in the zone {to_text(self.zone)}"
@@ -142,6 +147,48 @@ class Namespace(msgspec.Struct, frozen=True):
         return len(elements) == len(self.pattern) and all(
             fixed in (None, element) for fixed, element in zip(self.pattern, elements, strict=True)
         )
+
+    def follows(self, elements: Sequence[str]) -> bool:
+        """Whether the znode with these elements below the root is a followed service, or may lead to one."""
+        return not self.only or any(all(map(_matches, pattern, elements)) for pattern in self.only)
+
+    def follows_path(self, path: str) -> bool:
+        """As `follows`, for the path of a znode in this namespace."""
+        return self.follows([*filter(None, path[len(self.root.rstrip("/")) :].split("/"))])
+
+    def follows_name(self, labels: Labels) -> bool:
+        """Whether a name in the zone may belong to a followed service.
+
+        Args:
+            labels: as in `may_be_below`.
+        """
+        named = [label for label in labels if label not in (b"_tcp", b"_udp")]  # RFC 2782: _web._tcp.staging
+        texts = [label.decode("utf-8", "replace").lower().removeprefix("_") for label in named]
+        own, scope = texts[: len(texts) - self.scope_depth], texts[-self.scope_depth :]
+        services = [".".join(own[start:]) for start in range(len(own))] or None
+        for pattern in self.only:
+            service, *wanted = (pattern[step].lower() for step in self.order)
+            is_in_scope = all(map(_matches, reversed(wanted), reversed(scope if wanted else [])))
+            if is_in_scope and (services is None or any(_matches(service, one) for one in services)):
+                return True
+        return not self.only
+
+    @property
+    def followed_roots(self) -> tuple[str, ...]:
+        """Paths of the znodes below which all followed services are: the root, or longer ones."""
+        roots: set[str] = set()
+        for pattern in self.only:
+            literal = itertools.takewhile(lambda element: "*" not in element, pattern)
+            roots.add("/".join((self.root.rstrip("/"), *literal)) or "/")
+        return tuple(
+            sorted(root for root in roots if not any(root.startswith(f"{other}/") for other in roots))
+        ) or (self.root,)
+
+    @property
+    def only_as_text(self) -> str:
+        """The patterns of the followed services, as in the configuration."""
+        names = (".".join(pattern[step] for step in self.order) for pattern in self.only)
+        return ", ".join(f'"{name}"' for name in names)
 
     def contains(self, path: str) -> bool:
         """Whether a znode is the root of this namespace or below it."""
@@ -188,6 +235,22 @@ class Namespace(msgspec.Struct, frozen=True):
             value = values.get(step) if fixed is None else fixed
             elements.append(checked_znode_name(step, value))
         return "/".join((self.root.rstrip("/"), *elements))
+
+    def parse_pattern(self, text: str) -> tuple[str, ...]:
+        """Parse a pattern for `only`, such as `*.prod`.
+
+        Raises:
+            BadValueError: too few parts.
+        """
+        parts = text.split(".")
+        if len(parts) <= self.scope_depth or "" in parts or "/" in text:
+            wanted = ".".join("{" + self.steps[step] + "}" for step in self.order)
+            raise BadValueError(
+                f"{text!r} is no pattern of services; write {wanted} without the zone; * stands for any text"
+            )
+        cut = len(parts) - self.scope_depth
+        values = dict(zip(self.order, (".".join(parts[:cut]), *parts[cut:]), strict=True))
+        return tuple(values.get(step, fixed) or "" for step, fixed in enumerate(self.fixed))
 
     def split_name(self, text: str) -> ServiceName:
         """Parse `web.staging`: the last `scope_depth` labels are the scope.
@@ -256,6 +319,16 @@ def source_of(path: str, namespaces: Sequence[Namespace]) -> str:
     sets = (namespace.template for namespace in namespaces if namespace.matches_path(path))
     directories = (namespace.template for namespace in namespaces if namespace.contains(path))
     return next(sets, None) or next(directories, ALL_SOURCES)
+
+
+@functools.cache
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
+
+
+def _matches(pattern: str, element: str) -> bool:
+    """Whether an element of a path matches a pattern, in which `*` stands for any text."""
+    return _pattern(pattern).fullmatch(element) is not None
 
 
 def checked_znode_name(what: str, value: object) -> str:

@@ -230,9 +230,9 @@ def leaves(struct: type[msgspec.Struct], prefix: str = "") -> list[str]:
 
 
 def test_every_field_has_a_row_and_every_row_has_a_field() -> None:
-    """Each setting has its own field, except namespace, zone and member_prefix, which share one."""
+    """Each setting has its own field, except namespace, zone, member_prefix and only, which share one."""
     fields = [row.field for row in SETTINGS]
-    assert fields.count("namespaces") == 3
+    assert fields.count("namespaces") == 4
     fields = list(dict.fromkeys(fields))
     assert sorted([*fields, "has_default_source"]) == sorted(leaves(Config))
 
@@ -276,7 +276,7 @@ def test_names_of_flags_and_variables() -> None:
         "access.cookies",
     ]
     many = [
-        *("listen", "statuses", "forward.upstreams", "forward.rebind_exempt", "access.allow"),
+        *("listen", "only", "statuses", "forward.upstreams", "forward.rebind_exempt", "access.allow"),
         *("transfer.allow", "transfer.notify", "admin.names"),
     ]
     assert [row.key for row in SETTINGS if row.many] == many

@@ -6,6 +6,7 @@ import pytest
 
 from tests.config.helpers import FILE, decoded_copy, errors_of, load
 from zkdns.config import (
+    Config,
     ServiceOverride,
 )
 from zkdns.namespace import parse_namespace
@@ -165,6 +166,41 @@ def test_a_wrong_member_prefix_is_an_error(toml: str, expected: str) -> None:
     assert errors_of(f"member_prefix = {toml}") == (f"{FILE}: member_prefix: {expected}",)
     table = f"[[namespace]]\npath = '/{{a}}'\nmember_prefix = {toml}"
     assert errors_of(table) == (f"{FILE}: namespace[0].member_prefix: {expected}",)
+
+
+_NO_PATTERN = "no pattern of services; write {service}.{environment} without the zone; * stands for any text"
+
+
+def only_of(config: Config) -> list[str]:
+    return [namespace.only_as_text for namespace in config.namespaces]
+
+
+def test_the_followed_services_are_those_of_the_table_or_of_the_top_level() -> None:
+    assert load().namespace.only == ()
+    assert only_of(load('only = ["*.prod", "web.staging"]')) == ['"*.prod", "web.staging"']
+    assert only_of(load(environment={"ZKDNS_ONLY": "*.prod,web.staging"})) == ['"*.prod", "web.staging"']
+    assert only_of(load('only = ["*.prod"]', only=("web.prod",))) == ['"web.prod"']
+    config = load('only = ["*.prod.*"]\n' + TWO + 'only = ["hello.prod.www"]', only=("a.b.c",))
+    assert only_of(config) == ['"a.b.c"', '"hello.prod.www"']
+    assert decoded_copy(config) == config
+    assert str(load('only = ["*.prod"]').namespace) == str(load().namespace)  # snapshots stay usable
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("5", "is 5; write a pattern of services in quotes"),
+        ("[]", "is an empty list; write at least one PATTERN"),
+        ('["*.prod", "*.prod"]', "*.prod is given twice"),
+        ('["prod"]', f"'prod' is {_NO_PATTERN}"),
+        ('["web..prod"]', f"'web..prod' is {_NO_PATTERN}"),
+        ('["a/b.prod"]', f"'a/b.prod' is {_NO_PATTERN}"),
+    ],
+)
+def test_a_wrong_pattern_of_followed_services_is_an_error(toml: str, expected: str) -> None:
+    assert errors_of(f"only = {toml}") == (f"{FILE}: only: {expected}",)
+    table = f"[[namespace]]\npath = '/discovery/{{environment}}/{{service}}'\nonly = {toml}"
+    assert errors_of(table) == (f"{FILE}: namespace[0].only: {expected}",)
 
 
 def test_snapshots_of_the_default_prefix_stay_usable() -> None:

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from kazoo.client import KazooClient
 
+from tests.cli import run
 from tests.serverset.sync_helpers import join
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
@@ -80,3 +81,26 @@ def test_snapshot_has_all_namespaces(own_zookeeper: ZooKeeperServer, tmp_path: P
         own_zookeeper.start()
         eventually(lambda: not server.query("web.staging.discovery", use_edns=0).options, 30)
         assert {name: server.lookup(name) for name in names} == names
+
+
+def test_only_matching_services_are_answered(config: Path, zk: Any, zk_root: str) -> None:
+    """All other names are answered like absent ones."""
+    for path in (
+        "discovery/prod/web",
+        "discovery/staging/web",
+        "discovery/staging/api",
+        "discovery/test/web",
+    ):
+        join(zk, f"{zk_root}/{path}", "10.0.0.1")
+    text = config.read_text().replace("[[namespace]]", '[[namespace]]\nonly = ["*.prod", "web.staging"]', 1)
+    config.write_text(text)
+    with ZkdnsServer("--config", str(config)) as server:
+        server.wait_ready()
+        for name in ("web.prod", "web.staging"):
+            assert server.lookup(f"{name}.discovery") == {"10.0.0.1"}
+        for name in ("api.staging", "web.test", "test"):
+            assert server.rcode(f"{name}.discovery") == "NXDOMAIN"
+        join(zk, f"{zk_root}/discovery/prod/new", "10.0.0.2")
+        eventually(lambda: server.lookup("new.prod.discovery") == {"10.0.0.2"})
+        explained = run("explain", "api.staging", "--server", server.api).output
+        assert 'not followed (only = ["*.prod", "web.staging"])' in explained

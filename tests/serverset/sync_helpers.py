@@ -8,10 +8,11 @@ import socket
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from typing import Any, NamedTuple, Self, TypeVar, TypeVarTuple
 
+import msgspec
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
@@ -101,6 +102,7 @@ class FollowedTree:
         read_only: bool = False,
         fail_on_delay: bool = False,
         member_prefix: str = "member_",
+        only: Sequence[str] = (),
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
@@ -114,6 +116,7 @@ class FollowedTree:
         self._hosts = hosts
         self._template = template
         self._member_prefix = member_prefix
+        self._only = only
         self._start = start
         self._recursive = recursive
         self._fail_on_delay = fail_on_delay
@@ -140,6 +143,8 @@ class FollowedTree:
 
     def _begin(self) -> None:
         namespace = parse_namespace(self._template, member_prefix=self._member_prefix)
+        patterns = tuple(map(namespace.parse_pattern, self._only))
+        namespace = msgspec.structs.replace(namespace, only=patterns)
         self.sync = CountingSync(
             self.client,
             namespace,

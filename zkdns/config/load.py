@@ -19,7 +19,7 @@ from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, HostPort
 from zkdns.causes import cause_of
 from zkdns.config.forwarding import by_domain, check_not_own
 from zkdns.config.model import Config, ZooKeeperSettings, build_config
-from zkdns.config.parsers import ADMIN_PORT, DEMO_PORT, Location, shown
+from zkdns.config.parsers import ADMIN_PORT, DEMO_PORT, Location, shown, text
 from zkdns.config.schema import SETTINGS, GivenNamespace
 from zkdns.config.setting import PREFIX, add_unknown, flag_of, parse_table
 from zkdns.errors import BadValueError, ConfigError
@@ -95,7 +95,7 @@ def load_config(
     _check_transfer(values, locations)
     if isinstance(upstreams := values.get("forward.upstreams"), tuple):
         check_not_own(upstreams, values["listen"], locations["forward.upstreams"])
-    namespaces = values["namespaces"] = _join_namespaces(values)
+    namespaces = values["namespaces"] = _join_namespaces(values, locations)
     if values.get("service") and namespaces:
         values["service"] = _by_name(values["service"], namespaces, locations["service"])
     if forward_zones := values.pop("forward.zone", None):
@@ -366,13 +366,15 @@ def _check_files(
             errors += error.errors
 
 
-def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
+def _join_namespaces(values: dict[str, Any], locations: Mapping[str, Location]) -> tuple[Namespace, ...]:
     """Remove the settings of namespaces from the values, and combine them; () if one has an error."""
     zone: Labels | None = values.pop("zone", DEFAULT_ZONE)
     prefix: str | None = values.pop("member_prefix", MEMBER_PREFIX)
-    if "namespace" not in values:
-        return (parse_namespace(_NAMESPACE, zone, prefix),) if zone and prefix else ()
-    given: tuple[GivenNamespace | None, ...] = values.pop("namespace") or (None,)
+    only: tuple[str | None, ...] = values.pop("only", ()) or (None,) if "only" in values else ()
+    default = GivenNamespace(
+        parse_namespace(_NAMESPACE), None, None, None, Location("", typed=False, directory="", errors=[])
+    )
+    given: tuple[GivenNamespace | None, ...] = values.pop("namespace", (default,)) or (None,)
     namespaces: list[Namespace] = []
     for one in filter(None, given):
         for before in namespaces:
@@ -382,14 +384,21 @@ def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
                     "a service belongs to one namespace"
                 )
                 break
-        namespaces.append(
-            replace(
-                one.namespace,
-                zone=one.zone or zone or DEFAULT_ZONE,
-                member_prefix=one.member_prefix or prefix or MEMBER_PREFIX,
-            )
+        namespace = replace(
+            one.namespace,
+            zone=one.zone or zone or DEFAULT_ZONE,
+            member_prefix=one.member_prefix or prefix or MEMBER_PREFIX,
         )
-    return tuple(namespaces) if zone and prefix and None not in given else ()
+        location = locations.get("only", one.location) if one.only is None else one.location.child("only")
+        namespaces.append(_with_only(namespace, only if one.only is None else one.only, location))
+    return tuple(namespaces) if zone and prefix and None not in (*given, *only) else ()
+
+
+def _with_only(namespace: Namespace, patterns: Sequence[str | None], location: Location) -> Namespace:
+    """The namespace with the patterns of its followed services; report those that do not fit."""
+    parse = text(namespace.parse_pattern, "a pattern of services")
+    made = [location.parse(parse, pattern) for pattern in patterns if pattern is not None]
+    return replace(namespace, only=tuple(filter(None, made)))
 
 
 def _by_name(

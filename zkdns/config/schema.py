@@ -89,11 +89,12 @@ _RECORDS = _WORKER | _TRANSFER  # they determine the records of the zones
 
 
 class GivenNamespace(msgspec.Struct, frozen=True):
-    """A namespace as written; without a zone or a member prefix it gets the top-level one."""
+    """A namespace as written; without a zone, member prefix or patterns it gets the top-level ones."""
 
     namespace: Namespace
     zone: Labels | None
     member_prefix: str | None
+    only: tuple[str, ...] | None
     location: Location
 
 
@@ -111,6 +112,14 @@ _MEMBER_PREFIX = Setting(
     "Beginning of the names of members' znodes.",
     field="namespaces",
 )
+_ONLY = Setting(
+    "only",
+    text(str, "a pattern of services"),
+    "PATTERN",
+    "Follow only services that match, such as *.prod or web.staging. Default: all.",
+    many=True,
+    field="namespaces",
+)
 _PATH = Setting("path", text(parse_namespace, "a path with placeholders"), "TEMPLATE", "Path of services.")
 
 
@@ -120,10 +129,14 @@ def _make_namespace(given: dict[str, Any], location: Location) -> GivenNamespace
         raise BadValueError("has no path; write the path of services: /discovery/{environment}/{service}")
     if None in given.values():
         return None
-    return GivenNamespace(given["path"], given.get("zone"), given.get("member_prefix"), location)
+    if None in given.get("only", ()):
+        return None
+    return GivenNamespace(
+        given["path"], given.get("zone"), given.get("member_prefix"), given.get("only"), location
+    )
 
 
-_parse_namespace_tables = list_of_tables((_PATH, _ZONE, _MEMBER_PREFIX), _make_namespace)
+_parse_namespace_tables = list_of_tables((_PATH, _ZONE, _MEMBER_PREFIX, _ONLY), _make_namespace)
 
 
 def _parse_namespaces(value: object, location: Location) -> tuple[GivenNamespace | None, ...]:
@@ -131,7 +144,7 @@ def _parse_namespaces(value: object, location: Location) -> tuple[GivenNamespace
     if location.typed and isinstance(value, list):
         return tuple(_parse_namespace_tables(value, location))
     namespace: Any = _PATH.parse(value, location)
-    return (GivenNamespace(namespace, None, None, location),)
+    return (GivenNamespace(namespace, None, None, None, location),)
 
 
 _TTL = Setting("ttl", seconds(0, MAX_TTL), "SECONDS", f"TTL of responses, 0 to {MAX_TTL}.", used_by=_RECORDS)
@@ -273,6 +286,7 @@ NAMES = (
         field="namespaces",
     ),
     _MEMBER_PREFIX,
+    _ONLY,
     _TTL,
     Setting(
         "negative_ttl",

@@ -92,16 +92,20 @@ SetChange: TypeAlias = SetPut | SetUnread | SetChanged | MembersHeld | SetDroppe
 Change: TypeAlias = SetChange | DirectoryUnread | HostResolved
 
 
+def path_of(change: SetChange | DirectoryUnread) -> str:
+    """The origin of the set, or the path of the directory, that a change concerns."""
+    return change.path if isinstance(change, DirectoryUnread) else change.origin
+
+
 def divide_by_source(
     changes: Iterable[Change], namespaces: Sequence[Namespace]
-) -> tuple[dict[str, list[Change]], list[HostResolved]]:
+) -> tuple[dict[str, list[SetChange | DirectoryUnread]], list[HostResolved]]:
     """The changes of each source (see `source_of`) in order, and the addresses, which belong to no source."""
-    by_source: dict[str, list[Change]] = {}
+    by_source: dict[str, list[SetChange | DirectoryUnread]] = {}
     hosts: list[HostResolved] = []
     for change in changes:
         if isinstance(change, HostResolved):
             hosts.append(change)
             continue
-        path = change.path if isinstance(change, DirectoryUnread) else change.origin
-        by_source.setdefault(source_of(path, namespaces), []).append(change)
+        by_source.setdefault(source_of(path_of(change), namespaces), []).append(change)
     return by_source, hosts

@@ -169,6 +169,14 @@ def test_similar_names_are_suggested_for_an_absent_name(asked: str, nearest: tup
     assert set(nearest) <= set(explained(asked).nearest)
 
 
+@pytest.mark.parametrize("asked", ["api.staging", "m1.api.staging", "web.test", "/discovery/staging/api"])
+def test_a_name_that_is_not_followed_is_explained_by_the_setting(asked: str) -> None:
+    found = explained(asked, only=("web.staging", "*.prod"))
+    assert (found.kind, found.rule) == ("absent", 'it is not followed (only = ["web.staging", "*.prod"])')
+    for followed in ("web.staging", "api.prod"):
+        assert "only" not in explained(followed, only=("web.staging", "*.prod")).rule
+
+
 def test_browsing_and_reverse_names_are_explained_if_switched_on() -> None:
     flags = {"dns_sd": True, "reverse": True}
     instance = explained("m1._web._tcp.staging", **flags)

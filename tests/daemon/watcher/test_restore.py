@@ -108,6 +108,18 @@ def test_a_worker_without_a_table_is_passed_over(config: Config, short_path: Pat
     asyncio.run(scenario())
 
 
+def test_only_followed_sets_are_restored(config: Config, short_path: Path) -> None:
+    async def scenario() -> None:
+        write_file(config, WEB, put("api", member(1)))
+        flags = {"zookeeper": "127.0.0.1:1", "snapshot": config.snapshot.path, "only": ("web.staging",)}
+        narrowed = load_config(flags=flags, environment={}, file=None)
+        task = Task("watcher", narrowed, str(short_path / "feed1"))
+        restored = await restore(task, store_of(narrowed), Publisher())
+        assert restored.changes == {config.namespace.template: [WEB]}
+
+    asyncio.run(scenario())
+
+
 def test_without_any_table_nothing_is_restored(config: Config, short_path: Path) -> None:
     async def scenario() -> None:
         feed = str(short_path / "feed1")

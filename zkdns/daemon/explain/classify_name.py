@@ -187,6 +187,8 @@ class NameClassifier:
                     )
                 if name_there.key in self._zone.services:  # from a static file
                     return self._classify_in_zone(name_there.key)
+                if not namespace.follows_path(path):
+                    return NameClass(name=path, kind="absent", rule=_not_followed(namespace.only_as_text))
         nearest = self._findings.similar(path, self._table.origins, str)
         rule = f"no service's znode is at {path}"
         return NameClass(name=path, kind="absent", rule=rule, nearest=nearest)
@@ -310,6 +312,8 @@ class NameClassifier:
 
     def _classify_absent(self, labels: Labels, found: ZoneMatch) -> NameClass:
         name, key = to_text(labels), found.service
+        if key == ANY_SERVICE and (patterns := self._patterns_against(labels)):
+            return NameClass(name=name, kind="absent", rule=_not_followed(patterns), labels=labels)
         if key == ANY_SERVICE:
             rule = f"there is no service {self.short_name(labels)}"
             encloser, nearest = self._closest_encloser(labels), self._similar_services(labels)
@@ -337,6 +341,15 @@ class NameClassifier:
         nearest = self._findings.similar(self.short_name(labels), prefixes, name_of)
         nearest = nearest or tuple(map(name_of, prefixes[:MAX_SUGGESTIONS]))
         return NameClass(name=name, kind="absent", rule=rule, labels=labels, service=key, nearest=nearest)
+
+    def _patterns_against(self, labels: Labels) -> str:
+        """The patterns of `only` because of which no service can have a name. Empty: it could exist."""
+        apex = self._zone.apex_of(labels) or ()
+        namespaces = [namespace for namespace in self._config.namespaces if namespace.zone == apex]
+        below = labels[: len(labels) - len(apex)]
+        if not namespaces or any(namespace.follows_name(below) for namespace in namespaces):
+            return ""
+        return ", ".join(namespace.only_as_text for namespace in namespaces)
 
     def _hidden_member(self, label: bytes, key: Labels) -> tuple[str, str] | None:
         """Return origin and name of the member that would have this label if it were answered."""
@@ -376,6 +389,10 @@ class NameClassifier:
             if key in self._zone.services:  # it may have gone during the search
                 addresses.count(member, key, +1)
         return addresses
+
+
+def _not_followed(patterns: str) -> str:
+    return f"it is not followed (only = [{patterns}])"
 
 
 def _query(labels: Labels) -> Query:

@@ -21,7 +21,7 @@ from zkdns.daemon.ipc.child import Task, find_copies
 from zkdns.daemon.ipc.feed import Publisher, SourceHealth, TableCopy, read_copy
 from zkdns.daemon.watcher.snapshot_store import SnapshotStore
 from zkdns.namespace import Namespace
-from zkdns.serverset.changes import Change, HostResolved, SetPut, divide_by_source
+from zkdns.serverset.changes import Change, HostResolved, SetPut, divide_by_source, path_of
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -77,10 +77,19 @@ async def _take_over(paths: Sequence[str]) -> TableCopy | None:
 
 
 def _select(copy: TableCopy, namespaces: Sequence[Namespace]) -> Restored:
-    """The parts of a copy that belong to the namespaces, and that had been read completely."""
+    """The followed sets of a copy that belong to the namespaces, and that had been read completely."""
     templates = {namespace.template for namespace in namespaces}
     sources = {
         source: health for source, health in copy.sources.items() if source in templates and health.ready
     }
     by_source, hosts = divide_by_source(copy.changes, namespaces)
-    return Restored({source: by_source.get(source, []) for source in sources}, sources, tuple(hosts))
+    changes = {
+        namespace.template: [
+            change
+            for change in by_source.get(namespace.template, [])
+            if not namespace.only or namespace.follows_path(path_of(change))
+        ]
+        for namespace in namespaces
+        if namespace.template in sources
+    }
+    return Restored(changes, sources, tuple(hosts))

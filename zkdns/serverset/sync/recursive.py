@@ -1,4 +1,6 @@
-"""The strategy for ZooKeeper 3.6 and later: one recursive watch, and hundreds of reads per request.
+"""The strategy for ZooKeeper 3.6 and later: a recursive watch, and hundreds of reads per request.
+
+The watch is on the root. If only some sets are followed, there are watches on znodes below it instead.
 
 The server sends events and responses in one order: the event of a change arrives before any response that
 shows the change. So an event after a response reports what that response does not show. Reads that are
@@ -42,13 +44,13 @@ _SELF_TEST_TRIES = 5  # a comparison may fail because the root changes between t
 
 
 class RecursiveStrategy(WatchStrategy):
-    """Reads with multiRead, and watches with one recursive watch on the root."""
+    """Reads with multiRead, and watches with recursive watches."""
 
     name = "a recursive watch"
     is_ordered = True
 
     def start(self) -> None:
-        """Watch the root, then check that multiRead and single reads return the same."""
+        """Set the watches, then check that multiRead and single reads return the same."""
         self._urgent: deque[Read] = deque()
         self._waiting: deque[Read] = deque()
         self._in_flight = 0
@@ -56,8 +58,10 @@ class RecursiveStrategy(WatchStrategy):
         if (reason := incompatibility()) is not None:
             self.listener.on_unsupported(reason)
             return
-        request = AddWatch(self.server_path(self._root.path))
-        send_request(self.client, request, partial(self.post, self._on_watch_added))
+        self._unconfirmed = len(self._watched_roots)
+        for path in self._watched_roots:
+            request = AddWatch(self.server_path(path))
+            send_request(self.client, request, partial(self.post, self._on_watch_added))
 
     def submit(self, read: Read) -> None:
         """Queue a request. Reads after events are sent before those of the initial read and of audits."""
@@ -160,7 +164,9 @@ class RecursiveStrategy(WatchStrategy):
             if not isinstance(error, CONNECTION_ERRORS):
                 self.listener.on_unsupported(f"ZooKeeper refused the recursive watch: {error!r}")
             return
-        self._start_self_test(_SELF_TEST_TRIES)
+        self._unconfirmed -= 1
+        if not self._unconfirmed:
+            self._start_self_test(_SELF_TEST_TRIES)
 
     def _start_self_test(self, tries: int) -> None:
         """Read the root with multiRead and with a single request, and compare."""

@@ -79,6 +79,7 @@ class WatchStrategy(ABC):
     Args:
         client: a connected client.
         root: the root of the tree.
+        watched_roots: the paths below which all followed sets are: the root's, or others below it.
         queue: the queue into the event loop.
         listener: receives the results.
     """
@@ -88,11 +89,17 @@ class WatchStrategy(ABC):
     """Whether the event of a change always arrives before any response that shows the change."""
 
     def __init__(
-        self, client: KazooClient, root: Directory, queue: ThreadsafeQueue, listener: SyncListener
+        self,
+        client: KazooClient,
+        root: Directory,
+        watched_roots: Sequence[str],
+        queue: ThreadsafeQueue,
+        listener: SyncListener,
     ) -> None:
         self.client = client
         self.listener = listener
         self._root = root
+        self._watched_roots = watched_roots
         self._queue = queue
         self._is_stopped = False
 
@@ -116,6 +123,10 @@ class WatchStrategy(ABC):
     @abstractmethod
     def is_idle(self) -> bool:
         """Whether no request is queued or in flight."""
+
+    def reports(self, path: str) -> bool:
+        """Whether the directory is at or below a watched root, so that events report its children."""
+        return any(f"{path}/".startswith(f"{root.rstrip('/')}/") for root in self._watched_roots)
 
     def server_path(self, path: str) -> str:
         """The path with the client's chroot."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final, TypeAlias
@@ -194,12 +194,17 @@ class ZnodeTree:
         """All sets that exist, including unreadable ones."""
         return (node for node in self.walk(self.root) if isinstance(node, SetNode))
 
-    def find(self, elements: list[str]) -> Node | None:
+    def find(self, elements: Sequence[str]) -> Node | None:
         """The node at this path below the root. None: it is unknown."""
         node: Node | None = self.root
         for element in elements:
             node = node.children.get(element) if isinstance(node, Directory) else None
         return node
+
+    def nearest(self, elements: Sequence[str]) -> Node:
+        """The node at this path below the root, or the nearest known one above it."""
+        lengths = range(len(elements), 0, -1)
+        return next(filter(None, (self.find(elements[:length]) for length in lengths)), self.root)
 
     def unreadable(self, path: str) -> AbstractSet[str]:
         """Names of a set's members that could not be read."""
@@ -280,8 +285,7 @@ class ZnodeTree:
         self.unread.pop(node.path, None)
         if node.path in self.unread_directories:
             self._recovering[node] = None
-        wanted = self._namespace.fixed[len(node.elements)]
-        present = {name for name in names if wanted in (None, name) and not self._is_reserved(node, name)}
+        present = {name for name in names if self._is_included(node, name)}
         node.unnamed &= present
         gone = [node.children[name] for name in node.children.keys() - present]
         missed = sum(child.is_listed for child in gone)  # an event would have reset `is_listed`
@@ -295,8 +299,7 @@ class ZnodeTree:
 
     def add_child(self, node: Directory, name: str) -> Node | None:
         """Add a child to a directory. None: the namespace does not include it, or it is already known."""
-        wanted = self._namespace.fixed[len(node.elements)]
-        if wanted not in (None, name) or self._is_reserved(node, name) or name in node.children:
+        if name in node.children or not self._is_included(node, name):
             return None
         return self._make(node, name)
 
@@ -304,9 +307,15 @@ class ZnodeTree:
         """Record the deletion event of a node. The next listing shows whether it was created again."""
         node.is_listed = False
 
-    def _is_reserved(self, parent: Directory, name: str) -> bool:
-        """Whether this is ZooKeeper's own znode `/zookeeper`."""
-        return name == "zookeeper" and parent.path == "/" and not self._is_chrooted
+    def _is_included(self, parent: Directory, name: str) -> bool:
+        """Whether a child of a directory is or may lead to a set that is followed.
+
+        ZooKeeper's own znode `/zookeeper` is not.
+        """
+        wanted = self._namespace.fixed[len(parent.elements)]
+        is_reserved = name == "zookeeper" and parent.path == "/" and not self._is_chrooted
+        is_possible = wanted in (None, name) and not is_reserved
+        return is_possible and self._namespace.follows((*parent.elements, name))
 
     def _make(self, parent: Directory, name: str) -> Node | None:
         """Create the node of a new child. None: its name is not valid in DNS."""

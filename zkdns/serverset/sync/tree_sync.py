@@ -138,6 +138,8 @@ class TreeSync(SyncListener):
         self.zxid = 0
         """The highest transaction of the contents that were read over this connection. 0: none."""
         self._tree = ZnodeTree(namespace, is_chrooted=bool(client.chroot))
+        self._watched_roots = namespace.followed_roots
+        self._searched: set[Node] = set()  # unwatched directories that are listed because of an event below
         self._publish = publish
         self._on_state = on_state
         self._on_delay = on_delay
@@ -278,7 +280,7 @@ class TreeSync(SyncListener):
     def _start_strategy(self, client: KazooClient) -> None:
         is_unsupported = self._loop.time() < self._unsupported_until
         kind = RecursiveStrategy if self._is_recursive and not is_unsupported else OneShotStrategy
-        self._strategy = kind(client, self._tree.root, self._queue, self)
+        self._strategy = kind(client, self._tree.root, self._watched_roots, self._queue, self)
         self._strategy.start()
         self._strategy.send_pending()
 
@@ -291,6 +293,7 @@ class TreeSync(SyncListener):
             self._strategy = None
         self._initial_pending = 0
         self._is_initial_done = False
+        self._searched.clear()
 
     def _set_state(self, state: SyncState) -> None:
         if state is not self.state:
@@ -386,6 +389,7 @@ class TreeSync(SyncListener):
     def on_children(self, read: Read, names: list[str], czxid: int) -> None:
         """Update the tree from a list of children, and read the new ones."""
         node = read.node
+        self._searched.discard(node)
         if not node.is_gone:
             self._reported.discard(node.path)
             if node is self._tree.root:
@@ -441,6 +445,7 @@ class TreeSync(SyncListener):
     def on_error(self, read: Read, error: BaseException) -> None:
         """Remove a znode that does not exist. After any other error keep it and try again."""
         node = read.node
+        self._searched.discard(node)
         if not node.is_gone:
             if isinstance(error, NoNodeError):
                 self._remove(node)
@@ -487,7 +492,10 @@ class TreeSync(SyncListener):
             return
         *above, name = elements
         parent = self._tree.find(above)
-        if parent is None or not parent.is_requested:
+        if parent is None:
+            self._search(self._tree.nearest(above))
+            return
+        if not parent.is_requested:
             return  # the parent's first listing will include the change
         if kind != CHANGED and self._strategy is not None:
             self._strategy.read_stat(parent)  # since no znode that is left has the transaction of a deletion
@@ -503,6 +511,13 @@ class TreeSync(SyncListener):
             child = node or self._tree.add_child(parent, name)
             if child is not None:
                 self._list(child)
+
+    def _search(self, node: Node) -> None:
+        """List a directory after an event below it, if no watch has reported the znodes in between."""
+        is_watched = self._strategy is None or self._strategy.reports(node.path)
+        if isinstance(node, Directory) and not is_watched and node not in self._searched:
+            self._searched.add(node)
+            self._list(node)
 
     def _apply_member_event(self, node: SetNode, kind: int, name: str) -> None:
         if not self._tree.is_read(name):
@@ -636,8 +651,11 @@ class TreeSync(SyncListener):
         self._timer = self._loop.call_later(self._audit.round_seconds, self._run_audit_round)
 
     def _count_repairs(self, node: Node, count: int) -> None:
-        """Count changes without an event. Not with one-shot watches, whose events may arrive later."""
-        if self._strategy is not None and self._strategy.is_ordered:
+        """Count changes without an event, although there is a watch.
+
+        Not with one-shot watches, whose events may arrive later.
+        """
+        if self._strategy is not None and self._strategy.is_ordered and self._strategy.reports(node.path):
             self.repairs += count
             log.error("missed_changes_repaired", path=node.path, count=count)
 
