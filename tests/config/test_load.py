@@ -602,3 +602,29 @@ def test_a_section_may_have_any_toml_form() -> None:
     assert load("[cache]\nentries = 5", {"ZKDNS_CACHE_ENTRIES": "7"}, cache_stale="0").cache == CacheSettings(
         entries=7, stale=0
     )
+
+
+def test_observers_have_the_chroot_of_the_other_servers() -> None:
+    toml = '[zookeeper]\nhosts = "zk1:2281,zk2/a/b"\nobservers = "zk2, [::1]:2282"'
+    settings = load(toml).zookeeper
+    assert settings.observers == (HostPort("zk2", 2181), HostPort("::1", 2282))
+    assert settings.servers == "zk2:2181,[::1]:2282,zk1:2281/a/b"
+    assert settings.observers_only == "zk2:2181,[::1]:2282/a/b"
+    assert load(zookeeper="zk1,zk2/a").zookeeper.servers == "zk1:2181,zk2:2181/a"
+    assert load(zookeeper="zk1").zookeeper.servers == "zk1:2181"
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        (
+            'hosts = "a"\nobservers = "b/c"',
+            "'b:2181/c' has a chroot; that of zookeeper.hosts applies to observers as well",
+        ),
+        ('hosts = "a"\nobservers = "b,b:2181"', "'b,b:2181' names b:2181 twice"),
+        ('hosts = "a"\nobservers = 5', "is 5; write HOST[:PORT],… in quotes"),
+        ('observers = "b"', "has no effect without the other servers; write zookeeper.hosts as well"),
+    ],
+)
+def test_wrong_observers_are_an_error(toml: str, expected: str) -> None:
+    assert errors_of(f"[zookeeper]\n{toml}") == (f"{FILE}: zookeeper.observers: {expected}",)

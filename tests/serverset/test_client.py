@@ -12,7 +12,8 @@ from kazoo.client import KazooClient
 from tests.serverset.sync_helpers import FollowedTree, join, join_many, leave_many
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
-from zkdns.serverset.client import make_client
+from zkdns.address import HostPort
+from zkdns.serverset.client import make_client, server_of
 from zkdns.serverset.sync import SyncState
 from zkdns.table import Table
 
@@ -310,3 +311,57 @@ def test_failed_attempts_to_connect_are_reported(own_zookeeper: ZooKeeperServer)
     finally:
         client.stop()
         client.close()
+
+
+# -- several servers ---------------------------------------------------------------------------------------
+
+
+def test_preferred_servers_are_tried_first_in_random_order() -> None:
+    preferred = [HostPort("127.0.0.2", 1), HostPort("127.0.0.3", 1)]
+    tried: list[HostPort | None] = []
+    client = make_client(
+        "127.0.0.1:1,127.0.0.2:1,127.0.0.3:1,127.0.0.4:1",
+        preferred=preferred,
+        on_connect_failed=lambda: tried.append(server_of(client)),
+    )
+    client.start_async()
+    eventually(lambda: len(tried) >= 60)
+    client.stop()
+    client.close()
+    rounds = [tried[start : start + 4] for start in range(0, 60, 4)]
+    assert all(set(one[:2]) == set(preferred) for one in rounds)
+    assert {one[0] for one in rounds} == set(preferred)
+
+
+def test_after_a_lost_connection_the_next_one_waits_for_a_random_time(
+    own_zookeeper: ZooKeeperServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the first one of a client, and not further attempts, which have delays of their own."""
+    delays: list[tuple[float, float]] = []
+
+    class Dice:
+        random = staticmethod(lambda: 0.5)
+
+        @staticmethod
+        def uniform(low: float, high: float) -> float:
+            delays.append((low, high))
+            return 0.3
+
+    monkeypatch.setattr("zkdns.serverset.client._random", Dice)
+    failed: list[float] = []
+    client = make_client(
+        own_zookeeper.address,
+        reconnect_spread=2.5,
+        on_connect_failed=lambda: failed.append(time.monotonic()),
+    )
+    client.start()
+    assert delays == []
+    own_zookeeper.kill()
+    killed_at = time.monotonic()
+    eventually(lambda: len(failed) >= 3)
+    assert delays == [(0, 2.5)]
+    assert failed[0] - killed_at > 0.2
+    own_zookeeper.start()
+    eventually(lambda: client.connected)
+    client.stop()
+    client.close()

@@ -313,19 +313,37 @@ class ZooKeeperServer:
 
 
 class Ensemble:
-    """An ensemble of ZooKeeper servers. As a context manager it is started and closed."""
+    """An ensemble of ZooKeeper servers. As a context manager it is started and closed.
+
+    Args:
+        size: the number of voting servers.
+        observers: the number of observers, which are the last of `members`.
+        settings: additional lines of zoo.cfg.
+        jvm_flags: additional flags of Java.
+    """
 
     def __init__(
-        self, size: int = 3, *, settings: Mapping[str, str] | None = None, jvm_flags: Sequence[str] = ()
+        self,
+        size: int = 3,
+        *,
+        observers: int = 0,
+        settings: Mapping[str, str] | None = None,
+        jvm_flags: Sequence[str] = (),
     ) -> None:
-        self._ports = [(_Port(), _Port()) for _ in range(size)]
-        peers = {
+        self._ports = [(_Port(), _Port()) for _ in range(size + observers)]
+        common = {
             f"server.{number}": f"{_HOST}:{quorum.number}:{election.number}"
+            + (":observer" if number > size else "")
             for number, (quorum, election) in enumerate(self._ports, 1)
         }
+        common |= {"standaloneEnabled": "false", **(settings or {})} if observers else settings or {}
         self.members = [
-            ZooKeeperServer(settings={**peers, **(settings or {})}, jvm_flags=jvm_flags, member_id=number)
-            for number in range(1, size + 1)
+            ZooKeeperServer(
+                settings={**common, "peerType": "observer"} if number > size else common,
+                jvm_flags=jvm_flags,
+                member_id=number,
+            )
+            for number in range(1, size + observers + 1)
         ]
 
     @property

@@ -283,6 +283,10 @@ def _check_sources(values: Mapping[str, Any], locations: Mapping[str, Location])
     others = [locations[key].name for key in ("zookeeper.hosts", "static") if key in locations]
     if values.get("demo") and others:
         locations["demo"].add_error(f"excludes other sources; remove this or {' and '.join(others)}")
+    if values.get("zookeeper.observers") and "zookeeper.hosts" not in locations:
+        locations["zookeeper.observers"].add_error(
+            "has no effect without the other servers; write zookeeper.hosts as well"
+        )
     if not values.get("offline"):
         return
     if others := [

@@ -34,6 +34,8 @@ class ZooKeeperSettings(msgspec.Struct, frozen=True):
 
     hosts: str | None = None
     """`host:port,host:port/chroot`; None: no ZooKeeper."""
+    observers: tuple[HostPort, ...] = ()
+    """Servers that are used instead of `hosts` while one of them can be reached, with the same chroot."""
     session_timeout: int = 10
     """Requested session timeout in seconds; ZooKeeper may grant another one."""
     credentials: str | None = None
@@ -47,6 +49,19 @@ class ZooKeeperSettings(msgspec.Struct, frozen=True):
     """Path of its private key; None: the key is in the certificate file."""
     verify_hostname: bool = True
     """Require that a server's certificate matches the host name of the connection."""
+
+    @property
+    def servers(self) -> str:
+        """The connect string of all servers, the observers first."""
+        hosts, slash, chroot = (self.hosts or "").partition("/")
+        others = [host for host in hosts.split(",") if host not in map(str, self.observers)]
+        return ",".join([*map(str, self.observers), *others]) + slash + chroot
+
+    @property
+    def observers_only(self) -> str:
+        """The connect string of the observers."""
+        _, slash, chroot = (self.hosts or "").partition("/")
+        return ",".join(map(str, self.observers)) + slash + chroot
 
 
 class ForwardZoneSettings(msgspec.Struct, frozen=True):

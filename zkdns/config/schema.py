@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_network
+from zkdns.address import (
+    DNS_PORT,
+    ZOOKEEPER_PORT,
+    HostPort,
+    parse_connect_string,
+    parse_network,
+    parse_servers,
+)
 from zkdns.config.model import (
     Empty,
     ForwardZoneSettings,
@@ -222,6 +229,14 @@ def _parse_forward_zones(value: object, location: Location) -> dict[str, Forward
     return _parse_zone_tables(value, location)
 
 
+def _parse_observers(value: object, location: Location) -> tuple[HostPort, ...]:
+    """Parse `host:port,host:port`."""
+    hosts = text(parse_connect_string, "HOST[:PORT],…")(value, location)
+    if "/" in hosts:
+        raise BadValueError(f"{hosts!r} has a chroot; that of zookeeper.hosts applies to observers as well")
+    return tuple(parse_servers(hosts))
+
+
 # -- the rows ---------------------------------------------------------------------------------------------
 
 SOURCES = (
@@ -233,6 +248,13 @@ SOURCES = (
         "Default: 127.0.0.1, if no source is configured.",
         used_by=_WATCHER | _SUPERVISOR,
         name="zookeeper",
+    ),
+    Setting(
+        "zookeeper.observers",
+        _parse_observers,
+        "HOSTS",
+        "Observers of the ensemble, which are used instead of the other servers while they can be reached.",
+        used_by=_WATCHER,
     ),
     Setting(
         "zookeeper.session_timeout",

@@ -243,6 +243,12 @@ class Guard:
         """Whether any removal waits, so that ZooKeeper's latest contents were not passed on yet."""
         return bool(self._waits)
 
+    def is_in_window(self, now: float) -> bool:
+        """Whether suspicious removals are held now."""
+        losses = self._losses
+        is_lasting = losses.is_disturbed or losses.is_reading or now < losses.window_until
+        return losses.in_window and is_lasting
+
     def accept(self, origin: str) -> list[Change]:
         """Release a set's held members: an operator has accepted the loss."""
         hold = self._holds.get(origin)

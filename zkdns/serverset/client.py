@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 from kazoo.client import KazooClient
@@ -21,7 +21,7 @@ from kazoo.retry import KazooRetry
 from zkdns.address import HostPort
 from zkdns.serverset import forking
 from zkdns.serverset.auth import ANONYMOUS, Access
-from zkdns.serverset.kazoo_ext import release_in_child
+from zkdns.serverset.kazoo_ext import prefer_servers, release_in_child
 from zkdns.serverset.logs import Log
 
 log = Log("zkdns.zookeeper")
@@ -50,6 +50,8 @@ def make_client(
     read_only: bool = False,
     identity: tuple[int, bytes] | None = None,
     connect_timeout: float = CONNECT_TIMEOUT,
+    preferred: Collection[HostPort] = (),
+    reconnect_spread: float = 0.0,
     on_connect_failed: Callable[[], object] = lambda: None,
 ) -> KazooClient:
     """Make a client, which is not started yet.
@@ -70,13 +72,16 @@ def make_client(
         read_only: whether to accept a server without a quorum that serves reads (`CONNECTED_RO`).
         identity: the session id and password to resume, unless it has expired. None: a new session.
         connect_timeout: seconds, for the first attempt.
+        preferred: servers that are tried before the others, in random order like those.
+        reconnect_spread: maximum random delay in seconds before the first attempt after a lost connection, so
+            that the clients of a lost server do not connect to the others at once. Java's client has 1 s.
         on_connect_failed: called in kazoo's thread after a failed attempt to connect, for instance if the
             server refuses the connection. It must be quick and must not raise.
     """
     # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
     quiet.setLevel(logging.CRITICAL + 1)
-    handler = _Handler(hosts, access.tls, connect_timeout, session_timeout)
+    handler = _Handler(hosts, access.tls, connect_timeout, session_timeout, reconnect_spread)
     client = KazooClient(
         hosts=hosts,
         timeout=session_timeout,
@@ -93,6 +98,8 @@ def make_client(
         ),
         logger=quiet,
     )
+    if preferred:
+        prefer_servers(client, {(server.host, server.port) for server in preferred})
     handler.on_connect_failed = on_connect_failed
     handler.client = weakref.ref(client)
     forking.add(handler)
@@ -109,6 +116,11 @@ def is_read_only(client: KazooClient) -> bool:
 def hosts_of(client: KazooClient) -> str:
     """The servers of a client, without its chroot."""
     return ",".join(str(HostPort(host, port)) for host, port, *_ in client.hosts)
+
+
+def server_of(client: KazooClient) -> HostPort | None:
+    """The server of the last attempt to connect, as in the connect string. None: unknown."""
+    return client.handler.server if isinstance(client.handler, _Handler) else None
 
 
 def tls_of(client: KazooClient) -> ssl.SSLContext | None:
@@ -162,6 +174,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         tls: None: no TLS.
         on_connect_failed: called after a failed attempt to connect.
         client: the client of this handler.
+        server: the server of the last attempt to connect. None: there was none.
     """
 
     @staticmethod
@@ -173,9 +186,17 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         time.sleep(seconds * (1 + _random.random()) / 2)
 
     def __init__(
-        self, hosts: str, tls: ssl.SSLContext | None, connect_timeout: float, session_timeout: float
+        self,
+        hosts: str,
+        tls: ssl.SSLContext | None,
+        connect_timeout: float,
+        session_timeout: float,
+        reconnect_spread: float,
     ) -> None:
         super().__init__()
+        self.server: HostPort | None = None
+        self._reconnect_spread = reconnect_spread
+        self._was_connected = False
         self.on_connect_failed: Callable[[], object] = lambda: None
         self.client: Callable[[], KazooClient | None] = lambda: None
         self._hosts = hosts
@@ -228,9 +249,13 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             self._is_connecting = True
             self._absent_since = time.monotonic()
             self._was_refused = False
+            if self._was_connected:
+                time.sleep(_random.uniform(0, self._reconnect_spread))
         elif self._is_in_handshake:
             self._was_refused = True
         self._is_in_handshake = False
+        if isinstance(hostname, str):
+            self.server = HostPort(hostname, address[1])
         name = hostname if isinstance(hostname, str) else self._names.get(address, address[0])
         limit = self._connect_timeout if timeout is None else min(timeout, self._connect_timeout)
         try:
@@ -301,6 +326,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         """Wait for sockets. kazoo waits for two (the second is its wake-up pipe) once it is connected."""
         if len(readable) > 1:
             self._is_connecting = False
+            self._was_connected = True
             self._connect_timeout = self._first_timeout
             if self._forgotten_zxid:
                 self._compare_zxid()

@@ -8,6 +8,7 @@ All use of kazoo's private parts is in this module:
       called in the connection thread after `last_zxid` was set
     KazooClient._connection                                  intercept_events
     its _read_watch_event(buffer, at), found by this name    intercept_events
+    its _expand_client_hosts(), if it has one                prefer_servers
     its _socket, _read_sock and _write_sock, if it has them  release_in_child
     its _connection_routine, if it has one                   has_ended_thread
     the handler's _workers and running, if it has them       has_ended_thread
@@ -25,7 +26,7 @@ import atexit
 import contextlib
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from kazoo import exceptions
@@ -204,6 +205,16 @@ def intercept_events(client: KazooClient, on_event: EventCallback) -> None:
         read(buffer, offset)
 
     connection._read_watch_event = read_and_report  # noqa: SLF001 - see the module's docstring
+
+
+def prefer_servers(client: KazooClient, preferred: Collection[tuple[str, int]]) -> None:
+    """Let a client try these servers (host and port) first. Apart from that, their order stays random."""
+    connection = client._connection  # noqa: SLF001 - see the module's docstring
+    expand = getattr(connection, "_expand_client_hosts", None)
+    if expand is not None:  # it returns each host, its address and its port, in random order
+        connection._expand_client_hosts = lambda: sorted(  # noqa: SLF001 - see the module's docstring
+            expand(), key=lambda found: (found[0], found[2]) not in preferred
+        )
 
 
 def has_ended_thread(client: KazooClient) -> bool:

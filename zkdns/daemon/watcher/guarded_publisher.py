@@ -101,6 +101,11 @@ class GuardedPublisher:
             self.ensemble,
         )
 
+    @property
+    def is_in_window(self) -> bool:
+        """Whether the guard holds suspicious removals now."""
+        return self.guard.is_in_window(self._clock())
+
     async def restore(self, changes: Sequence[Change], health: SourceHealth) -> None:
         """Publish the sets of a snapshot or of another process. They are stale until ZooKeeper is read.
 

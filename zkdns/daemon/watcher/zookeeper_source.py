@@ -17,6 +17,7 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
+from zkdns.daemon.watcher.observer_moves import MOVE_SECONDS, ObserverMoves
 from zkdns.errors import ConfigError
 from zkdns.serverset.auth import load_access
 from zkdns.serverset.changes import DirectoryUnread, SetDropped
@@ -35,6 +36,7 @@ CHECK_SECONDS = 2.0
 _UNREACHABLE_SECONDS = 3.0  # time without a connection, before the cause is logged
 _STOP_SECONDS = 2.0
 _MAX_CLIENT_PAUSE = 60.0  # seconds between two clients, if one after the other ends
+_RECONNECT_SPREAD = 1.0  # seconds; when a server is lost, a fleet connects to the others over this time
 _REPLACED = "replaced"
 """Value of `_last_problem` after a client was replaced."""
 
@@ -53,6 +55,7 @@ class ZooKeeperSource:
         config: address of ZooKeeper and the credentials.
         guarded: has the namespace, and gets its changes and its state, in order.
         check_seconds: as `CHECK_SECONDS`.
+        move_seconds: as `observer_moves.MOVE_SECONDS`.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class ZooKeeperSource:
         guarded: GuardedPublisher,
         *,
         check_seconds: float = CHECK_SECONDS,
+        move_seconds: float = MOVE_SECONDS,
     ) -> None:
         self._check_seconds = check_seconds
         self._config = config
+        self._servers = config.zookeeper.servers
         self._guarded = guarded
         self.namespace = guarded.namespace
         self._loop = asyncio.get_running_loop()
@@ -76,6 +81,7 @@ class ZooKeeperSource:
         self._last_problem = ""  # so that each problem of the client is logged once
         self._client_pause = self._check_seconds / 2
         self._next_client_at = 0.0
+        self._moves = ObserverMoves(config.zookeeper.observers, self._make_second, move_seconds=move_seconds)
         self._client = self._make_client()
         self.sync = TreeSync(
             self._client,
@@ -121,6 +127,7 @@ class ZooKeeperSource:
     async def stop(self) -> None:
         """Close the session, or leave it to its timeout if that takes too long."""
         self._is_stopping = True
+        self._moves.close()
         self.sync.detach()
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -133,14 +140,45 @@ class ZooKeeperSource:
         await asyncio.wait([asyncio.ensure_future(stopped.wait())], timeout=_STOP_SECONDS)
 
     def _make_client(self) -> Client:
-        config = self._config
+        config = self._config.zookeeper
         return make_client(
-            str(config.zookeeper.hosts),
-            session_timeout=config.zookeeper.session_timeout,
-            access=load_access(config.zookeeper),
+            config.servers,
+            session_timeout=config.session_timeout,
+            access=load_access(config),
             read_only=True,
+            preferred=config.observers,
+            reconnect_spread=min(_RECONNECT_SPREAD, config.session_timeout / 4),
             on_connect_failed=self._post_connect_failed,
         )
+
+    def _make_second(self, on_observer: bool) -> Client:
+        """A client for a move: for the observers only, or for all servers with a quorum.
+
+        Raises:
+            ConfigError: the credentials cannot be read.
+        """
+        client = self._make_client()
+        client.read_only = False
+        if on_observer:
+            client.set_hosts(self._config.zookeeper.observers_only)
+        self.sync.prepare(client)
+        return client
+
+    def _move(self) -> None:
+        """Move to an observer if it is time, or away from one that has lost its quorum."""
+        is_live = self.sync.state is SyncState.LIVE
+        is_quiet = is_live and not self._guarded.is_in_window
+        try:
+            client = self._moves.next_client(self._client, time.monotonic(), is_quiet=is_quiet)
+        except ConfigError as error:
+            log.warning("zookeeper_client_restart_failed", zookeeper=self._servers, reason=str(error))
+            return
+        if client is not None:
+            before, self._client = self._client, client
+            client.set_hosts(self._servers)  # if this connection is lost
+            client.read_only = True
+            self.sync.switch_to(client)
+            dispose(before)
 
     def _post_connect_failed(self) -> None:
         """Pass a failed attempt to connect to the event loop. Called in kazoo's thread."""
@@ -167,7 +205,7 @@ class ZooKeeperSource:
             threading.Thread(target=self._log_unreachable, daemon=True).start()
 
     def _log_unreachable(self) -> None:
-        hosts = str(self._config.zookeeper.hosts)
+        hosts = self._servers
         reason = Diagnosis(hosts, tls_of(self._client)).wait().describe()
         if not self._client.connected and not self._is_stopping:
             self._unreachable_reason = reason
@@ -180,11 +218,12 @@ class ZooKeeperSource:
         asyncio.get_running_loop().call_later(self._check_seconds, self._check)
         if self._restored_origins and self.sync.state in _READ_STATES:
             self._drop_absent()
+        self._move()
         if time.monotonic() < self._next_client_at or not has_ended_thread(self._client):
             return
         self._client_pause = min(self._client_pause * 2, _MAX_CLIENT_PAUSE)
         self._next_client_at = time.monotonic() + self._client_pause
-        zookeeper = self._config.zookeeper.hosts
+        zookeeper = self._servers
         try:
             client = self._make_client()
         except ConfigError as error:  # for instance while the credentials file is being edited
@@ -211,7 +250,7 @@ class ZooKeeperSource:
             self._disconnected_at = time.monotonic()
             log.warning(
                 "zookeeper_disconnected",
-                zookeeper=self._config.zookeeper.hosts,
+                zookeeper=self._servers,
                 namespace=self.namespace.template,
             )
             self._unreachable_reason = ""
@@ -226,7 +265,7 @@ class ZooKeeperSource:
         self._drop_absent()
         log.info(
             "zookeeper_read",
-            zookeeper=self._config.zookeeper.hosts,
+            zookeeper=self._servers,
             namespace=self.namespace.template,
             services=len(self.sync.origins),
             seconds=round(time.monotonic() - self._disconnected_at, 3),

@@ -171,11 +171,20 @@ class TreeSync(SyncListener):
         """Use this client, which is not started yet, in place of one that has ended."""
         self._heartbeat.stop()
         self._client = client
+        self.prepare(client)
+
+    def prepare(self, client: KazooClient) -> None:
+        """Prepare a client, which is not started yet, for `attach` or `switch_to`."""
         if incompatibility() is None:
             intercept_events(
                 client, lambda kind, path: self._queue.post(self._on_watch_event, client, kind, path)
             )
         client.add_listener(lambda state: self._on_client_state(client, state))
+
+    def switch_to(self, client: KazooClient) -> None:
+        """Use this prepared and connected client in place of the present one. The state does not change."""
+        self._client = client
+        self._on_connection(client, KazooState.CONNECTED, is_read_only(client))
 
     def detach(self) -> None:
         """Send no more requests, and ignore the client from now on: the caller is about to stop it."""
