@@ -41,7 +41,7 @@ log = structlog.get_logger("zkdns.transport")
 
 _Ts = TypeVarTuple("_Ts")
 
-HOUSEKEEPING_SECONDS = 0.005
+HOUSEKEEPING_SECONDS = 0.002
 """Interval of housekeeping. A longer turn, with at most some hundred queries, is followed by it."""
 
 Work = Callable[[], bool]
