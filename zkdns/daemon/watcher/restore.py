@@ -83,7 +83,7 @@ def _select(copy: TableCopy, namespaces: Sequence[Namespace]) -> Restored:
         source: health for source, health in copy.sources.items() if source in templates and health.ready
     }
     by_source, hosts = divide_by_source(copy.changes, namespaces)
-    changes = {
+    changes: dict[str, list[Change]] = {
         namespace.template: [
             change
             for change in by_source.get(namespace.template, [])

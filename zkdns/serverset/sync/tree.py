@@ -203,8 +203,10 @@ class ZnodeTree:
 
     def nearest(self, elements: Sequence[str]) -> Node:
         """The node at this path below the root, or the nearest known one above it."""
-        lengths = range(len(elements), 0, -1)
-        return next(filter(None, (self.find(elements[:length]) for length in lengths)), self.root)
+        for length in range(len(elements), 0, -1):
+            if (node := self.find(elements[:length])) is not None:
+                return node
+        return self.root
 
     def unreadable(self, path: str) -> AbstractSet[str]:
         """Names of a set's members that could not be read."""
