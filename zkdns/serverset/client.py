@@ -78,9 +78,6 @@ def make_client(
         on_connect_failed: called in kazoo's thread after a failed attempt to connect, for instance if the
             server refuses the connection. It must be quick and must not raise.
     """
-    # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
-    quiet = logging.getLogger("zkdns.kazoo")
-    quiet.setLevel(logging.CRITICAL + 1)
     handler = _Handler(hosts, access.tls, connect_timeout, session_timeout, reconnect_spread)
     client = KazooClient(
         hosts=hosts,
@@ -96,16 +93,22 @@ def make_client(
             max_delay=min(_MAX_RETRY_DELAY, session_timeout / 4),
             sleep_func=handler.sleep_func,
         ),
-        logger=quiet,
+        logger=_quiet_logger(),
     )
-    if preferred:
-        prefer_servers(client, {(server.host, server.port) for server in preferred})
+    prefer_servers(client, {(server.host, server.port) for server in preferred})
     handler.on_connect_failed = on_connect_failed
     handler.client = weakref.ref(client)
     forking.add(handler)
     if access.sasl is not None:
         client.add_listener(lambda _: _log_auth_failure(client, hosts))
     return client
+
+
+def _quiet_logger() -> logging.Logger:
+    """A logger without output: kazoo logs each attempt, and the owner of the client each change of state."""
+    quiet = logging.getLogger("zkdns.kazoo")
+    quiet.setLevel(logging.CRITICAL + 1)
+    return quiet
 
 
 def is_read_only(client: KazooClient) -> bool:
