@@ -64,8 +64,8 @@ def test_all_settings_are_read() -> None:
     [
         ('allow = ["10.0.0.2/8"]', "transfer.allow: '10.0.0.2/8' has bits set after its prefix"),
         ("allow = []", "transfer.allow: is an empty list"),
-        ("journal = -1", "transfer.journal: is -1; write a whole number from 0 to 1024"),
-        ("max_transfers = 0", "transfer.max_transfers: is 0; write a whole number from 1 to 256"),
+        ("journal = -1", "transfer.journal: is -1; write an integer from 0 to 1024"),
+        ("max_transfers = 0", "transfer.max_transfers: is 0; write an integer from 1 to 256"),
         ('notify = ["10.0.0.2"]', "transfer.notify: has no effect while no secondary may copy the zones"),
         (
             'allow = ["10.0.0.2"]\nnotify = ["10.0.0.2#one"]',

@@ -25,7 +25,8 @@ _PRIMARY = "10.0.0.1"  # in the examples
 def example(heading: str, number: int = 0) -> str:
     """An example of the page: the code block with this number below a heading."""
     _, _, section = PAGE.read_text().partition(f"### {heading}\n")
-    return re.findall(r"```[a-z]*\n(.*?)```", section, re.DOTALL)[number]
+    found: list[str] = re.findall(r"```[a-z]*\n(.*?)```", section, re.DOTALL)
+    return found[number]
 
 
 class Secondary:

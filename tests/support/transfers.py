@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dns.message
 import dns.name
@@ -63,7 +64,7 @@ class Primary(ZkdnsServer):
         eventually(lambda: self.events("zone_transferable"))
 
 
-def transfer(server: ZkdnsServer, zone: dns.zone.Zone | None = None, **options: object) -> dns.zone.Zone:
+def transfer(server: ZkdnsServer, zone: dns.zone.Zone | None = None, **options: Any) -> dns.zone.Zone:
     """Transfer the zone: by IXFR to a zone that has been transferred before, otherwise by AXFR."""
     zone = dns.zone.Zone(ZONE, relativize=False) if zone is None else zone
     host, port = server.addresses[0]

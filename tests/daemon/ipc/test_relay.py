@@ -25,10 +25,11 @@ class Sink:
         self.room = room
         self.data = b""
         self.is_whole: bool | None = None
-        self.ended = asyncio.Event()
+        self.has_data, self.ended = asyncio.Event(), asyncio.Event()
 
     def write(self, data: bytes) -> bool:
         self.data += data
+        self.has_data.set()
         return len(self.data) < self.room
 
     def end(self, *, is_whole: bool) -> None:
@@ -117,8 +118,7 @@ def test_a_client_that_does_not_read_stops_the_sender(short_path: Path) -> None:
     async def test(relay: Relay) -> None:
         sink = Sink(room=1)
         stream = start(relay, sink)
-        while not sink.data:
-            await asyncio.sleep(0.01)
+        await sink.has_data.wait()
         before = -1
         while answers.made != before:  # until the buffers of both sockets are full
             before = answers.made
@@ -139,8 +139,7 @@ def test_a_client_that_goes_away_ends_the_response(short_path: Path) -> None:
     async def test(relay: Relay) -> None:
         sink = Sink(room=1)
         stream = start(relay, sink)
-        while not sink.data:
-            await asyncio.sleep(0.01)
+        await sink.has_data.wait()
         stream.cancel()
         await answers.is_closed.wait()
         assert sink.is_whole is None
@@ -201,8 +200,9 @@ def test_a_response_that_takes_too_long_is_ended(short_path: Path) -> None:
 
     async def test(relay: Relay) -> None:
         sink = Sink(room=1)
-        start(relay, sink)
+        stream = start(relay, sink)
         await answers.is_closed.wait()  # although the client has not gone
+        stream.cancel()
 
     run(short_path, answers, test, max_seconds=0.3)
 
@@ -234,8 +234,7 @@ def test_a_new_process_takes_over_the_path(short_path: Path) -> None:
         relay, first, second = Relay(str(short_path / "s")), Sink(room=1), Sink()
         await servers[0].start()
         stream = start(relay, first)
-        while not first.data:
-            await asyncio.sleep(0.01)
+        await first.has_data.wait()
         await servers[1].start()
         servers[0].stop_accepting()
         start(relay, second)
@@ -252,7 +251,7 @@ def test_a_new_process_takes_over_the_path(short_path: Path) -> None:
 @given(st.lists(st.binary(min_size=1, max_size=9), max_size=6), st.lists(st.integers(1, 5), min_size=1))
 def test_messages_are_found_in_any_pieces(messages: list[bytes], sizes: list[int]) -> None:
     whole, at, found, has_ended = framed(*messages) + b"\0\0", 0, b"", False
-    follower = relay_module._Messages()
+    follower = relay_module.MessageFollower()
     for number in range(len(whole)):
         piece = whole[at : at + sizes[number % len(sizes)]]
         at += len(piece)

@@ -93,6 +93,7 @@ def signed(query: dns.message.Message, key: dns.tsig.Key = KEY, when: float = NO
 def tsig_error(wire: bytes) -> tuple[int, int, int]:
     """The response code, the error of its TSIG record, and the bytes of its signature."""
     message = dns.message.from_wire(wire, keyring=False)
+    assert message.tsig is not None
     (rdata,) = message.tsig
     return int(message.rcode()), int(rdata.error), len(rdata.mac)
 
@@ -164,7 +165,7 @@ def test_a_stranger_is_refused_with_extended_error_18() -> None:
     transfers = Transfers()
     (message,) = transfers.ask("AXFR", address=STRANGER, use_edns=0)
     assert message.rcode() == dns.rcode.REFUSED
-    assert [option.code for option in message.options] == [18]  # type: ignore[attr-defined]
+    assert [option.code for option in message.options] == [18]
     (message,) = transfers.ask("AXFR", "elsewhere.", address=STRANGER)
     assert message.rcode() == dns.rcode.REFUSED  # a stranger does not learn which zones there are
     assert [refusal.client for refusal in transfers.refused] == ["192.0.2.1"] * 2
@@ -179,7 +180,7 @@ def test_names_that_are_no_zone_of_this_server_are_not_authoritative(name: str) 
 def test_a_zone_that_has_not_been_read_is_not_ready() -> None:
     (message,) = Transfers(is_ready=False).ask("AXFR", use_edns=0)
     assert message.rcode() == dns.rcode.SERVFAIL
-    assert [option.code for option in message.options] == [14]  # type: ignore[attr-defined]
+    assert [option.code for option in message.options] == [14]
 
 
 def test_full_transfers_are_bounded_and_differences_are_not() -> None:
@@ -201,7 +202,7 @@ def test_full_transfers_are_bounded_and_differences_are_not() -> None:
 @pytest.mark.parametrize("key", [KEY, OTHER], ids=lambda key: key.algorithm.to_text())
 def test_a_signed_transfer_needs_no_network_and_every_message_is_signed(key: dns.tsig.Key) -> None:
     transfers = Transfers()
-    transfers.versions.publish(11, big=[f"10.3.{n // 250}.{n % 250 + 1}:80" for n in range(1500)])
+    transfers.versions.publish(11, big=[f"10.3.{n // 250}.{n % 250 + 1}:80" for n in range(400)])
     query = make_query("AXFR", use_edns=0)
     wires = transfers.send(signed(query, key), STRANGER)
     assert len(wires) > 2
@@ -241,7 +242,9 @@ def test_a_signature_that_is_wrong_is_not_authorized(
         rcode, found, size = tsig_error(wire)
         assert (rcode, found, bool(size)) == (dns.rcode.NOTAUTH, error, has_mac)
         if has_mac:
-            (rdata,) = dns.message.from_wire(wire, keyring=False).tsig
+            tsig = dns.message.from_wire(wire, keyring=False).tsig
+            assert tsig is not None
+            (rdata,) = tsig
             assert (rdata.time_signed, int.from_bytes(rdata.other)) == (when, NOW)
     assert len(transfers.refused) == 2
 
@@ -286,7 +289,7 @@ def test_a_record_after_the_signature_is_malformed() -> None:
     assert dns.message.from_wire(response).rcode() == dns.rcode.FORMERR
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_damage_to_a_signed_query_gives_an_error_and_no_zone(data: st.DataObject) -> None:
     transfers = Transfers()

@@ -156,7 +156,7 @@ def test_a_running_transfer_keeps_its_version() -> None:
 
 def test_large_services_are_in_several_messages() -> None:
     versions = Versions()
-    versions.publish(1, web=[f"10.0.{number // 250}.{number % 250 + 1}:80" for number in range(2000)])
+    versions.publish(1, web=[f"10.0.{number // 250}.{number % 250 + 1}:80" for number in range(600)])
     version = versions.zone.current()
     assert version is not None
     wires = list(messages.full_zone(QUERY, version, 100))
@@ -168,20 +168,28 @@ def test_large_services_are_in_several_messages() -> None:
     assert sum(map(len, split_records(blocks))) == size_of(blocks)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.sets(st.integers(1, 4))), min_size=2, max_size=8))
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.sets(st.integers(1, 3))), min_size=2, max_size=6))
 def test_all_differences_lead_to_the_present_version(steps: list[dict[str, set[int]]]) -> None:
     """For each earlier version: its records, changed by the differences, are those of the present one."""
     versions = Versions()
-    versions.publish(1, base=[f"10.7.0.{number}:80" for number in range(1, 60)])
-    contents = {}
+    versions.publish(1, base=[f"10.7.0.{number}:80" for number in range(1, 40)])
+    contents: dict[int, set[bytes]] = {}
     for serial, step in enumerate(steps, 2):
         versions.publish(
             serial, **{name: [f"10.0.0.{n}:80" for n in sorted(hosts)] for name, hosts in step.items()}
         )
-        contents[serial] = {each for each in full(versions) if not each.startswith("SOA")}
-    for serial, records in contents.items():
-        changes = differences(versions, serial)
-        assert changes is not None
-        if serial != len(steps) + 1:
-            assert patched(records, changes) == contents[len(steps) + 1]
+        version = versions.zone.current()
+        assert version is not None
+        contents[serial] = set(split_records(version.blocks()))
+    for serial, content in contents.items():
+        records = content
+        differences = versions.zone.differences_since(serial)
+        if differences is None:  # they have more bytes than the zone
+            continue
+        for difference in differences:
+            removed, added = (set(split_records(part)) for part in (difference.removed, difference.added))
+            assert removed <= records
+            assert not added & records
+            records = records - removed | added
+        assert records == contents[len(steps) + 1]

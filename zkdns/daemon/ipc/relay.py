@@ -149,7 +149,7 @@ class _Exchange:
     def __init__(self, relay: Relay, query: RelayedQuery, sink: MessageSink, unavailable: bytes) -> None:
         self._relay, self._sink, self._unavailable = relay, sink, unavailable
         self._loop = asyncio.get_running_loop()
-        self._messages = _Messages()
+        self._messages = MessageFollower()
         self._has_data = self._is_reading = False
         self._timer: asyncio.TimerHandle | None = None
         self._sock = relay.connect(_QUERIES.encode(query))
@@ -230,7 +230,7 @@ class _NoSink:
 _NO_SINK = _NoSink()
 
 
-class _Messages:
+class MessageFollower:
     """Finds the end of a stream of messages."""
 
     def __init__(self) -> None:
