@@ -216,7 +216,7 @@ def test_the_command_prints_a_line_for_each_difference(servers: Servers) -> None
         (["/x/one"], 2, "/x/one: is compared with nothing; name two or more servers"),
         (["/x/one", "/x/one"], 2, "/x/one: occurs twice"),
         (["/x/one", "nonsense"], 2, "'nonsense' is neither a URL nor a path"),
-        (["/x/one", "/x/other"], 3, "no server listens at /x/one"),
+        (["/x/one", "/x/other"], 3, "start one, or name another one\n"),
         (["/x/one", "/x/other", "--wait", "soon"], 2, "--wait"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ def digests_of(server: ZkdnsServer) -> set[str]:
     return {digest.digest for report in reports for digest in report}
 
 
+def _is_complete(server: ZkdnsServer, addresses: set[str]) -> bool:
+    return server.lookup("web.prod.discovery") == addresses and len(digests_of(server)) == 1
+
+
 @pytest.fixture
 def pair(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[tuple[ZkdnsServer, ZkdnsServer]]:
     """Two servers of one ensemble with three members, which have counted their members."""
@@ -54,13 +59,12 @@ def pair(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[tuple[Zk
         add_member(zk, f"{zk_root}/first", "web", number)
     arguments = (
         *("--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/first/{{environment}}/{{service}}"),
-        *("--snapshot", "none", "--workers", "2"),
+        *("--workers", "2"),
     )
     with ZkdnsServer(*arguments) as one, ZkdnsServer(*arguments) as other:
         for server in (one, other):
             server.wait_ready()
-            eventually(lambda server=server: server.lookup("web.prod.discovery") == addresses)
-            eventually(lambda server=server: len(digests_of(server)) == 1)
+            eventually(partial(_is_complete, server, addresses))
         yield one, other
 
 
@@ -120,7 +124,7 @@ def test_diff_lists_what_differs(
     zk.set(f"{second}/prod/web/member_{2:010d}", json.dumps(changed).encode())
     add_member(zk, second, "api", 9)
     arguments = ("--zookeeper", zookeeper.address, "--namespace", f"{second}/{{environment}}/{{service}}")
-    with ZkdnsServer(*arguments, "--snapshot", "none") as other:
+    with ZkdnsServer(*arguments) as other:
         other.wait_ready()
         status, found = diff(one, other, wait="1s")
     places = [(each["service"], each["member"], each["field"]) for each in found]

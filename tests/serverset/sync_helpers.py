@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,7 @@ class FollowedTree:
         fail_on_delay: bool = False,
         member_prefix: str = "member_",
         only: Sequence[str] = (),
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
@@ -118,6 +120,7 @@ class FollowedTree:
         self._member_prefix = member_prefix
         self._only = only
         self._start = start
+        self._wall_clock = wall_clock
         self._recursive = recursive
         self._fail_on_delay = fail_on_delay
         self._intervals = {"audit_seconds": audit_seconds, "retry_seconds": retry_seconds}
@@ -154,6 +157,7 @@ class FollowedTree:
             on_ensemble=self._note_ensemble,
             on_same_ensemble=self._note_same_ensemble,
             on_zxid=self.log.append,
+            wall_clock=self._wall_clock,
             recursive=self._recursive,
             **self._intervals,
         )

@@ -52,7 +52,7 @@ def test_a_multi_read_returns_what_single_reads_do(zookeeper: ZooKeeperServer, z
         *found, children, nothing, absent, no_children, secret, hidden = answer(zk, MultiRead(reads))
     stats = [zk.exists(f"{zk_root}/{name}") for name in contents]
     assert found == [
-        Znode(data, stat.czxid, stat.mzxid, stat.ctime, stat.pzxid)
+        Znode(data, stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.pzxid)
         for data, stat in zip(contents.values(), stats, strict=True)
     ]
     assert isinstance(children, list)

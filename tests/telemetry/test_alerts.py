@@ -109,7 +109,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ZkdnsServiceBelowMinimum": {"web": 1},
     "ZkdnsServersDisagree": {"digest": 2**53 - 1},
     "ZkdnsWorkerDisagrees": {"worker_digest": 2},
-    "ZkdnsZooKeeperUnreachable": {"stale": 0.0, "state": "away"},
+    "ZkdnsZooKeeperUnreachable": {"stale": 0.0, "state": "unreachable"},
     "ZkdnsZooKeeperNotRead": {"state": "reading"},
     "ZkdnsMembersHeld": {"held": 2},
     "ZkdnsProcessRestarts": {"restarts": 1},

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.telemetry.prometheus import render
 from zkdns.telemetry.stats import (
+    PROPAGATION_BUCKETS,
     ForwardStats,
     NamespaceStats,
     ServerStats,
@@ -66,6 +67,7 @@ def scrape(stats: WatcherStats | None) -> dict[tuple[str, ...], float]:
 def test_each_watcher_stat_is_a_metric() -> None:
     samples = scrape(FULL)
     stale = samples.pop(("zkdns_zookeeper_stale_seconds", NAMESPACE))
+    samples = {key: value for key, value in samples.items() if not key[0].startswith("zkdns_propagation_")}
     assert samples == {
         ("zkdns_zookeeper_state", NAMESPACE, "reading"): 0,
         ("zkdns_zookeeper_state", NAMESPACE, "live"): 0,
@@ -91,7 +93,7 @@ def test_each_watcher_stat_is_a_metric() -> None:
         ("zkdns_left_members_total",): 4,
         ("zkdns_table_digest", "watcher", "discovery"): 2**53 - 1,
         ("zkdns_table_digest_members", "watcher", "discovery"): 14,
-        ("zkdns_namespace_digest", NAMESPACE): 2**52 + 1,
+        ("zkdns_zookeeper_digest", NAMESPACE): 2**52 + 1,
     }
     assert 0.0 < stale <= time.monotonic()
 
@@ -109,7 +111,8 @@ def test_every_family_has_a_type_and_a_sentence_as_help() -> None:
         "zkdns_joined_members",
         "zkdns_left_members",
     }
-    assert all(family.type in {"counter", "gauge"} for family in families)
+    assert [family.name for family in families if family.type == "histogram"] == ["zkdns_propagation_seconds"]
+    assert all(family.type in {"counter", "gauge", "histogram"} for family in families)
     assert all(family.documentation.endswith(".") or "; " in family.documentation for family in families)
 
 
@@ -297,3 +300,17 @@ def test_each_process_has_its_resources() -> None:
         ("zkdns_process_open_fds", "supervisor"): 3,
         ("zkdns_process_open_fds", "worker-0"): 6,
     }
+
+
+def test_the_propagation_of_changes_is_a_histogram() -> None:
+    counts = [0] * (len(PROPAGATION_BUCKETS) + 1)
+    counts[0], counts[2], counts[-1] = 3, 1, 1
+    namespace = NamespaceStats(
+        NAMESPACE, state="live", propagation_counts=tuple(counts), propagation_seconds=70.5
+    )
+    samples = scrape(WatcherStats(state="live", namespaces=(namespace,)))
+    assert samples["zkdns_propagation_seconds_count", NAMESPACE] == 5
+    assert samples["zkdns_propagation_seconds_sum", NAMESPACE] == 70.5
+    below = [samples["zkdns_propagation_seconds_bucket", str(end), NAMESPACE] for end in PROPAGATION_BUCKETS]
+    assert below == [3, 3, *[4] * (len(PROPAGATION_BUCKETS) - 2)]
+    assert samples["zkdns_propagation_seconds_bucket", "+Inf", NAMESPACE] == 5

@@ -125,10 +125,12 @@ class ApiClient:
     Args:
         server: its address.
         token: bearer token for requests that change something; None: none is sent.
+        option: the option that names the server, for errors. Empty: it is an argument.
     """
 
-    def __init__(self, server: ServerAddress, token: str | None = None) -> None:
+    def __init__(self, server: ServerAddress, token: str | None = None, *, option: str = "--server") -> None:
         self.server = server
+        self._option = f" with {option}" if option else ""
         self._token = token
 
     # -- reading -------------------------------------------------------------------------------------------
@@ -285,13 +287,13 @@ class ApiClient:
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise UnreachableError(
                 f"no server listens at {self.server} ({self._absence(error)}); "
-                "start one, or name another one with --server"
+                f"start one, or name another one{self._option}"
             ) from None
         except PermissionError:
             raise UnreachableError(
                 f"this user may not use {self.server} (permission denied); "
                 "run the command as the user that the server runs as, "
-                "or name the server's HTTP address with --server"
+                f"or name the server's HTTP address{self._option}"
             ) from None
         except ssl.SSLCertVerificationError as error:
             raise UnreachableError(self._refusal(error)) from None

@@ -55,7 +55,7 @@ def diff(servers: tuple[str, ...], wait: float | None, as_json: bool) -> None:
     The exit status is 0 if all answers are equal, 1 if they differ, 2 for usage errors, 3 if a server does
     not respond, has not read its table yet, or is of another version.
     """
-    clients = [ApiClient(address) for address in _addresses(servers)]
+    clients = [ApiClient(address, option="") for address in _addresses(servers)]
     try:
         found = Comparer(clients).compare(_DEFAULT_WAIT if wait is None else wait)
     except UnreachableError as error:

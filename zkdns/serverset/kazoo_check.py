@@ -42,9 +42,9 @@ _WATCHED, _CHANGED = f"{_CHROOT}/watched", f"{_CHROOT}/watched/below"
 _WATCH_XID, _PING_XID = -1, -2
 _EXISTS, _CLOSE, _CLIENT_TIMEOUT = 3, -11, 10_000  # the latter in milliseconds
 _ZXID = 318  # of all responses
-_ZNODE = Znode(b"data", czxid=7, mzxid=8, ctime=9, pzxid=10)
+_ZNODE = Znode(b"data", czxid=7, mzxid=8, ctime=9, mtime=11, pzxid=10)
 _STAT = struct.pack(
-    "!qqqqiiiqiiq", _ZNODE.czxid, _ZNODE.mzxid, _ZNODE.ctime, 0, 0, 0, 0, 0, 0, 0, _ZNODE.pzxid
+    "!qqqqiiiqiiq", _ZNODE.czxid, _ZNODE.mzxid, _ZNODE.ctime, _ZNODE.mtime, 0, 0, 0, 0, 0, 0, _ZNODE.pzxid
 )
 
 _HEADER = struct.Struct("!iqi")  # ReplyHeader: xid, zxid, error

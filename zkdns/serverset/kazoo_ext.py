@@ -51,6 +51,8 @@ class Znode(NamedTuple):
     """The transaction that changed its data last; at first the one that created it."""
     ctime: int
     """When it was created: Unix time in milliseconds."""
+    mtime: int
+    """When its data was changed last: Unix time in milliseconds; at first when it was created."""
     pzxid: int
     """The transaction that created or deleted a child last; at first the one that created it."""
 
@@ -65,7 +67,7 @@ _INT = struct.Struct("!i")
 _HEADER = struct.Struct("!i?i")  # MultiHeader: operation, end flag, error
 _HEADERS = {op: _HEADER.pack(op, False, -1) for op in (GET_DATA, GET_CHILDREN)}
 _END = _HEADER.pack(-1, True, -1)
-_STAT = struct.Struct("!qqq36xq")  # czxid, mzxid, ctime and, at the end, pzxid
+_STAT = struct.Struct("!qqqq28xq")  # czxid, mzxid, ctime, mtime and, at the end, pzxid
 _NO_NODE, _NO_AUTH = NoNodeError(), NoAuthError()
 _EVENT = struct.Struct("!iii")  # WatcherEvent: kind, state, and the length of the path
 _COMMON_ERRORS = {NoNodeError.code: _NO_NODE, NoAuthError.code: _NO_AUTH}

@@ -25,6 +25,7 @@ from zkdns.digest import exact
 from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.telemetry.stats import (
     LATENCY_BUCKETS,
+    PROPAGATION_BUCKETS,
     STATES,
     ForwardStats,
     NamespaceStats,
@@ -187,7 +188,7 @@ class _Digests(Collector):
         if digests.samples:
             yield from (digests, members)
         namespaces = GaugeMetricFamily(
-            "zkdns_namespace_digest",
+            "zkdns_zookeeper_digest",
             "The same for a namespace, in the watcher.",
             labels=["namespace"],
         )
@@ -479,7 +480,17 @@ def _namespaces(namespaces: Sequence[NamespaceStats]) -> Iterator[Metric]:
         "Late replies of ZooKeeper (1 s or more), as after a pause of a server.",
         labels=["namespace"],
     )
+    propagation = HistogramMetricFamily(
+        "zkdns_propagation_seconds",
+        "Time from the writing of a member's znode to the publication of the change. It includes the "
+        "difference between the clocks of ZooKeeper and of this host; negative times count as 0. Deletions "
+        "have no time, and the first read over a connection is not counted.",
+        labels=["namespace"],
+    )
     for one in namespaces:
+        ends = (*map(str, PROPAGATION_BUCKETS), "+Inf")
+        below = zip(ends, map(float, accumulate(one.propagation_counts)), strict=True)
+        propagation.add_metric([one.namespace], list(below), one.propagation_seconds)
         for state in STATES:
             states.add_metric([one.namespace, state], float(state == one.state))
         since = one.stale_since
@@ -488,7 +499,7 @@ def _namespaces(namespaces: Sequence[NamespaceStats]) -> Iterator[Metric]:
         holds.add_metric([one.namespace], one.holds)
         unread.add_metric([one.namespace], one.unread)
         delays.add_metric([one.namespace], one.delays)
-    yield from (states, stale, held, holds, unread, delays)
+    yield from (states, stale, held, holds, unread, delays, propagation)
 
 
 def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:

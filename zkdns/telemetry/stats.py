@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from zkdns.dns.answer_source import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
+from zkdns.serverset.sync.propagation import BUCKETS as PROPAGATION_BUCKETS
 from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.transport import counters
 
@@ -57,6 +58,10 @@ class NamespaceStats(msgspec.Struct, frozen=True):
     """Znodes above the services that cannot be listed, for instance because their ACL denies it."""
     digest: str | None = None
     """As `ZoneDigest.digest`, of its services. None: not computed yet."""
+    propagation_counts: tuple[int, ...] = (0,) * (len(PROPAGATION_BUCKETS) + 1)
+    """Changes by the time from their writing to their publication (`Propagation.counts`)."""
+    propagation_seconds: float = 0.0
+    """Sum of these times."""
 
 
 class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):

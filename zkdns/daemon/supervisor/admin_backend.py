@@ -74,7 +74,7 @@ from zkdns.daemon.ipc.requests import (
 from zkdns.daemon.supervisor.children import ChildProcess
 from zkdns.daemon.supervisor.reload import NotReloaded, Reloader
 from zkdns.daemon.supervisor.self_check import unresponsive_addresses
-from zkdns.daemon.supervisor.server_state import ServerState
+from zkdns.daemon.supervisor.server_state import Generation, ServerState
 from zkdns.names import to_text
 from zkdns.serverset.service_counts import Listing, ServiceCount
 from zkdns.telemetry.process_stats import ProcessStats, read_process_stats
@@ -199,7 +199,7 @@ class AdminBackend:
                 **({} if transfer is None else {"transfer": transfer.deaths}),
             },
             reloads=self._reloader.outcomes,
-            processes=dict(_processes(watcher, workers)),
+            processes=dict(_processes(self._state.generation)),
             members=watcher.members,
             responses=dict(self._state.service_totals.named),
             all_responses=self._state.service_totals.total,
@@ -388,10 +388,12 @@ def _table(stats: WatcherStats | None) -> TableStatus | None:
     return TableStatus(stats.services, stats.alive, stats.hidden, stats.held, stats.bad, stats.digests)
 
 
-def _processes(watcher: ChildProcess, workers: Sequence[ChildProcess]) -> Iterator[tuple[str, ProcessStats]]:
+def _processes(generation: Generation) -> Iterator[tuple[str, ProcessStats]]:
     """The resources of each process."""
-    pids = {"supervisor": os.getpid(), "watcher": watcher.pid}
-    pids |= {f"worker-{number}": child.pid for number, child in enumerate(workers)}
+    pids = {"supervisor": os.getpid(), "watcher": generation.watcher.pid}
+    pids |= {f"worker-{number}": child.pid for number, child in enumerate(generation.workers)}
+    if generation.transfer is not None:
+        pids["transfer"] = generation.transfer.pid
     for name, pid in pids.items():
         if pid is not None and (stats := read_process_stats(pid)) is not None:
             yield name, stats

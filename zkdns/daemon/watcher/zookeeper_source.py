@@ -297,6 +297,8 @@ class ZooKeeperSource:
             holds=guard.holds_total,
             unread=len(self.sync.unread_directories),
             delays=self.sync.delays,
+            propagation_counts=tuple(self.sync.propagation.counts),
+            propagation_seconds=self.sync.propagation.seconds,
         )
 
 

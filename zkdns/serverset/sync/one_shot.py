@@ -97,7 +97,7 @@ class OneShotStrategy(WatchStrategy):
         znode = next((result for result in results if isinstance(result, Znode)), None)
         if znode is not None:
             self.listener.on_zxid(znode.mzxid)
-        self.listener.on_data(read, [znode.data if znode is not None else error])  # type: ignore[list-item]  # without a result there is an error
+        self.listener.on_data(read, [znode if znode is not None else error])  # type: ignore[list-item]  # without a result there is an error
 
     def _post_listing(self, read: Read, result: IAsyncResult) -> None:
         """Pass a response to the event loop, with the zxid that it has shown. Called in kazoo's thread."""
@@ -111,9 +111,14 @@ class OneShotStrategy(WatchStrategy):
         if read.names:
             if isinstance(error, NoNodeError):  # no watch was set, so no event will remove it
                 self._forget_data_watch(read.node, read.names[0])
-            if error is None:
-                self.listener.on_zxid(result.value[1].mzxid)
-            self.listener.on_data(read, [result.value[0] if error is None else error])
+            if error is not None:
+                self.listener.on_data(read, [error])
+                return
+            data, stat = result.value
+            self.listener.on_zxid(stat.mzxid)
+            self.listener.on_data(
+                read, [Znode(data or b"", stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.pzxid)]
+            )
         elif error is None:
             names, stat = result.value
             if read.node is self._root:

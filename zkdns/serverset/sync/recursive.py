@@ -138,7 +138,7 @@ class RecursiveStrategy(WatchStrategy):
 
     def _pass_data(self, read: Read, found: Sequence[Result]) -> None:
         self.listener.on_zxid(max((one.mzxid for one in found if isinstance(one, Znode)), default=0))
-        self.listener.on_data(read, [one.data if isinstance(one, Znode) else one for one in found])  # type: ignore[misc]  # GET_DATA returns no list
+        self.listener.on_data(read, found)  # type: ignore[arg-type]  # GET_DATA returns no list
 
     def _pass_children(self, read: Read, znode: Result, names: Result, zxid: int) -> None:
         """Pass on a list of children."""
@@ -192,7 +192,7 @@ class RecursiveStrategy(WatchStrategy):
         else:
             expected, stat = single.value
             is_same = isinstance(names, list) and sorted(names) == sorted(expected)
-            shown = (stat.czxid, stat.mzxid, stat.ctime, stat.pzxid)
+            shown = (stat.czxid, stat.mzxid, stat.ctime, stat.mtime, stat.pzxid)
             is_same = is_same and not (isinstance(data, Znode) and data[1:] != shown)
         if is_same:
             self.listener.on_started()

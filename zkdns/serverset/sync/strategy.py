@@ -14,6 +14,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionClosedError, ConnectionLoss, SessionExpiredError
 
 from zkdns.serverset.ensemble import Ensemble
+from zkdns.serverset.kazoo_ext import Znode
 from zkdns.serverset.sync.event_queue import ThreadsafeQueue
 from zkdns.serverset.sync.tree import Directory, Node, SetNode
 
@@ -54,8 +55,8 @@ class SyncListener(Protocol):
     def on_children(self, read: Read, names: list[str], czxid: int) -> None:
         """A znode's children, and the transaction that created the znode."""
 
-    def on_data(self, read: Read, results: Sequence[bytes | BaseException]) -> None:
-        """The data of each name in `read.names`, or the exception that reading it raised."""
+    def on_data(self, read: Read, results: Sequence[Znode | BaseException]) -> None:
+        """The znode of each name in `read.names`, or the exception that reading it raised."""
 
     def on_zxid(self, zxid: int) -> None:
         """A transaction that has changed a list of children or data, before the response that shows it."""

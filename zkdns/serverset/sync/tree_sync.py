@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -32,7 +33,7 @@ from zkdns.serverset.changes import Change
 from zkdns.serverset.client import hosts_of, is_read_only
 from zkdns.serverset.ensemble import Ensemble
 from zkdns.serverset.kazoo_check import incompatibility
-from zkdns.serverset.kazoo_ext import CHANGED, CREATED, DELETED, intercept_events
+from zkdns.serverset.kazoo_ext import CHANGED, CREATED, DELETED, Znode, intercept_events
 from zkdns.serverset.passed_over import PassedOver
 from zkdns.serverset.reachability import describe_missing_chroot
 from zkdns.serverset.service_counts import ServiceCount
@@ -40,6 +41,7 @@ from zkdns.serverset.sync.audit import Audit
 from zkdns.serverset.sync.event_queue import ThreadsafeQueue
 from zkdns.serverset.sync.heartbeat import Heartbeat
 from zkdns.serverset.sync.one_shot import OneShotStrategy
+from zkdns.serverset.sync.propagation import Propagation
 from zkdns.serverset.sync.recursive import RecursiveStrategy
 from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, SyncListener, WatchStrategy
 from zkdns.serverset.sync.tree import Directory, Node, SetNode, ZnodeTree
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.sync")
 
 T = TypeVar("T")
+
+_MILLISECONDS = 1000  # per second
 
 AUDIT_SECONDS = 300.0
 """The period of audits, which read everything again although events should report every change."""
@@ -106,6 +110,7 @@ class TreeSync(SyncListener):
             transaction, or a root that was created again.
         on_zxid: called in the event loop with a new `zxid`, after the changes up to it were published and
             the state is `LIVE`.
+        wall_clock: the Unix time in seconds.
         recursive: whether to use a recursive watch if the server supports it.
         audit_seconds: seconds between two audits.
         retry_seconds: seconds between two attempts to read a znode that cannot be read.
@@ -122,6 +127,7 @@ class TreeSync(SyncListener):
         on_ensemble: Callable[[Ensemble], None] = lambda _: None,
         on_same_ensemble: Callable[[Ensemble], None] = lambda _: None,
         on_zxid: Callable[[int], None] = lambda _: None,
+        wall_clock: Callable[[], float] = time.time,
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
@@ -137,6 +143,8 @@ class TreeSync(SyncListener):
         """A sentence if the root or the chroot does not exist. Empty: both exist."""
         self.zxid = 0
         """The highest transaction of the contents that were read over this connection. 0: none."""
+        self.propagation = Propagation()
+        """The times from the writing of members to their publication."""
         self._tree = ZnodeTree(namespace, is_chrooted=bool(client.chroot))
         self._watched_roots = namespace.followed_roots
         self._searched: set[Node] = set()  # unwatched directories that are listed because of an event below
@@ -147,6 +155,7 @@ class TreeSync(SyncListener):
         self._on_same_ensemble = on_same_ensemble
         self._on_zxid = on_zxid
         self._last_zxid: int | None = None  # that was reported over this connection
+        self._wall_clock = wall_clock
         self._is_recursive = recursive
         self._unsupported_until = 0.0
         self._audit_seconds = audit_seconds
@@ -419,7 +428,7 @@ class TreeSync(SyncListener):
                 self._count_repairs(node, missed)
         self._finish(read)
 
-    def on_data(self, read: Read, results: Sequence[bytes | BaseException]) -> None:
+    def on_data(self, read: Read, results: Sequence[Znode | BaseException]) -> None:
         """Store the data of members and vectors."""
         node = read.node
         assert isinstance(node, SetNode)  # noqa: S101 - only a set's children are read
@@ -428,8 +437,13 @@ class TreeSync(SyncListener):
         for name, result in zip(read.names, results, strict=True):
             if name not in node.reading:
                 continue  # it was deleted in the meantime
-            if isinstance(result, bytes):
-                missed += self._tree.set_data(node, name, result)
+            if isinstance(result, Znode):
+                before = node.data_hashes.get(name)
+                missed += self._tree.set_data(node, name, result.data)
+                # Otherwise it was written before this connection, or an event was lost.
+                is_news = not (read.is_initial or read.is_audit)
+                if is_news and before != node.data_hashes.get(name):
+                    self.propagation.add(self._wall_clock() - result.mtime / _MILLISECONDS)
             else:
                 self._on_data_error(read, node, name, result)
                 has_errors = True
