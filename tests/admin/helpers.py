@@ -55,6 +55,8 @@ QUICK = Timing(check=0.02, status=0.2, changes=0.05, restart=0.1)
 """Short intervals, with the usual time limits for clients."""
 LOOPBACK = HostPort("127.0.0.1", 0)
 DIGESTS = (ZoneDigest("discovery", 3, "0123456789abcdef"),)
+DIGEST = {"zone": "discovery", "members": 3, "digest": "0123456789abcdef"}
+"""The same as JSON."""
 
 STATUS = Status(
     version="1",

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.admin.helpers import STATUS, FakeBackend, ask, entry, serving
+from tests.admin.helpers import DIGEST, STATUS, FakeBackend, ask, entry, serving
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.admin.api import MAX_RUNNING
@@ -53,9 +53,6 @@ def at(backend: FakeBackend) -> Iterator[HostPort]:
 # -- reading ------------------------------------------------------------------------------------------------
 
 
-DIGEST = {"zone": "discovery", "members": 3, "digest": "0123456789abcdef"}
-
-
 def test_status_is_the_state_of_the_server(at: HostPort) -> None:
     answer = ask(at, "/api/status")
     assert answer.json == {
@@ -75,6 +72,7 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
         "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
         "workers": [{"pid": 7, "ready": True, "digests": [DIGEST]}],
         "upstreams": [],
+        "transfer": None,
         "started": STATUS.started,
         "now": STATUS.now,
     }
@@ -186,6 +184,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
             "namespaces": [],
         },
         "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
+        "transfer": None,
     }
     assert first == {
         "pid": 7,

@@ -12,7 +12,7 @@ from http import HTTPStatus
 import pytest
 from msgspec.structs import replace
 
-from tests.admin.helpers import QUICK, STATUS, FakeBackend, Reader, ask, entry, reading, serving
+from tests.admin.helpers import DIGEST, QUICK, STATUS, FakeBackend, Reader, ask, entry, reading, serving
 from tests.support.waiting import eventually
 from zkdns.admin.api_types import HistoryPage
 from zkdns.admin.sse import MAX_STREAMS, Events, Stream
@@ -28,7 +28,7 @@ def test_the_status_comes_at_once_periodically_and_on_change() -> None:
     backend = FakeBackend()
     with serving(backend, timing=Timing(check=0.02, status=1.0)) as at, reading(at) as reader:
         assert reader.response.getheader("Content-Type") == "text/event-stream"
-        assert reader.next("status")[1]["workers"] == [{"pid": 7, "ready": True}]
+        assert reader.next("status")[1]["workers"] == [{"pid": 7, "ready": True, "digests": [DIGEST]}]
         took = []
         for ready in (False, True, False):
             begun = time.monotonic()

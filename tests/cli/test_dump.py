@@ -76,7 +76,10 @@ def test_a_name_is_required_if_there_are_several_zones(tmp_path: Path) -> None:
         assert wrong == (2, "", "zkdns: --zone: 'a..b' is not a domain name: it has an empty label\n")
         aurora = dump(server, "--zone", "AURORA.")
         assert (aurora.status, aurora.errors) == (0, "")
-        assert records(aurora.output) == {"aurora.\t5\tIN\tNS\tlocalhost."}
+        assert records(aurora.output) == {
+            "aurora.\t5\tIN\tNS\tlocalhost.",
+            '_digest.aurora.\t5\tIN\tTXT\t"v=1" "members=0" "digest=0000000000000000"',
+        }
         assert "web.staging.discovery.\t5\tIN\tA\t192.0.2.1" in dump(server, "--zone", "discovery").output
 
 

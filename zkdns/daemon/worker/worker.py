@@ -88,13 +88,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     _tune_garbage_collection()
     table = Table(with_addresses=task.config.reverse)
     log_once = LogOnce(log, "query_failed")
-    authority = Authority(
-        table, task.config, lambda query, error: log_once.error(error, query=query[:512].hex())
-    )
-    authority.responder.edns_options = _make_edns_options(task)
-    if task.config.offline:
-        authority.responder.stale_reason = "answered from a snapshot"
-    _relay_transfers(authority, task.transfer)
+    authority = _make_authority(task, table, log_once)
     sockets = [socket.socket(fileno=number) for number in task.sockets]
     may_serve = asyncio.Event()
 
@@ -144,6 +138,17 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         for listener in tcp:
             listener.stop()
         await asyncio.sleep(0)  # TCP transports send their last responses before the process exits
+
+
+def _make_authority(task: Task, table: Table, log_once: LogOnce) -> Authority:
+    authority = Authority(
+        table, task.config, lambda query, error: log_once.error(error, query=query[:512].hex())
+    )
+    authority.responder.edns_options = _make_edns_options(task)
+    if task.config.offline:
+        authority.responder.stale_reason = "answered from a snapshot"
+    _relay_transfers(authority, task.transfer)
+    return authority
 
 
 def _tune_garbage_collection() -> None:
