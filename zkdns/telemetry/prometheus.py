@@ -164,7 +164,9 @@ class _Digests(Collector):
             ("watcher", watcher),
             *((f"worker-{number}", each) for number, each in enumerate(workers)),
         )
-        self._processes = [(name, stats) for name, stats in processes if stats is not None]
+        self._processes = [
+            (name, stats) for name, stats in processes if isinstance(stats, WatcherStats | WorkerStats)
+        ]
 
     def describe(self) -> list[Metric]:
         """Return nothing, so that registering collects no metrics."""

@@ -12,12 +12,15 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from zkdns.dns.answer_source import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
-from zkdns.serverset.sync.propagation import BUCKETS as PROPAGATION_BUCKETS
+from zkdns.serverset.sync import propagation
 from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.transport import counters
 
 LATENCY_BUCKETS: Final = counters.LATENCY_BUCKETS
 """Upper bounds of the latency buckets in seconds. One more bucket holds all longer latencies."""
+
+PROPAGATION_BUCKETS: Final = propagation.BUCKETS
+"""The same for the times that changes take."""
 
 SOURCES: Final = (RESPONSE_CACHE, ZONE, FORWARD_CACHE, UPSTREAM, STALE, REFUSED)
 """Sources of responses (`zkdns.dns.answer_source`), in the order in which they are displayed."""
