@@ -34,7 +34,11 @@ def test_every_command_has_a_section() -> None:
 
 def test_every_setting_has_a_row() -> None:
     rows = [setting.key for setting in SETTINGS if f"\n| `{setting.key}` |" in pages()["settings.md"]]
-    tables = [setting.key for setting in SETTINGS if f"\n## [{setting.key}" in pages()["settings.md"]]
+    tables = [
+        setting.key
+        for setting in SETTINGS
+        if any(f"\n## {start}{setting.key}" in pages()["settings.md"] for start in ("[", "[["))
+    ]
     assert sorted(rows + tables) == sorted(setting.key for setting in SETTINGS)
 
 

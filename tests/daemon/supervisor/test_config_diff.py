@@ -36,7 +36,7 @@ CONFIG = load_config(
 )
 
 _READ = re.compile(r".*config\.(\w+)(?:\.(\w+))?")
-ALL = {"watcher", "workers"}
+ALL = {"watcher", "workers", "transfer"}
 
 
 def changed(**settings: Any) -> Config:
@@ -53,9 +53,13 @@ def changed(**settings: Any) -> Config:
 @pytest.mark.parametrize(
     ("settings", "fields", "replaced"),
     [
-        ({"ttl": 7}, ("ttl",), {"workers"}),
+        ({"ttl": 7}, ("ttl",), {"workers", "transfer"}),
         ({"order": "random", "max_answers": 3}, ("order", "max_answers"), {"workers"}),
-        ({"service": {"web.staging.discovery": ServiceOverride(ttl=1)}}, ("service",), {"workers"}),
+        (
+            {"service": {"web.staging.discovery": ServiceOverride(ttl=1)}},
+            ("service",),
+            {"workers", "transfer"},
+        ),
         ({"access": {"cookie_secret": bytes(16)}}, ("access.cookie_secret",), {"workers"}),
         ({"cache": {"stale": 0}}, ("cache.stale",), {"workers"}),
         ({"zookeeper": {"hosts": "zk01:2181"}}, ("zookeeper.hosts",), {"watcher"}),
@@ -63,6 +67,7 @@ def changed(**settings: Any) -> Config:
         ({"snapshot": {"path": "/var/lib/zkdns/table"}}, ("snapshot.path",), {"watcher"}),
         ({"workers": 3}, ("workers",), {"watcher"}),
         ({"ttl": 7, "zookeeper": {"session_timeout": 20}}, ("zookeeper.session_timeout", "ttl"), ALL),
+        ({"transfer": {"allow": ("10.0.0.2/32",)}}, ("transfer.allow",), {"transfer"}),
         ({"statuses": ("ALIVE", "STARTING")}, ("statuses",), ALL),
         ({"listen": (HostPort("127.0.0.2", 53),)}, ("listen",), ALL),
         ({"forward": {"upstreams": ()}}, ("forward.upstreams",), ALL),

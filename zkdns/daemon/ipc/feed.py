@@ -70,6 +70,8 @@ class Changes(msgspec.Struct, frozen=True, tag="changes"):
     changes: tuple[Change, ...]
     has_more: bool = False
     """Whether more changes with this serial follow."""
+    is_ahead: bool = False
+    """Whether changes so far belong to the next serial."""
 
 
 class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
@@ -99,6 +101,8 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     """The copy is complete, as far as its sources are ready. It has a serial even if it is empty."""
 
     serial: int
+    is_ahead: bool = False
+    """As in `Changes`."""
 
 
 class Health(NamedTuple):
@@ -327,7 +331,8 @@ class Publisher:
         self._watch_detour()
         parts = list(divide_by_work(changes)) or [()]
         for part in parts:
-            self._broadcast(FRAMES.encode(Changes(serial, part, has_more=part is not parts[-1])))
+            has_more, is_ahead = part is not parts[-1], self._awaits_version is not None
+            self._broadcast(FRAMES.encode(Changes(serial, part, has_more, is_ahead)))
         for listener in self._listeners:
             listener.after_batch()
 
@@ -356,7 +361,8 @@ class Publisher:
         later = self._subscribers[writer] = _Later()
         contents = list(self.table.contents())  # fast: members are immutable, so they are not copied
         with contextlib.suppress(OSError):
-            for frame in _copy_frames(contents, tuple(self.sources.values()), self.table.serial):
+            end = End(self.table.serial, self._awaits_version is not None)
+            for frame in _copy_frames(contents, tuple(self.sources.values()), end):
                 writer.write(frame)
                 await writer.drain()
                 await asyncio.sleep(0)  # drain() alone does not yield to other tasks
@@ -414,14 +420,14 @@ def divide_by_work(changes: Iterable[Change]) -> Iterator[tuple[Change, ...]]:
         yield tuple(part)
 
 
-def _copy_frames(contents: Iterable[Change], sources: Sequence[SourceHealth], serial: int) -> Iterator[bytes]:
+def _copy_frames(contents: Iterable[Change], sources: Sequence[SourceHealth], end: End) -> Iterator[bytes]:
     """The frames of a copy of a table."""
     yield FRAMES.encode(Begin())
     for part in divide_by_work(contents):
-        yield FRAMES.encode(Changes(serial, part))
+        yield FRAMES.encode(Changes(end.serial, part))
     for source in sources:
         yield FRAMES.encode(source)
-    yield FRAMES.encode(End(serial))
+    yield FRAMES.encode(end)
 
 
 class TableCopy(NamedTuple):
@@ -480,7 +486,7 @@ class CopyServer:
         table, sources = self._subscriber.table, tuple(self._subscriber.sources.values())
         # Each set has the state of the moment at which it is encoded.
         with contextlib.suppress(OSError):
-            for frame in _copy_frames(table.contents(), sources, table.serial):
+            for frame in _copy_frames(table.contents(), sources, End(table.serial)):
                 writer.write(frame)
                 await writer.drain()
                 await asyncio.sleep(0)  # drain() alone does not yield to other tasks
@@ -603,6 +609,7 @@ class Subscriber:
                 case End():
                     self.table.serial = message.serial
                     await self._end_copy()
+                    self._is_partial = message.is_ahead
                 case Flush():
                     self._flush(message.name)
 
@@ -615,7 +622,7 @@ class Subscriber:
                 self._copy.note(change)
         self.table.serial = message.serial
         if self._copy is None or self._copy.has_ended:
-            self._is_partial = message.has_more
+            self._is_partial = message.has_more or message.is_ahead
         self._on_change(changed)
 
     async def _update_source(self, message: SourceHealth) -> None:
@@ -642,7 +649,6 @@ class Subscriber:
                 await self._retain(source, self._copy.paths)
                 self._set_health(SourceHealth(ready=True, source=source))
                 del self.sources[source]
-        self._is_partial = False
         self._end_copy_if_read()
 
     def _end_copy_if_read(self) -> None:

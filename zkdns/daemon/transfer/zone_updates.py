@@ -4,8 +4,8 @@
 
 A version has the content of the table at its serial, and nothing else:
 
-- Changes with one serial may arrive in several frames, and a copy of the table source by source. There is no
-  version until all of it has arrived (`Subscriber.is_whole`).
+- Changes with one serial may arrive in several frames, changes before their serial, and a copy of the table
+  source by source. There is no version until all of it has arrived (`Subscriber.is_whole`).
 - The records are made in steps, while the table goes on changing. Services that change meanwhile are made
   again, and the version gets the serial of the table at the end.
 - Names of departed members are left out, since they end by time and not by a change.
