@@ -37,6 +37,7 @@ LAYERS = (
     ("table", "digest"),
     ("guard", "snapshot"),
     ("dns",),
+    ("secondary",),
     ("transport",),
     ("forward",),
     ("telemetry",),
@@ -51,6 +52,7 @@ LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package i
 # Modules that a package must not import.
 NEVER: dict[str, frozenset[str]] = {
     "dns": frozenset({"socket", "asyncio", "time", "threading"}),
+    "secondary": frozenset({"socket", "asyncio", "threading"}),
     "table": frozenset({"socket", "asyncio", "time", "dnslib"}),
     "guard": frozenset({"socket", "asyncio", "time", "dnslib"}),
     "snapshot": frozenset({"dnslib"}),

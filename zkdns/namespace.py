@@ -321,6 +321,12 @@ def source_of(path: str, namespaces: Sequence[Namespace]) -> str:
     return next(sets, None) or next(directories, ALL_SOURCES)
 
 
+def template_of_static(origin: str, namespaces: Sequence[Namespace]) -> str:
+    """The template of the namespace that a set of a static file has its name from, by the set's origin."""
+    fitting = [one for one in namespaces if origin.lower().endswith(f".{to_text(one.zone)}")]
+    return max(fitting or namespaces[:1], key=lambda one: len(one.zone)).template
+
+
 @functools.cache
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)

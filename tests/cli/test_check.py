@@ -88,6 +88,7 @@ def test_json_has_the_configuration() -> None:
         "errors": [],
         "zones": ["discovery"],
         "zookeeper": "a:2181,b:2182/x",
+        "primary": [],
         "default_source": False,
         "static": None,
         "demo": False,

@@ -106,9 +106,9 @@ def test_table_and_zookeeper_are_those_of_the_second_reading() -> None:
         table=TableStatus(services=4, alive=3, hidden=0, held=2, bad=None),
     )
     rates = rates_between(reading(0.0), after)
-    assert (rates.services, rates.zookeeper, rates.zookeeper_stale_seconds) == (4, "unreachable", 3.5)
+    assert (rates.services, rates.source_state, rates.source_stale_seconds) == (4, "unreachable", 3.5)
     assert rates.members == {"alive": 3, "hidden": 0, "held": 2}
-    assert rates_between(reading(0.0), reading(1.0)).zookeeper is None
+    assert rates_between(reading(0.0), reading(1.0)).source_state is None
 
 
 @pytest.mark.parametrize(

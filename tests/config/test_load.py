@@ -24,6 +24,7 @@ from zkdns.config import (
     ForwardZoneSettings,
     GuardSettings,
     LogSettings,
+    PrimarySettings,
     ServiceOverride,
     SnapshotSettings,
     ZooKeeperSettings,
@@ -213,6 +214,52 @@ def test_every_setting_can_be_set_in_the_file(tmp_path: Path) -> None:
     )
 
 
+def test_the_settings_of_a_secondary(tmp_path: Path) -> None:
+    text = """
+[primary]
+servers = ["10.0.0.53", "tcp://10.0.0.54:5353", "tls://10.0.0.55#ns1.example.com"]
+refresh = 30
+key = "primary.toml"
+ca = "ca.pem"
+allow_notify = ["10.1.0.0/16"]
+"""
+    config = load(text)
+    assert config.is_secondary
+    assert config.zookeeper.hosts is None
+    assert config.primary == PrimarySettings(
+        servers=(
+            UpstreamAddress("10.0.0.53", 53),
+            UpstreamAddress("10.0.0.54", 5353, tcp=True),
+            UpstreamAddress("10.0.0.55", 853, "ns1.example.com"),
+        ),
+        refresh=30,
+        key=str(tmp_path / "primary.toml"),
+        ca=str(tmp_path / "ca.pem"),
+        allow_notify=("10.1.0.0/16",),
+    )
+    assert load(primary=("10.0.0.53",)).primary.refresh == 5
+    state = load(primary=("10.0.0.53",), environment={"STATE_DIRECTORY": "/var/lib/zkdns"})
+    assert state.snapshot.path == "/var/lib/zkdns/table"
+
+
+def _flags(name: str, value: object) -> dict[str, Any]:
+    return {name: value}
+
+
+@pytest.mark.parametrize("other", ["zookeeper", "static"])
+def test_a_primary_excludes_other_sources(other: str) -> None:
+    assert errors_of(primary=("10.0.0.53",), **_flags(other, "x")) == (
+        f"--primary: excludes other sources; remove this or --{other}",
+    )
+
+
+@pytest.mark.parametrize("key", ["refresh", "key", "ca", "allow_notify"])
+def test_settings_of_a_secondary_need_a_primary(key: str) -> None:
+    value = {"refresh": "7", "allow_notify": ("10.0.0.0/8",)}.get(key, "file")
+    (error,) = errors_of(**_flags(f"primary_{key}", value))
+    assert "has no effect without a primary" in error
+
+
 def test_a_configuration_can_be_sent_to_another_process() -> None:
     config = load(FULL)
     assert decoded_copy(config) == config
@@ -249,6 +296,7 @@ def test_names_of_flags_and_variables() -> None:
         f"--{key.replace('_', '-').replace('.', '-')}" for key in rows
     } == {
         "--zookeeper",
+        "--primary",
         "--upstream",
         "--allow",
         "--admin",

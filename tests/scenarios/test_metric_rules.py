@@ -234,7 +234,7 @@ def in_page() -> dict[str, set[str]]:
 
 
 def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None:
-    """Metrics that need ZooKeeper are listed below."""
+    """Metrics that need ZooKeeper or a primary are listed below."""
     page = in_page()
     exported: dict[str, set[str]] = {}
     for family in families_of(server):
@@ -256,6 +256,11 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
         "zkdns_unread_znodes",
         "zkdns_zookeeper_digest",
         "zkdns_propagation_seconds",
+        "zkdns_secondary_state",
+        "zkdns_secondary_serial",
+        "zkdns_secondary_stale_seconds",
+        "zkdns_secondary_transfers_total",
+        "zkdns_secondary_notifies_total",
     }
     assert page.keys() - exported.keys() == only_with_zookeeper
     assert all(source in PAGE.read_text(encoding="utf-8") for source in SOURCES)

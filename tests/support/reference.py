@@ -28,6 +28,7 @@ from zkdns.telemetry.stats import (
     LatencyStats,
     NamespaceStats,
     ResponseStats,
+    SecondaryZoneStats,
     ServerStats,
     ServiceMembers,
     TransferCount,
@@ -259,6 +260,9 @@ EVERYTHING = (
         state="live",
         namespaces=(NamespaceStats("/discovery/{environment}/{service}", digest="0"),),
         bad=0,
+        zones=(
+            SecondaryZoneStats("discovery", serial=0, transfers={"full": 0, "incremental": 0, "failed": 0}),
+        ),
         bad_members={"json": 0},
         ignored_fields={"shard": 0},
         digests=_DIGESTS,

@@ -125,9 +125,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     order: str | None = None
     max_answers: int | None = None
     state: str | None = None
-    """State of ZooKeeper: `reading`, `live`, `unreachable` or `readonly`. None: ZooKeeper is not in use."""
+    """State of ZooKeeper or the primaries: `reading`, `live`, `unreachable` or `readonly`. None: neither is
+    in use."""
+    source: Literal["zookeeper", "primary"] = "zookeeper"
+    """Which of them `state` is about."""
     problem: str = ""
-    """Why services are missing or may be out of date. Empty: no problem of ZooKeeper is known."""
+    """Why services are missing or may be out of date. Empty: no problem of the source is known."""
     ready: bool
     stale: bool
     """True if the source is unreachable, so that all of this is its last known state."""

@@ -187,8 +187,11 @@ def _lasting(status: Status) -> Status:
         zookeeper = msgspec.structs.replace(
             zookeeper, stale_seconds=float(zookeeper.stale_seconds > 0), namespaces=namespaces
         )
+    primary = status.primary
+    if primary is not None:
+        primary = msgspec.structs.replace(primary, stale_seconds=float(primary.stale_seconds > 0))
     upstreams = tuple(msgspec.structs.replace(one, rtt_seconds=None) for one in status.upstreams)
-    return msgspec.structs.replace(status, now=0.0, zookeeper=zookeeper, upstreams=upstreams)
+    return msgspec.structs.replace(status, now=0.0, zookeeper=zookeeper, primary=primary, upstreams=upstreams)
 
 
 def _event(kind: str, data: object, number: int | None = None) -> bytes:

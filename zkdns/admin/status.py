@@ -13,8 +13,9 @@ from zkdns.errors import ZkdnsError
 from zkdns.telemetry.stats import TransferStats, UpstreamStatus, WorkerStats, ZoneDigest
 from zkdns.telemetry.traffic import TopReport
 
-Source: TypeAlias = Literal["zookeeper", "snapshot", "static", "demo"]
-"""`snapshot`: a snapshot without ZooKeeper; `static`: a static file; `demo`: the embedded example."""
+Source: TypeAlias = Literal["zookeeper", "primary", "snapshot", "static", "demo"]
+"""`primary`: zone transfers; `snapshot`: a snapshot without ZooKeeper; `static`: a static file; `demo`: the
+embedded example."""
 
 
 class RequestError(ZkdnsError):
@@ -56,6 +57,34 @@ class ZooKeeperStatus(msgspec.Struct, frozen=True):
     problem: str = ""
     """Why services are missing or may be out of date, as a sentence. Empty: no problem is known."""
     namespaces: tuple[NamespaceStatus, ...] = ()
+
+
+class ZoneStatus(msgspec.Struct, frozen=True):
+    """State of one zone of a secondary."""
+
+    zone: str
+    state: str
+    """One of `zkdns.telemetry.stats.STATES`, without `readonly`."""
+    serial: int | None
+    """None: it was not transferred yet."""
+    primary: str
+    """The address of the primary that was used last. Empty: none yet."""
+    problem: str
+    """Why its services are missing or may be out of date. Empty: no problem is known."""
+
+
+class PrimaryStatus(msgspec.Struct, frozen=True):
+    """State of the zone transfers of a secondary."""
+
+    servers: tuple[str, ...]
+    """The primaries, in the order in which they are tried."""
+    state: str | None
+    """The worst state of all zones. None: the watcher has not reported yet."""
+    stale_seconds: float
+    """The longest time of all namespaces."""
+    problem: str = ""
+    """Why services are missing or may be out of date, as a sentence. Empty: no problem is known."""
+    zones: tuple[ZoneStatus, ...] = ()
 
 
 class ServedNamespace(msgspec.Struct, frozen=True):
@@ -108,6 +137,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Source of the services."""
     zookeeper: ZooKeeperStatus | None
     """None: nothing is read from ZooKeeper."""
+    primary: PrimaryStatus | None = None
+    """None: this server is no secondary."""
     table: TableStatus | None
     """None: the watcher has not reported yet."""
     workers: tuple[WorkerStatus, ...]
@@ -145,6 +176,7 @@ class StatsReading(msgspec.Struct, frozen=True, kw_only=True):
     latency_buckets: tuple[float, ...]
     """Upper bounds in seconds of the buckets in the workers' `latencies`."""
     zookeeper: ZooKeeperStatus | None
+    primary: PrimaryStatus | None = None
     table: TableStatus | None
     workers: tuple[WorkerReading, ...]
     """Workers that have reported. They report at most once a second."""

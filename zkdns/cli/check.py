@@ -25,6 +25,7 @@ class Report(msgspec.Struct, frozen=True):
     """If there are any, all other fields have their defaults."""
     zones: tuple[str, ...] = ()
     zookeeper: str | None = None
+    primary: tuple[str, ...] = ()
     default_source: bool = False
     """Whether no source is configured, so that `zookeeper` is the default."""
     static: str | None = None
@@ -75,9 +76,11 @@ def _load(flags: Mapping[str, object], config_file: str | None) -> Config:
 def _summary(config: Config) -> str:
     default = " (the default, because no source is configured)" if config.has_default_source else ""
     zookeeper = f"ZooKeeper at {config.zookeeper.hosts}{default}" if config.zookeeper.hosts else None
+    servers = " or ".join(map(str, config.primary.servers))
+    primary = f"zone transfers of {servers}" if config.is_secondary else None
     demo = "the built-in example" if config.demo else None
     snapshot = f"the snapshot {config.snapshot.path}" if config.offline else None
-    sources = " and ".join(source for source in (zookeeper, config.static, demo, snapshot) if source)
+    sources = " and ".join(source for source in (zookeeper, primary, config.static, demo, snapshot) if source)
     zones = " and ".join(map(to_text, config.zones))
     transfer = f", copied by {' and '.join(_secondaries(config))}" if config.transfer.is_enabled else ""
     return f"valid: {zones} from {sources}, at {', '.join(map(str, config.listen))}{transfer}"
@@ -92,6 +95,7 @@ def _report(config: Config) -> Report:
         valid=True,
         zones=tuple(map(to_text, config.zones)),
         zookeeper=str(config.zookeeper.hosts) if config.zookeeper.hosts else None,
+        primary=tuple(map(str, config.primary.servers)),
         default_source=config.has_default_source,
         static=config.static,
         demo=config.demo,

@@ -36,9 +36,13 @@ from zkdns.telemetry.log_setup import configure_logging
 _SOURCES = tuple(
     replace(row, help=row.help.partition(" Default: ")[0])
     for row in SETTINGS
-    if row.key in {"zookeeper.hosts", "static", "demo", "offline"}
+    if row.key in {"zookeeper.hosts", "primary.servers", "static", "demo", "offline"}
 )
-_SOURCE_OPTIONS = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot.path"})
+_SOURCE_OPTIONS = tuple(
+    row
+    for row in SETTINGS
+    if row.key in {*ACCESS_KEYS, "primary.key", "primary.ca", "namespace", "snapshot.path"}
+)
 
 
 @click.command(
@@ -73,13 +77,13 @@ def dump(
 ) -> None:
     """Write a zone file of a server's table, or its members as JSON.
 
-    With a source (--zookeeper, --static, --demo or --offline), read the table from it instead of from a
-    server. The exit status is 1 if the server has not read its table yet, 2 for usage errors, 3 if the server
-    or the source does not respond.
+    With a source (--zookeeper, --primary, --static, --demo or --offline), read the table from it instead of
+    from a server. The exit status is 1 if the server has not read its table yet, 2 for usage errors, 3 if the
+    server or the source does not respond.
     """
     if as_json == (zone is not None):
         fail_usage(["write --zone for a zone file, or --json for all members"])
-    sources = [row for row in _SOURCES if flags[row.name] not in (None, False)]
+    sources = [row for row in _SOURCES if flags[row.name] not in (None, False, ())]
     given = sources or [row for row in _SOURCE_OPTIONS if flags[row.name] is not None]
     if sources:
         if server is not None:

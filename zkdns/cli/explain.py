@@ -88,7 +88,7 @@ def _lines(explained: Explanation) -> Iterator[str]:
     if explained.changed is not None:
         yield f"last change: {format_duration(explained.now - explained.changed)} ago"
     if explained.state is not None:
-        yield f"zookeeper: {', '.join(_zookeeper_state(explained))}"
+        yield f"{explained.source}: {', '.join(_source_state(explained))}"
         if explained.problem:
             yield f"problem: {explained.problem}"
     elif not explained.ready:
@@ -104,7 +104,7 @@ def _policy(explained: Explanation) -> str:
     return f" (TTL {explained.ttl}, {explained.order}{limit})"
 
 
-def _zookeeper_state(explained: Explanation) -> Iterator[str]:
+def _source_state(explained: Explanation) -> Iterator[str]:
     state = str(explained.state)
     if explained.stale_seconds is not None:
         lasting = {"readonly": "readonly, without a quorum", "unreachable": "unreachable"}.get(state)

@@ -18,7 +18,7 @@ from zkdns.address import HostPort
 from zkdns.cli.command import Command
 from zkdns.cli.statuses import ExitStatus, status_of
 from zkdns.cli.streams import write_error
-from zkdns.config import SETTINGS, Config, Setting, load_config
+from zkdns.config import SETTINGS, Config, PrimarySettings, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
 from zkdns.config.secret_file import read_secret
 from zkdns.config.setting import flag_of
@@ -279,6 +279,7 @@ def load(
         listen=listen,
         check_static=check_static if with_static else None,
         check_access=load_access if with_access else None,
+        check_primary=check_primary if with_access else None,
     )
     if with_access and config.admin.certificate is not None:
         check_certificate(config.admin.certificate, config.admin.key)
@@ -301,6 +302,18 @@ def check_static(path: str, namespaces: Sequence[Namespace]) -> None:
         ConfigError: the file has errors.
     """
     load_static(Path(path), namespaces)
+
+
+def check_primary(settings: PrimarySettings) -> None:
+    """Read the key file and the CA certificates of primaries to check them.
+
+    Raises:
+        ConfigError: they have errors.
+    """
+    if settings.servers:
+        from zkdns.secondary.access import load_primary_access  # noqa: PLC0415 - most servers have none
+
+        load_primary_access(settings)
 
 
 def check_certificate(certificate: str, key: str | None) -> None:

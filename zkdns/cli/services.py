@@ -67,8 +67,9 @@ def services(
         environment = _checked(flags)
         client = make_client(server, config_file)
         listing = request_or_exit(client.sets, environment)
-        zookeeper = request_or_exit(client.status).zookeeper
-        problem = zookeeper.problem if zookeeper is not None else ""
+        status = request_or_exit(client.status)
+        source = status.zookeeper or status.primary
+        problem = source.problem if source is not None else ""
         place = f"at the server {client.server}"
     if as_json:
         write_json(*listing.services)

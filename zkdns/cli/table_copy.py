@@ -108,6 +108,9 @@ async def copy_from_sources(
 def _unread_error(config: Config, seconds: float) -> UnreachableError:
     """The error for a source that could not be read in time, with the cause. Blocks for about a second."""
     hosts = config.zookeeper.hosts
+    if config.is_secondary:
+        servers = " or ".join(map(str, config.primary.servers))
+        return UnreachableError(f"the primary {servers} could not be read within {format_duration(seconds)}")
     if hosts is None:
         return UnreachableError(f"the source could not be read within {format_duration(seconds)}")
     return Diagnosis(hosts, load_access(config.zookeeper).tls).wait().error("read the table")

@@ -84,9 +84,11 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     forward_cache_bytes: int
     services: int
     members: dict[str, int]
-    zookeeper: str | None
-    """State of the ZooKeeper connection. None: not used, or not reported yet."""
-    zookeeper_stale_seconds: float
+    source: str
+    """The name of the source: ZooKeeper or primary."""
+    source_state: str | None
+    """State of its connection. None: not used, or not reported yet."""
+    source_stale_seconds: float
     upstreams: tuple[UpstreamRates, ...]
     services_by_rate: tuple[ServiceRates, ...] | None = None
     """None: only the view `services` has it."""
@@ -112,7 +114,7 @@ def rates_between(before: StatsReading, after: StatsReading) -> Rates:
     latencies = {kind: _latency_growth(before, after, kind) for kind in _KINDS}
     all_latencies = list(map(sum, zip(*latencies.values(), strict=True)))
     forwards = [worker.forward or ForwardStats() for worker in after.workers]
-    table, zookeeper = after.table, after.zookeeper
+    table, source = after.table, after.zookeeper or after.primary
     return Rates(
         time=after.now,
         seconds=seconds,
@@ -148,8 +150,9 @@ def rates_between(before: StatsReading, after: StatsReading) -> Rates:
             for state in ("alive", "hidden", "held", "bad")
             if table is not None and (count := getattr(table, state)) is not None
         },
-        zookeeper=zookeeper.state if zookeeper is not None else None,
-        zookeeper_stale_seconds=zookeeper.stale_seconds if zookeeper is not None else 0.0,
+        source="primary" if after.primary is not None else "ZooKeeper",
+        source_state=source.state if source is not None else None,
+        source_stale_seconds=source.stale_seconds if source is not None else 0.0,
         upstreams=tuple(_upstreams(before, after)),
     )
 

@@ -164,11 +164,11 @@ def _table_line(rates: Rates) -> Text:
     members = ", ".join(f"{count:,} {state}" for state, count in rates.members.items() if count)
     word = "service" if rates.services == 1 else "services"
     line = styled(f"{rates.services:,} {word}, members: {members or 'none'}")
-    if rates.zookeeper is not None:
-        line.append_text(styled("; ZooKeeper: "))
-        line.append_text(styled(rates.zookeeper, _STATES.get(rates.zookeeper, "")))
-        if rates.zookeeper_stale_seconds:
-            line.append_text(styled(f" for {format_duration(rates.zookeeper_stale_seconds)}"))
+    if rates.source_state is not None:
+        line.append_text(styled(f"; {rates.source}: "))
+        line.append_text(styled(rates.source_state, _STATES.get(rates.source_state, "")))
+        if rates.source_stale_seconds:
+            line.append_text(styled(f" for {format_duration(rates.source_stale_seconds)}"))
     return line
 
 

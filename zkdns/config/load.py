@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, HostPort
 from zkdns.causes import cause_of
 from zkdns.config.forwarding import by_domain, check_not_own
-from zkdns.config.model import Config, ZooKeeperSettings, build_config
+from zkdns.config.model import Config, PrimarySettings, ZooKeeperSettings, build_config
 from zkdns.config.parsers import ADMIN_PORT, DEMO_PORT, Location, shown, text
 from zkdns.config.schema import SETTINGS, GivenNamespace
 from zkdns.config.setting import PREFIX, add_unknown, flag_of, parse_table
@@ -63,6 +63,7 @@ def load_config(
     listen: tuple[HostPort, ...] = (),
     check_static: Callable[[str, Sequence[Namespace]], object] | None = None,
     check_access: Callable[[ZooKeeperSettings], object] | None = None,
+    check_primary: Callable[[PrimarySettings], object] | None = None,
 ) -> Config:
     """Read the three layers and check the result as a whole.
 
@@ -74,6 +75,7 @@ def load_config(
         listen: the default of `listen`; (): the DNS port of 127.0.0.1.
         check_static: reads the static file, and raises ConfigError with its errors; None: it is not read.
         check_access: the same for the files that the settings in `[zookeeper]` name.
+        check_primary: the same for those in `[primary]`.
 
     Raises:
         ConfigError: with every error of every layer: its place, the value found and the accepted values.
@@ -105,7 +107,7 @@ def load_config(
             values["listen"],
             locations["forward.zone"],
         )
-    _check_files(values, errors, check_static, check_access)
+    _check_files(values, errors, check_static, check_access, check_primary)
     if errors:
         raise ConfigError(errors)
     return build_config(values)
@@ -257,14 +259,19 @@ def _add_defaults(
     values.setdefault("listen", listen or (default,))
     if values.get("offline"):
         values.setdefault("snapshot.max_age", 0)  # the user has chosen this snapshot
-    elif not values.get("demo") and not values.keys() & {"zookeeper.hosts", "static"}:
+    elif not values.get("demo") and not values.keys() & {"zookeeper.hosts", "primary.servers", "static"}:
         values["zookeeper.hosts"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
         values["has_default_source"] = True
     values.setdefault("admin.socket", _default_socket(environment))
-    if "zookeeper.hosts" in values and (snapshot := _path_in("STATE_DIRECTORY", "table", environment)):
+    has_snapshot = bool(values.keys() & {"zookeeper.hosts", "primary.servers"})
+    if has_snapshot and (snapshot := _path_in("STATE_DIRECTORY", "table", environment)):
         values.setdefault("snapshot.path", snapshot)
     if credentials := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
         values.setdefault("zookeeper.credentials", credentials)
+    if "primary.servers" in values and (
+        key := _file_in("CREDENTIALS_DIRECTORY", "primary.toml", environment)
+    ):
+        values.setdefault("primary.key", key)
     if token := _file_in("CREDENTIALS_DIRECTORY", "admin_token", environment):
         values.setdefault("admin.token", token)
 
@@ -280,23 +287,23 @@ def _default_socket(environment: Mapping[str, str]) -> str | None:
 
 
 def _check_sources(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
-    others = [locations[key].name for key in ("zookeeper.hosts", "static") if key in locations]
-    if values.get("demo") and others:
-        locations["demo"].add_error(f"excludes other sources; remove this or {' and '.join(others)}")
+    sources = ("zookeeper.hosts", "primary.servers", "static", "demo")
+    given = [key for key in sources if key in locations and values.get(key)]
+    for key in ("offline", "demo", "primary.servers"):  # these exclude all others
+        others = [locations[other].name for other in given if other != key]
+        if values.get(key) and key in locations and others:
+            locations[key].add_error(f"excludes other sources; remove this or {' and '.join(others)}")
+            break
     if values.get("zookeeper.observers") and "zookeeper.hosts" not in locations:
         locations["zookeeper.observers"].add_error(
             "has no effect without the other servers; write zookeeper.hosts as well"
         )
-    if not values.get("offline"):
-        return
-    if others := [
-        locations[key].name
-        for key in ("zookeeper.hosts", "static", "demo")
-        if key in locations and values.get(key)
-    ]:
-        locations["offline"].add_error(f"excludes other sources; remove this or {' and '.join(others)}")
-    if "snapshot.path" not in values:
+    if values.get("offline") and "snapshot.path" not in values:
         locations["offline"].add_error("needs a snapshot; write snapshot.path (--snapshot FILE)")
+    if not values.get("primary.servers"):
+        for key in ("primary.refresh", "primary.key", "primary.ca", "primary.allow_notify"):
+            if key in locations and values.get(key):
+                locations[key].add_error("has no effect without a primary; write primary.servers as well")
 
 
 def _check_ports(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
@@ -351,6 +358,7 @@ def _check_files(
     errors: list[str],
     check_static: Callable[[str, Sequence[Namespace]], object] | None,
     check_access: Callable[[ZooKeeperSettings], object] | None,
+    check_primary: Callable[[PrimarySettings], object] | None,
 ) -> None:
     """Add the errors in the files that the settings name."""
     if check_static and values.get("static") and values["namespaces"]:
@@ -358,14 +366,17 @@ def _check_files(
             check_static(values["static"], values["namespaces"])
         except ConfigError as error:
             errors += error.errors
-    if check_access:
-        zookeeper = {
-            key.removeprefix("zookeeper."): value
+    checks = (check_access, ZooKeeperSettings, "zookeeper."), (check_primary, PrimarySettings, "primary.")
+    for check, settings, prefix in checks:
+        if check is None:
+            continue
+        given = {
+            key.removeprefix(prefix): value
             for key, value in values.items()
-            if key.startswith("zookeeper.") and value is not None
+            if key.startswith(prefix) and value is not None
         }
         try:
-            check_access(ZooKeeperSettings(**zookeeper))
+            check(settings(**given))  # type: ignore[arg-type] # each check belongs to its settings
         except ConfigError as error:
             errors += error.errors
 

@@ -64,6 +64,25 @@ class ZooKeeperSettings(msgspec.Struct, frozen=True):
         return ",".join(map(str, self.observers)) + slash + chroot
 
 
+class PrimarySettings(msgspec.Struct, frozen=True):
+    """`[primary]`: the servers from which a secondary transfers its zones."""
+
+    servers: tuple[UpstreamAddress, ...] = ()
+    """In the order in which they are tried. Empty: this server is no secondary."""
+    refresh: int = 5
+    """Seconds between two queries for the serial, at most; a shorter refresh time of the zone is used.
+
+    One UDP query every 5 seconds costs a primary next to nothing, and bounds the delay if a NOTIFY is lost,
+    or none is sent.
+    """
+    key: str | None = None
+    """Path of the file with the TSIG key. Only the watcher reads it."""
+    ca: str | None = None
+    """Path of the trusted CA certificates for servers with TLS; None: the system's."""
+    allow_notify: tuple[str, ...] = ()
+    """Networks that may send NOTIFY, in addition to the addresses of `servers`."""
+
+
 class ForwardZoneSettings(msgspec.Struct, frozen=True):
     """`[forward.zone."…"]`: the upstreams of one forward zone."""
 
@@ -223,6 +242,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of `zkdns serve`."""
 
     zookeeper: ZooKeeperSettings = ZooKeeperSettings()
+    primary: PrimarySettings = PrimarySettings()
     static: str | None = None
     """Path of the static file: services that are not in ZooKeeper."""
     demo: bool = False
@@ -266,6 +286,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     service: dict[str, ServiceOverride] = {}
     """Overrides by the service's absolute name (with its zone) in lower case."""
+
+    @property
+    def is_secondary(self) -> bool:
+        """Whether the services come from zone transfers."""
+        return bool(self.primary.servers)
 
     @property
     def forwards(self) -> bool:

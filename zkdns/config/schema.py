@@ -17,6 +17,7 @@ from zkdns.address import (
     parse_connect_string,
     parse_network,
     parse_servers,
+    parse_upstream,
 )
 from zkdns.config.model import (
     Empty,
@@ -72,6 +73,7 @@ MAX_CACHE_STALE = 3 * 86_400  # RFC 8767 §5: one to three days
 MAX_SESSION_TIMEOUT = 600  # ensembles grant 40 s by default (maxSessionTimeout)
 MAX_JOURNAL = 1024  # MiB
 MAX_TRANSFERS = 256
+MAX_REFRESH = 3_600  # an hour; a change must not stay unnoticed for longer
 MAX_SERVICE_METRICS = 10_000  # with five series each
 MAX_RATE = 1_000_000_000  # responses per second; more than any machine sends
 
@@ -291,6 +293,37 @@ SOURCES = (
         boolean,
         "BOOL",
         "Require that server certificates match the host name. Default: on.",
+        used_by=_WATCHER,
+    ),
+    Setting(
+        "primary.servers",
+        text(parse_upstream, "ADDRESS[:PORT], tcp://ADDRESS[:PORT] or tls://ADDRESS[:PORT]#NAME"),
+        "ADDRESS[:PORT]",
+        "Servers from which to transfer the zones, instead of reading ZooKeeper.",
+        many=True,
+        name="primary",
+    ),
+    Setting(
+        "primary.refresh",
+        seconds(1, MAX_REFRESH),
+        "SECONDS",
+        f"Maximum time between two queries for the serial of a zone, 1 to {MAX_REFRESH}.",
+        used_by=_WATCHER,
+    ),
+    Setting("primary.key", path, "FILE", "Private file with the TSIG key.", used_by=_WATCHER),
+    Setting(
+        "primary.ca",
+        path,
+        "FILE",
+        "Trusted CA certificates (PEM) of primaries with TLS. Default: the system's.",
+        used_by=_WATCHER,
+    ),
+    Setting(
+        "primary.allow_notify",
+        text(parse_network, "an address or a network, such as 10.0.0.0/8"),
+        "NETWORK",
+        "Networks that may send NOTIFY, in addition to the primaries.",
+        many=True,
         used_by=_WATCHER,
     ),
     Setting("static", path, "FILE", "Static file: services that are not in ZooKeeper.", used_by=_WATCHER),

@@ -55,6 +55,7 @@ _ID = 2
 _NO_ID = bytes(_ID)
 _SERIAL = 4
 _MAX_COUNTED_LABELS = 12
+_NOTIFY = 4  # an opcode
 _AUTHORITY_COUNT = slice(6, 8)  # in a query after its id
 
 MAX_RELAYED_QUERY = 4096
@@ -150,7 +151,7 @@ class Fallback(Protocol):
 
 
 class QueryRelay(Protocol):
-    """Passes queries on to a process that answers them: zone transfers, and signed queries."""
+    """Passes queries on to a process that answers them: zone transfers, signed queries, NOTIFY."""
 
     def respond(self, query: bytes, unavailable: bytes, encode: EncodeResponse, *, stream: bool) -> bytes:
         """The response to a query after its id, which is sent later.
@@ -192,6 +193,7 @@ class Responder:
         truncated_over_tcp: number of responses that did not fit even into 64 KiB.
         fallback: answers queries for names outside the zones. None: such queries are refused.
         transfers: answers zone transfers and signed queries. None: transfers are refused, signatures ignored.
+        notifies: answers NOTIFY (RFC 1996). None, or if it does not respond: NOTIMP.
         edns_options: the EDNS options of responses.
 
     Args:
@@ -213,6 +215,7 @@ class Responder:
         self.truncated_over_tcp = 0
         self.fallback: Fallback | None = None
         self.transfers: QueryRelay | None = None
+        self.notifies: QueryRelay | None = None
         self.edns_options = EdnsOptions()
         self._identity = identity
         self._zone = zone
@@ -232,6 +235,9 @@ class Responder:
             parsed = self.edns_options.negotiate(parse_query(_NO_ID + query), stream=stream)
         except BadQueryError as bad:
             body = (bad.response or b"")[_ID:]
+            if self.notifies is not None and body and _is_notify(query):
+                relayed_body = self.notifies.respond(query, body, encode, stream=stream)
+                return CacheableAnswer(itertools.repeat(relayed_body), source=PENDING)
             return CacheableAnswer(itertools.repeat(encode(body, 0)), source=REFUSED if body else PENDING)
         limit = MAX_MESSAGE if stream else udp_limit(parsed.edns)
         request = _Request(parsed, limit, stream, encode)
@@ -522,6 +528,11 @@ class Responder:
 
     def _count_truncated(self) -> None:
         self.truncated_over_tcp += 1
+
+
+def _is_notify(query: bytes) -> bool:
+    """Whether a query (after its id) is a NOTIFY that may be relayed."""
+    return len(query) <= MAX_RELAYED_QUERY and query[0] >> 3 & 0xF == _NOTIFY
 
 
 def _is_transfer_query(request: _Request, query: bytes) -> bool:

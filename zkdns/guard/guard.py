@@ -309,7 +309,12 @@ class Guard:
         }
         is_holding = origin in self._holds
         new = self._new_members(member_set, joining)
-        lost = [member for member in leaving.values() if self._is_served(member)]
+        # Of a secondary, the primary holds some members: their removal is its decision.
+        lost = [
+            member
+            for name, member in leaving.items()
+            if self._is_served(member) and name not in member_set.held
+        ]
         ledger = self._ledger_for(member_set, joining, leaving, now, has_news=bool(new or lost))
         if ledger is not None:
             self._losses.leave(origin, lost, self._is_taken(member_set, ledger, leaving), now)

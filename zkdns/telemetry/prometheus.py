@@ -420,6 +420,9 @@ _OF_WORKERS = (
 )
 
 
+_ZONE_STATES = tuple(state for state in STATES if state != "readonly")
+
+
 class _Watcher(Collector):
     def __init__(self, stats: WatcherStats) -> None:
         self._stats = stats
@@ -431,8 +434,12 @@ class _Watcher(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of the watcher."""
         stats = self._stats
-        if stats.state is not None:
+        if stats.zones:
+            yield from _zones(stats)
+        if stats.state is not None and not stats.is_secondary:
             yield from _zookeeper(stats)
+        if stats.state is not None:
+            yield from _guards(stats.namespaces)
         yield GaugeMetricFamily("zkdns_services", "Services in the table.", value=stats.services)
         members = GaugeMetricFamily("zkdns_members", "Members in the table, by state.", labels=["state"])
         for state, count in (("alive", stats.alive), ("hidden", stats.hidden), ("held", stats.held)):
@@ -456,6 +463,18 @@ class _Watcher(Collector):
             yield CounterMetricFamily(name, text, value=value)
 
 
+def _guards(namespaces: Sequence[NamespaceStats]) -> Iterator[Metric]:
+    """Yield the metrics of each namespace's guard."""
+    held = GaugeMetricFamily("zkdns_held_members", "Held members of a namespace.", labels=["namespace"])
+    holds = CounterMetricFamily(
+        "zkdns_guard_holds", "Times that members of a service became held.", labels=["namespace"]
+    )
+    for one in namespaces:
+        held.add_metric([one.namespace], one.held)
+        holds.add_metric([one.namespace], one.holds)
+    yield from (held, holds)
+
+
 def _namespaces(namespaces: Sequence[NamespaceStats]) -> Iterator[Metric]:
     """Yield the metrics of each namespace."""
     states = GaugeMetricFamily(
@@ -467,10 +486,6 @@ def _namespaces(namespaces: Sequence[NamespaceStats]) -> Iterator[Metric]:
         "zkdns_zookeeper_stale_seconds",
         "Time since a namespace's members were last known to be current; 0 while ZooKeeper is connected.",
         labels=["namespace"],
-    )
-    held = GaugeMetricFamily("zkdns_held_members", "Held members of a namespace.", labels=["namespace"])
-    holds = CounterMetricFamily(
-        "zkdns_guard_holds", "Times that members of a service became held.", labels=["namespace"]
     )
     unread = GaugeMetricFamily(
         "zkdns_unread_znodes",
@@ -497,11 +512,44 @@ def _namespaces(namespaces: Sequence[NamespaceStats]) -> Iterator[Metric]:
             states.add_metric([one.namespace, state], float(state == one.state))
         since = one.stale_since
         stale.add_metric([one.namespace], 0.0 if since is None else max(elapsed_seconds() - since, 0.0))
-        held.add_metric([one.namespace], one.held)
-        holds.add_metric([one.namespace], one.holds)
         unread.add_metric([one.namespace], one.unread)
         delays.add_metric([one.namespace], one.delays)
-    yield from (states, stale, held, holds, unread, delays, propagation)
+    yield from (states, stale, unread, delays, propagation)
+
+
+def _zones(stats: WatcherStats) -> Iterator[Metric]:
+    """Yield the metrics of a secondary."""
+    states = GaugeMetricFamily(
+        "zkdns_secondary_state",
+        "1 for the current state of a zone that is transferred from a primary, 0 for the others.",
+        labels=["zone", "state"],
+    )
+    serials = GaugeMetricFamily(
+        "zkdns_secondary_serial", "The serial of a zone that was transferred.", labels=["zone"]
+    )
+    transfers = CounterMetricFamily(
+        "zkdns_secondary_transfers",
+        "Full and incremental transfers of a zone, and failed attempts to query or transfer it.",
+        labels=["zone", "kind"],
+    )
+    notifies = CounterMetricFamily(
+        "zkdns_secondary_notifies", "NOTIFY messages of primaries.", labels=["zone"]
+    )
+    for one in stats.zones:
+        for state in _ZONE_STATES:
+            states.add_metric([one.zone, state], float(state == one.state))
+        if one.serial is not None:
+            serials.add_metric([one.zone], one.serial)
+        for kind, count in one.transfers.items():
+            transfers.add_metric([one.zone, kind], count)
+        notifies.add_metric([one.zone], one.notifies)
+    since = stats.stale_since
+    yield GaugeMetricFamily(
+        "zkdns_secondary_stale_seconds",
+        "Time since the zones were last known to be current; 0 while a primary is.",
+        value=0.0 if since is None else max(elapsed_seconds() - since, 0.0),
+    )
+    yield from (states, serials, transfers, notifies)
 
 
 def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:

@@ -67,6 +67,24 @@ class NamespaceStats(msgspec.Struct, frozen=True):
     """Sum of these times."""
 
 
+class SecondaryZoneStats(msgspec.Struct, frozen=True):
+    """State of one zone that is transferred from primaries."""
+
+    zone: str
+    state: str = STATES[0]
+    """One of `STATES`, without `readonly`."""
+    serial: int | None = None
+    """None: it was not transferred yet."""
+    primary: str = ""
+    """The address of the primary that was used last."""
+    problem: str = ""
+    """Why its services are missing or may be out of date. Empty: no problem is known."""
+    transfers: dict[str, int] = {}
+    """Numbers since the start: `full` and `incremental` transfers, and `failed` attempts."""
+    notifies: int = 0
+    """NOTIFY messages of the primaries."""
+
+
 class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Stats of the watcher process."""
 
@@ -77,7 +95,11 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     stale_since: float | None = None
     """The earliest `NamespaceStats.stale_since`. None: all namespaces are current."""
     namespaces: tuple[NamespaceStats, ...] = ()
-    """Each namespace. Empty without ZooKeeper."""
+    """Each namespace. Empty without ZooKeeper and primaries."""
+    is_secondary: bool = False
+    """Whether the services come from primaries instead of ZooKeeper; `state` is about these then."""
+    zones: tuple[SecondaryZoneStats, ...] = ()
+    """Each zone of a secondary."""
     services: int = 0
     alive: int = 0
     """Members in responses, without held members."""

@@ -12,6 +12,7 @@ from zkdns.host.doctor.checks import (
     check_nscd,
     check_open_files,
     check_port,
+    check_primaries,
     check_receive_buffer,
     check_resolv_conf,
     check_response,
@@ -186,6 +187,17 @@ def test_silent_upstreams_are_an_error_only_if_none_responds() -> None:
     assert levels(check_upstream_responses({_OTHER: silent, _STUB: None})) == ["warning"]
     assert levels(check_upstream_responses({_OTHER: silent, _STUB: silent})) == ["wrong", "wrong"]
     assert list(check_upstream_responses({})) == []
+
+
+def test_primaries_of_a_secondary() -> None:
+    refused = {"discovery": "it responds with REFUSED"}
+    assert levels(check_primaries({"10.0.0.53:53": {"discovery": 7}})) == ["ok"]
+    assert levels(check_primaries({"10.0.0.53:53": {"discovery": 7}, "10.0.0.54:53": refused})) == [
+        "ok",
+        "warning",
+    ]
+    assert levels(check_primaries({"10.0.0.54:53": refused})) == ["wrong"]
+    assert "permit transfers to this host" in sentences(check_primaries({"10.0.0.54:53": refused}))
 
 
 def test_zookeeper_servers() -> None:

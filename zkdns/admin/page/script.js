@@ -29,8 +29,8 @@ charts.push(
 // -- the server's state --------------------------------------------------------------------------------------
 
 /** The state of the table: a word, its effect on responses, and its colour. */
-function stateOf({ source, zookeeper, ready, table }) {
-  if (!zookeeper) {
+function stateOf({ source, zookeeper, primary, ready, table }) {
+  if (!zookeeper && !primary) {
     if (!ready) return ["not ready", "the file is being read", "warn"];
     switch (source) {
       case "snapshot":
@@ -41,7 +41,7 @@ function stateOf({ source, zookeeper, ready, table }) {
         return ["static file", "serving the services of a file, without ZooKeeper", "good"];
     }
   }
-  const { state, stale_seconds: stale, problem } = zookeeper;
+  const { state, stale_seconds: stale, problem } = zookeeper ?? primary;
   const cause = problem ? ` (${problem})` : "";
   const since = stale ? `for ${duration(stale)}: ` : "";
   switch (state) {
@@ -75,11 +75,12 @@ function showStatus(status) {
   ahead = status.now - Date.now() / 1000;
   const [word, detail, tone] = stateOf(status);
   byId("state").dataset.tone = tone;
-  setText(byId("state-word"), status.zookeeper ? `ZooKeeper: ${word}` : word[0].toUpperCase() + word.slice(1));
+  setText(byId("state-word"), status.zookeeper ? `ZooKeeper: ${word}`
+    : status.primary ? `Primary: ${word}` : word[0].toUpperCase() + word.slice(1));
   setText(byId("state-detail"), detail);
   document.title = `${word} – zkdns at ${location.hostname}`;
   setText(byId("version"), status.version);
-  const { table, workers, zookeeper } = status;
+  const { table, workers, zookeeper, primary } = status;
   const ready = workers.filter((worker) => worker.ready).length;
   const facts = [
     ["Services", table && count(table.services)],
@@ -91,6 +92,8 @@ function showStatus(status) {
     ["Up for", duration(status.now - status.started)],
     ["Zones", status.zones.join(", ")],
     ["Listening", status.listening.join(", ")],
+    ["Primaries", primary?.servers.join(", ")],
+    ...(primary?.zones ?? []).map((one) => [one.zone, one.serial === null ? "" : `serial ${one.serial}`]),
     ["ZooKeeper", zookeeper?.hosts.split(",").join(", ")],
     ...(zookeeper?.namespaces ?? []).map((one) => [one.namespace, namespaceText(one, zookeeper.namespaces)]),
   ].filter(([, text]) => text);

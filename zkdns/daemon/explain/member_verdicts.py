@@ -79,6 +79,8 @@ class MemberVerdicts:
         )
 
     def _why_held(self, held: HeldMember | None) -> str:
+        if held is None and self._context.primary_source is not None:
+            return "it has left, and the primary holds it; zkdns accept at the primary releases it"
         if held is None:  # the guard releases it at this moment
             return "it has left"
         service = held.service.without(self._context.config.zone)

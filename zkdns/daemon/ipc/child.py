@@ -56,6 +56,8 @@ class Task(msgspec.Struct, frozen=True):
     """The feed of the previous watcher. A watcher starts with a copy of its table."""
     copy: str = ""
     """Path of the socket at which a worker serves copies of its table (`find_copies`)."""
+    notify: str = ""
+    """Path of the socket at which the watcher of a secondary receives NOTIFY messages."""
     transfer: str = ""
     """Path of the transfer process's socket. Empty: zone transfers are not configured."""
 

@@ -34,6 +34,7 @@ from zkdns.admin.api_types import (
 from zkdns.admin.backend import NotReloadedError
 from zkdns.admin.status import (
     NamespaceStatus,
+    PrimaryStatus,
     RequestError,
     ServedNamespace,
     Source,
@@ -44,6 +45,7 @@ from zkdns.admin.status import (
     TransferReading,
     WorkerReading,
     WorkerStatus,
+    ZoneStatus,
     ZooKeeperStatus,
 )
 from zkdns.clock import elapsed_seconds
@@ -142,6 +144,7 @@ class AdminBackend:
             listening=tuple(map(str, self._state.addresses)),
             source=_source(config),
             zookeeper=_zookeeper(config, watcher),
+            primary=_primary(config, watcher),
             table=_table(watcher),
             workers=tuple(map(_worker, self._state.workers)),
             upstreams=combine_upstreams(self.worker_stats().values()),
@@ -160,6 +163,7 @@ class AdminBackend:
             clock=time.monotonic(),
             latency_buckets=LATENCY_BUCKETS,
             zookeeper=_zookeeper(self._state.config, watcher),
+            primary=_primary(self._state.config, watcher),
             table=_table(watcher),
             workers=tuple(
                 WorkerReading(pid=pid, **msgspec.structs.asdict(stats))
@@ -358,6 +362,8 @@ def _checked_name(name: str) -> str:
 def _source(config: Config) -> Source:
     if config.zookeeper.hosts:
         return "zookeeper"
+    if config.is_secondary:
+        return "primary"
     if config.offline:
         return "snapshot"
     return "demo" if config.demo else "static"
@@ -376,6 +382,18 @@ def _zookeeper(config: Config, stats: WatcherStats | None) -> ZooKeeperStatus | 
     )
     stale = _seconds_since(stats.stale_since)
     return ZooKeeperStatus(config.zookeeper.hosts, stats.state, stale, stats.problem, namespaces)
+
+
+def _primary(config: Config, stats: WatcherStats | None) -> PrimaryStatus | None:
+    if not config.is_secondary:
+        return None
+    servers = tuple(map(str, config.primary.servers))
+    if stats is None:
+        return PrimaryStatus(servers, None, 0.0)
+    zones = tuple(
+        ZoneStatus(one.zone, one.state, one.serial, one.primary, one.problem) for one in stats.zones
+    )
+    return PrimaryStatus(servers, stats.state, _seconds_since(stats.stale_since), stats.problem, zones)
 
 
 def _seconds_since(when: float | None) -> float:

@@ -15,7 +15,7 @@ from zkdns.config.model import build_config
 
 # These settings determine the znodes of the table. If they are equal, a new watcher can start with a copy of
 # it.
-_SOURCE: Final = frozenset({"zookeeper.hosts", "namespaces"})
+_SOURCE: Final = frozenset({"zookeeper.hosts", "primary.servers", "namespaces"})
 
 
 class ConfigDiff(msgspec.Struct, frozen=True):

@@ -72,7 +72,9 @@ class Handover:
     def start(self, config: Config, listeners: Listeners) -> Generation:
         """Start the first generation."""
         _log_addresses(listeners, Listeners())
-        watcher = self._children.start(Task("watcher", config, self._next_feed(), listeners.addresses))
+        watcher = self._children.start(
+            Task("watcher", config, self._next_feed(), listeners.addresses, notify=self._notify_path)
+        )
         workers = [
             self._children.start(self._worker_task(config, watcher, listeners, number))
             for number in range(config.workers)
@@ -130,7 +132,14 @@ class Handover:
         diff: ConfigDiff,
         started: list[ChildProcess],
     ) -> ChildProcess:
-        task = Task("watcher", config, self._next_feed(), listeners.addresses, is_leader=False)
+        task = Task(
+            "watcher",
+            config,
+            self._next_feed(),
+            listeners.addresses,
+            is_leader=False,
+            notify=self._notify_path,
+        )
         if diff.takes_over_table:
             task = msgspec.structs.replace(task, predecessor_feed=old.watcher.task.feed)
         watcher = await self._start_and_wait(task, started, must_be_ready=old.has_table)
@@ -151,12 +160,15 @@ class Handover:
         """
         child = self._children.start(task)
         started.append(child)
-        zookeeper = task.config.zookeeper.hosts  # empty in a worker's configuration
+        config = task.config
+        source = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else ""
+        if config.is_secondary and task.role == "watcher":
+            source = f"the primary {' or '.join(map(str, config.primary.servers))}"
         await self._children.wait_until(
             lambda: child.ready or (not must_be_ready and child.stats is not None),
             child,
             READY_SECONDS,
-            reason=f": ZooKeeper at {zookeeper} has not been read" if zookeeper else "",
+            reason=f": {source} has not been read" if source else "",
         )
         return child
 
@@ -237,6 +249,7 @@ class Handover:
             rates=self._rates,
             secret=self._secret,
             copy=copy_path(self._directory, self._copies),
+            notify=self._notify_path,
             transfer=self._transfer_path(config),
         )
 
@@ -248,6 +261,11 @@ class Handover:
             listeners.addresses,
             transfer=self._transfer_path(config),
         )
+
+    @property
+    def _notify_path(self) -> str:
+        """The socket at which a watcher receives NOTIFY messages. Only that of a secondary listens."""
+        return str(self._directory / "notify")
 
     def _transfer_path(self, config: Config) -> str:
         return str(self._directory / "transfer") if config.transfer.is_enabled else ""

@@ -100,7 +100,7 @@ class SystemdNotifier:
 
 
 def describe(stats: WatcherStats | None, *, is_ready: bool, now: float) -> str:
-    """Return the state of the server in a sentence, and the problem of ZooKeeper if there is one.
+    """Return the state of the server in a sentence, and the problem of its source if there is one.
 
     Args:
         stats: stats of the watcher. None: it has not reported any.
@@ -121,15 +121,16 @@ def _describe_state(stats: WatcherStats | None, *, is_ready: bool, now: float) -
     if stats.held:
         table += f", {stats.held:,} held"
     since = _since(now - stats.stale_since) if stats.stale_since is not None else ""
+    source = "primary" if stats.is_secondary else "ZooKeeper"
     match stats.state:
         case "live":
-            return f"live: {table}; ZooKeeper connected"
+            return f"live: {table}; {source} connected"
         case "unreachable":
-            return f"ZooKeeper unreachable{since}; serving the last table: {table}"
+            return f"{source} unreachable{since}; serving the last table: {table}"
         case "readonly":
             return f"ZooKeeper without a quorum{since}; serving its read-only data: {table}"
         case "reading":
-            return f"serving the snapshot until ZooKeeper has been read: {table}"
+            return f"serving the snapshot until {'the ' * stats.is_secondary}{source} has been read: {table}"
         case _:
             return f"live: {table}"
 

@@ -20,6 +20,7 @@ from zkdns.guard import HeldMember
 
 if TYPE_CHECKING:
     from zkdns.daemon.explain.explain import Explainer
+    from zkdns.daemon.watcher.primary_source import PrimarySource
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
     from zkdns.forward.forward_zones import ForwardZones
 
@@ -38,9 +39,12 @@ class WatcherContext(msgspec.Struct):
     forward_zones: ForwardZones | None = None
     """None: this server forwards nothing."""
     namespaces: Sequence[GuardedPublisher] = ()
-    """The publisher of each namespace, with its guard. Empty without ZooKeeper, so no member is ever held."""
+    """The publisher of each namespace, with its guard. Empty without ZooKeeper and primaries, so no member is
+    ever held."""
     zookeeper_sources: Sequence[ZooKeeperSource] = ()
-    """The source of each namespace."""
+    """The source of each namespace in ZooKeeper."""
+    primary_source: PrimarySource | None = None
+    """The source of a secondary."""
     znode_stats: ZnodeStatCache = msgspec.field(default_factory=ZnodeStatCache)
     explainer: Explainer | None = None
     """Made by the first request that needs it."""
@@ -78,13 +82,15 @@ class WatcherContext(msgspec.Struct):
         known = [since for since in times if since is not None]
         return elapsed_seconds() - min(known) if known else None
 
-    def zookeeper_state(self, origins: Collection[str] | None = None) -> str | None:
-        """The worst `SyncState` of the namespaces of these origins. None: there is no ZooKeeper.
+    def source_state(self, origins: Collection[str] | None = None) -> str | None:
+        """The worst `SyncState` of the namespaces of these origins. None: no ZooKeeper and no primary.
 
         Args:
             origins: the origins. None: all namespaces.
         """
         wanted = [guarded.namespace for guarded in self._namespaces_of(origins)]
+        if self.primary_source is not None:
+            return self.primary_source.state([namespace.template for namespace in wanted])
         states = {source.sync.state.value for source in self.zookeeper_sources if source.namespace in wanted}
         return next((state for state in _WORST_STATE_FIRST if state in states), None)
 
@@ -95,6 +101,8 @@ class WatcherContext(msgspec.Struct):
         return found or self.namespaces
 
     @property
-    def zookeeper_problem(self) -> str:
-        """The problems of all namespaces, each once. Empty: there are none."""
+    def source_problem(self) -> str:
+        """The problems of all namespaces or zones, each once. Empty: there are none."""
+        if self.primary_source is not None:
+            return self.primary_source.problem
         return "; ".join(dict.fromkeys(one.problem for one in self.zookeeper_sources if one.problem))

@@ -19,7 +19,7 @@ from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
 from zkdns.daemon.ipc.feed import Publisher, Rise, SourceHealth
 from zkdns.daemon.ipc.zone_serial import version_of_zxid
-from zkdns.guard import Guard, HeldMember
+from zkdns.guard import WAIT_SECONDS, Guard, HeldMember
 from zkdns.namespace import Namespace
 from zkdns.serverset.changes import Change, MembersHeld
 from zkdns.serverset.ensemble import Ensemble, continues, merge
@@ -68,6 +68,7 @@ class GuardedPublisher:
         self.namespace = namespace
         self.ensemble: Ensemble | None = None
         self._publisher = publisher
+        self._source = "the primary" if config.is_secondary else "zookeeper"
         self._is_ready = False
         self._current_at: float | None = None
         self._zxid: int | None = None  # that was not passed on yet
@@ -131,7 +132,7 @@ class GuardedPublisher:
         if stale:
             if self._current_at is None:
                 self._current_at = self._clock()
-            self._pass_on(self.guard.on_disturbance(self._clock(), "zookeeper was unreachable"))
+            self._pass_on(self.guard.on_disturbance(self._clock(), f"{self._source} was unreachable"))
         elif ready:
             self._current_at = None
             self.guard.on_settled(self._clock())
@@ -193,6 +194,11 @@ class GuardedPublisher:
     def set_zxid(self, zxid: int) -> None:
         """Report the highest transaction of the contents. It counts once no removal waits in the guard."""
         self._zxid = zxid
+        self._follow_guard()
+
+    def end_waits(self) -> None:
+        """Let removals that wait take effect, because all changes that belong to them were published."""
+        self._pass_on(self.guard.expire(self._clock() + WAIT_SECONDS), Rise.WITH_VERSION)
         self._follow_guard()
 
     def release(self, origins: Iterable[str]) -> tuple[ReleasedMember, ...]:

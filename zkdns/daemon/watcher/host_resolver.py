@@ -58,6 +58,7 @@ class HostResolver(PublisherListener):
         table: has the host names and their previous addresses.
         publish: called in the event loop with the result of each lookup, changed or not.
         find: looks a name up with the upstreams. If it is None or returns None, the system resolver is used.
+        is_active: False: look up nothing, because the source has the addresses too.
         refresh_seconds: as `REFRESH_SECONDS`.
         retry_seconds: as `RETRY_SECONDS`.
         round_seconds: as `ROUND_SECONDS`.
@@ -70,6 +71,7 @@ class HostResolver(PublisherListener):
         publish: Callable[[list[HostResolved]], None],
         find: Callable[[str], Awaitable[HostAddresses | None]] | None = None,
         *,
+        is_active: bool = True,
         refresh_seconds: float = REFRESH_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
         round_seconds: float = ROUND_SECONDS,
@@ -78,6 +80,7 @@ class HostResolver(PublisherListener):
         self.failures: dict[str, Failure] = {}
         self.resolved: dict[str, float] = {}
         self._table = table
+        self._is_active = is_active
         self._find = find
         self._publish = publish
         self._refresh_seconds = refresh_seconds
@@ -95,6 +98,8 @@ class HostResolver(PublisherListener):
 
     async def run(self) -> None:
         """Look up each host name when it is due, without end. A cancellation cancels all lookups too."""
+        if not self._is_active:
+            return
         try:
             while True:
                 self._wake.clear()

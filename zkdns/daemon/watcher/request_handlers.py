@@ -291,7 +291,7 @@ async def _list_similar(request: ListSimilar, context: WatcherContext) -> Names 
 def count_members(request: CountMembers, context: WatcherContext) -> MemberCount | Refused:
     """Handle `zkdns wait`: count the distinct endpoints that a service is answered with."""
     table, statuses = context.publisher.table, context.config.statuses
-    ready, problem = context.publisher.health.ready, context.zookeeper_problem
+    ready, problem = context.publisher.health.ready, context.source_problem
     try:
         sets = find_sets(request.service, context)
     except BadValueError as error:
@@ -323,7 +323,7 @@ def list_services(context: WatcherContext, after: int = 0) -> Iterator[ServiceLi
     table, history = context.publisher.table, context.history
     last = history.last
     changed = history.changed_after(after) if after else set(table.services)
-    state, stale, ready = context.zookeeper_state(), context.stale_seconds(), context.publisher.health.ready
+    state, stale, ready = context.source_state(), context.stale_seconds(), context.publisher.health.ready
     bad = Counter(path.rpartition("/")[0] for source in context.zookeeper_sources for path in source.sync.bad)
     keys = sorted(changed & table.services.keys(), key=lambda key: key[::-1])
     for start in range(0, len(keys), _SERVICES_PER_PART):

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
+from zkdns.config import Config
 from zkdns.daemon.ipc.child import Task, find_copies
 from zkdns.daemon.ipc.feed import Publisher, SourceHealth, TableCopy, read_copy
 from zkdns.daemon.watcher.snapshot_store import SnapshotStore
-from zkdns.namespace import Namespace
+from zkdns.namespace import STATIC_SOURCE, template_of_static
 from zkdns.serverset.changes import Change, HostResolved, SetPut, divide_by_source, path_of
 
 log = structlog.get_logger("zkdns.watcher")
@@ -47,7 +48,6 @@ async def restore(task: Task, store: SnapshotStore | None, publisher: Publisher)
         store: reads the snapshot. None: there is none.
         publisher: gets the serial of the restored table, so that serials keep rising.
     """
-    namespaces = task.config.namespaces
     copy: TableCopy | None = None
     if task.predecessor_feed is not None:
         copy = await _take_over([task.predecessor_feed])
@@ -62,7 +62,7 @@ async def restore(task: Task, store: SnapshotStore | None, publisher: Publisher)
     if copy is None:
         return Restored({}, {})
     publisher.restore_serial(copy.serial)
-    return _select(copy, namespaces)
+    return _select(copy, task.config)
 
 
 async def _take_over(paths: Sequence[str]) -> TableCopy | None:
@@ -76,18 +76,24 @@ async def _take_over(paths: Sequence[str]) -> TableCopy | None:
     return None
 
 
-def _select(copy: TableCopy, namespaces: Sequence[Namespace]) -> Restored:
-    """The followed sets of a copy that belong to the namespaces, and that had been read completely."""
+def _select(copy: TableCopy, config: Config) -> Restored:
+    """The followed sets of a copy that belong to the namespaces, and that had been read completely.
+
+    Sets of a static file belong to a secondary's namespaces: they are from its primary.
+    """
+    namespaces = config.namespaces
     templates = {namespace.template for namespace in namespaces}
     sources = {
         source: health for source, health in copy.sources.items() if source in templates and health.ready
     }
     by_source, hosts = divide_by_source(copy.changes, namespaces)
+    for change in by_source.pop(STATIC_SOURCE, ()) if config.is_secondary else ():
+        by_source.setdefault(template_of_static(path_of(change), namespaces), []).append(change)
     changes: dict[str, list[Change]] = {
         namespace.template: [
             change
             for change in by_source.get(namespace.template, [])
-            if not namespace.only or namespace.follows_path(path_of(change))
+            if config.is_secondary or not namespace.only or namespace.follows_path(path_of(change))
         ]
         for namespace in namespaces
         if namespace.template in sources

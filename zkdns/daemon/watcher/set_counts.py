@@ -90,5 +90,5 @@ def _parts(rows: list[ServiceCount], request: ListSets, context: WatcherContext)
         empty=wanted(path for sync in syncs for path in sync.empty_directories()),
         denied=wanted(unread),
         exists=not any(sync.missing for sync in syncs),
-        is_read_only=context.zookeeper_state() == "readonly",
+        is_read_only=context.source_state() == "readonly",
     )

@@ -44,7 +44,7 @@ _RETRY_SECONDS = 1.0
 
 
 class SnapshotStore(PublisherListener):
-    """Keeps the sets from ZooKeeper on disk. Sets from the static file are not stored.
+    """Keeps the sets from ZooKeeper or a primary on disk. Sets from the static file are not stored.
 
     Args:
         config: has the path and the maximum age of the snapshot, and the namespaces.
@@ -126,7 +126,7 @@ class SnapshotStore(PublisherListener):
             return
         try:
             with SnapshotWriter(self._path, self._header()) as writer:
-                for part in encode_parts(self._publisher.table):
+                for part in self._parts():
                     writer.add(part)
                 writer.commit()
         except SnapshotError as error:
@@ -150,6 +150,10 @@ class SnapshotStore(PublisherListener):
         )
         return Header(now, self._publisher.table.serial, states, self._config.zookeeper.hosts or "")
 
+    def _parts(self) -> Iterator[bytes]:
+        """The encoded table. The static sets of a secondary are its primary's."""
+        return encode_parts(self._publisher.table, with_static=self._config.is_secondary)
+
     async def _write(self) -> None:
         """Write the table in parts, with disk access in a thread, so that changes are not delayed.
 
@@ -158,7 +162,7 @@ class SnapshotStore(PublisherListener):
         """
         writer = SnapshotWriter(self._path, self._header())
         try:
-            for part in encode_parts(self._publisher.table):
+            for part in self._parts():
                 await self._run_in_thread(partial(writer.add, part))
             await self._run_in_thread(writer.commit)
         finally:
@@ -223,14 +227,16 @@ class SnapshotSource:
             self._publisher.set_health(SourceHealth(ready=True, stale_since=snapshot.header.written))
 
 
-def encode_parts(table: Table) -> Iterator[bytes]:
+def encode_parts(table: Table, *, with_static: bool = False) -> Iterator[bytes]:
     """Encode the sets from ZooKeeper in parts of about 1,000 members, with the addresses of host names.
+
+    With `with_static`, all sets are encoded.
 
     The table may change between two parts. A set is never split between parts.
     """
     part: list[Change] = []
     count = 0
-    for origin in [origin for origin in table.origins if origin.startswith("/")]:
+    for origin in [origin for origin in table.origins if with_static or origin.startswith("/")]:
         for change in table.contents_of(origin):
             part.append(change)
             count += len(change.members) + 1 if isinstance(change, SetPut) else 1

@@ -4,6 +4,7 @@
         │ at the start (restore)
         ▼
     ZooKeeperSource ──▶ GuardedPublisher ─┐      one of each per namespace
+    PrimarySource ──▶ GuardedPublisher ───┤      of a secondary, in place of ZooKeeperSource
     StaticSource ─────────────────────────┤
     SnapshotSource ───────────────────────┼─▶ Publisher ══ feed ══▶ workers
     HostResolver ─────────────────────────┘      │
@@ -16,6 +17,7 @@
 
     component             file                  task
     ZooKeeperSource       zookeeper_source.py   follows one namespace, with a ZooKeeper session of its own
+    PrimarySource         primary_source.py     follows the zones of the primaries, for a secondary
     GuardedPublisher      guarded_publisher.py  holds members if their removal looks like a ZooKeeper failure
     StaticSource          static_source.py      reads the static file, or the built-in example
     SnapshotSource        snapshot_store.py     reads a snapshot, for a server without ZooKeeper
@@ -79,7 +81,7 @@ async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> No
     await publisher.serve(task.feed)
     forward_zones = _make_forward_zones(task)
     find = _make_host_lookup(forward_zones, config) if forward_zones is not None else None
-    resolver = HostResolver(publisher.table, publisher.publish, find)
+    resolver = HostResolver(publisher.table, publisher.publish, find, is_active=not config.is_secondary)
     history = History(publisher, config.zone)
     context = WatcherContext(config, publisher, history, resolver, forward_zones)
     store = _add_namespaces(context)
@@ -99,8 +101,7 @@ async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> No
                 tasks.create_task(SnapshotSource(config, publisher).run())
             if config.static or config.demo:
                 tasks.create_task(StaticSource(config, publisher).run())
-            if config.zookeeper.hosts:
-                await _start_zookeeper(task, context, store)
+            await _start_namespaces(task, context, store, tasks)
             await requests.start()
             tasks.create_task(reporter.run())
             tasks.create_task(_exclude_table_from_collections(publisher))
@@ -130,7 +131,7 @@ async def _exclude_table_from_collections(publisher: Publisher) -> None:
 def _add_namespaces(context: WatcherContext) -> SnapshotStore | None:
     """Make the publisher of each namespace. Return the store of the snapshot, if there is one."""
     config, publisher = context.config, context.publisher
-    if not config.zookeeper.hosts:
+    if not config.zookeeper.hosts and not config.is_secondary:
         return None
     context.namespaces = tuple(
         GuardedPublisher(config, namespace, publisher) for namespace in config.namespaces
@@ -142,9 +143,9 @@ def _sources_of(config: Config) -> Iterator[str]:
     """The names of the table's sources."""
     if config.offline:
         yield ALL_SOURCES
-    if config.static or config.demo:
+    if config.static or config.demo or config.is_secondary:
         yield STATIC_SOURCE
-    if config.zookeeper.hosts:
+    if config.zookeeper.hosts or config.is_secondary:
         yield from (namespace.template for namespace in config.namespaces)
 
 
@@ -164,7 +165,9 @@ async def _execute_orders(orders: Orders, context: WatcherContext) -> None:
 
 
 def _collect_stats(context: WatcherContext) -> WatcherStats:
-    """Return the stats about ZooKeeper and the guard."""
+    """Return the stats about ZooKeeper or the primaries, and the guard."""
+    if context.primary_source is not None:
+        return context.primary_source.stats
     if not context.zookeeper_sources:
         return WatcherStats(
             namespaces=tuple(NamespaceStats(guarded.namespace.template) for guarded in context.namespaces)
@@ -172,11 +175,40 @@ def _collect_stats(context: WatcherContext) -> WatcherStats:
     from zkdns.daemon.watcher.zookeeper_source import stats_of  # noqa: PLC0415 - already loaded here
 
     stats = stats_of(context.zookeeper_sources)
-    return msgspec.structs.replace(stats, problem=context.zookeeper_problem)
+    return msgspec.structs.replace(stats, problem=context.source_problem)
 
 
-async def _start_zookeeper(task: Task, context: WatcherContext, store: SnapshotStore | None) -> None:
-    """Publish the restored table, then follow ZooKeeper: one source for each namespace."""
+async def _start_namespaces(
+    task: Task, context: WatcherContext, store: SnapshotStore | None, tasks: asyncio.TaskGroup
+) -> None:
+    """Publish the restored table, then follow ZooKeeper or the primaries."""
+    if task.config.zookeeper.hosts:
+        await _publish_restored(task, context, store)
+        _follow_zookeeper(task, context)
+    elif task.config.is_secondary:
+        await _publish_restored(task, context, store)
+        from zkdns.daemon.watcher.notify_receiver import NotifyReceiver  # noqa: PLC0415 - only for secondaries
+        from zkdns.daemon.watcher.primary_source import PrimarySource  # noqa: PLC0415 - as above
+
+        context.primary_source = PrimarySource(task.config, context.publisher, context.namespaces)
+        if task.notify:
+            await NotifyReceiver(task.notify, task.config, context.primary_source).start()
+        tasks.create_task(context.primary_source.run())
+
+
+def _follow_zookeeper(task: Task, context: WatcherContext) -> None:
+    """Start one source for each namespace."""
+    # Imported after the restored table is published, because loading kazoo takes as long as restoring it.
+    from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above
+
+    context.zookeeper_sources = [ZooKeeperSource(task.config, guarded) for guarded in context.namespaces]
+    for source in context.zookeeper_sources:
+        source.restore(context.publisher.table)
+        source.start()
+
+
+async def _publish_restored(task: Task, context: WatcherContext, store: SnapshotStore | None) -> None:
+    """Publish the table to start with, if there is one."""
     restored = await restore(task, store, context.publisher)
     with gc_paused_for_loading():
         for guarded in context.namespaces:
@@ -187,13 +219,6 @@ async def _start_zookeeper(task: Task, context: WatcherContext, store: SnapshotS
     if task.predecessor_feed is not None:
         context.publisher.raise_serial()  # the settings have changed
     await asyncio.sleep(0)
-    # Imported after the restored table is published, because loading kazoo takes as long as restoring it.
-    from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above
-
-    context.zookeeper_sources = [ZooKeeperSource(task.config, guarded) for guarded in context.namespaces]
-    for source in context.zookeeper_sources:
-        source.restore(context.publisher.table)
-        source.start()
 
 
 # -- forwarding, to resolve members' host names --------------------------------------------------------------

@@ -16,7 +16,7 @@ A worker does not connect to ZooKeeper, and has no credentials for it.
     TcpServer            transport/tcp.py      accepts connections, and answers the queries on them
     access control       transport/access_control.py     checks the allowed networks and the rate limit
     WorkerStatsReporter  worker_stats.py       reports readiness and stats to the supervisor
-    Relay                daemon/ipc/relay.py   relays zone transfers and signed queries
+    Relay                daemon/ipc/relay.py   relays zone transfers, signed queries and NOTIFY
     TrafficReporter      worker_stats.py       reports queries by service, and frequent names and clients
     DeferredAnswers      deferred_answers.py   finishes the names of large services in pieces
     drain                drain.py              finishes the open queries after the order `Retire`
@@ -147,7 +147,10 @@ def _make_authority(task: Task, table: Table, log_once: LogOnce) -> Authority:
     authority.responder.edns_options = _make_edns_options(task)
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
+    elif task.config.is_secondary:
+        authority.responder.stale_reason = "the primary is unreachable"
     _relay_transfers(authority, task.transfer)
+    authority.responder.notifies = Relay(task.notify) if task.notify else None
     return authority
 
 

@@ -258,6 +258,25 @@ def check_zookeeper(probes: Iterable[ProbeResult]) -> Iterator[Finding]:
             yield ok(about, f"grants a session; {', '.join(counts)}")
 
 
+def check_primaries(results: Mapping[str, Mapping[str, str | int]]) -> Iterator[Finding]:
+    """Check each primary of a secondary.
+
+    Args:
+        results: for each address and zone, the serial, or why a transfer fails.
+    """
+    works = [all(isinstance(result, int) for result in zones.values()) for zones in results.values()]
+    for address, zones in results.items():
+        about = f"primary {address}"
+        for zone, result in zones.items():
+            if isinstance(result, int):
+                yield ok(about, f"permits transfers of {zone}, serial {result}")
+            elif any(works):
+                yield warning(about, f"{zone}: {result}; others work", "correct it, or name another")
+            else:
+                advice = "start it, let it permit transfers to this host, or name another in [primary]"
+                yield wrong(about, f"{zone}: {result}", advice)
+
+
 def check_services(listing: Listing, template: str) -> Iterator[Finding]:
     """Check whether the services of a namespace have members, or other children only.
 

@@ -7,6 +7,7 @@ Slow steps run in parallel threads. Nothing is changed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 import time
@@ -49,6 +50,7 @@ from zkdns.host.doctor.checks import (
     check_nscd,
     check_open_files,
     check_port,
+    check_primaries,
     check_receive_buffer,
     check_resolv_conf,
     check_response,
@@ -129,6 +131,7 @@ def diagnose(config: Config) -> Iterator[Finding]:
         lambda: _diagnose_serving(config, listening, zones[0]),
         lambda: _diagnose_zookeeper(config),
         lambda: _diagnose_services(config),
+        lambda: _diagnose_primaries(config),
         lambda: _diagnose_snapshot(config),
         lambda: _diagnose_upstreams(config, listening),
         lambda: _diagnose_names(listening, zones),
@@ -257,8 +260,29 @@ def _diagnose_services(config: Config) -> Iterator[Finding]:
             yield from check_services(listing, namespace.template)
 
 
+def _diagnose_primaries(config: Config) -> Iterable[Finding]:
+    """Check whether each primary has authority for the zones, and permits transfers."""
+    if not config.is_secondary:
+        return ()
+    from zkdns.daemon.watcher.primary_client import PrimaryClient, check_transfer  # noqa: PLC0415 - rare
+    from zkdns.secondary.access import load_primary_access  # noqa: PLC0415 - as above
+
+    try:
+        access = load_primary_access(config.primary)
+    except ConfigError as error:
+        return [wrong("configuration", mistake, "correct it") for mistake in error.errors]
+
+    def check(server: UpstreamAddress) -> dict[str, str | int]:
+        client = PrimaryClient(server, access)
+        return {to_text(zone): asyncio.run(check_transfer(client, zone)) for zone in config.zones}
+
+    return check_primaries(
+        {str(server): found for server, found in _in_parallel(config.primary.servers, check).items()}
+    )
+
+
 def _diagnose_snapshot(config: Config) -> Iterable[Finding]:
-    if config.zookeeper.hosts is None and not config.offline:
+    if config.zookeeper.hosts is None and not config.offline and not config.is_secondary:
         return ()
     age, failure = None, None
     if config.snapshot.path is not None:
