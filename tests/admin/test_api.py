@@ -70,7 +70,6 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
             "namespaces": [],
         },
         "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
-        "transfer": None,
         "workers": [{"pid": 7, "ready": True, "digests": [DIGEST]}],
         "upstreams": [],
         "transfer": None,
