@@ -73,6 +73,7 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
         "workers": [{"pid": 7, "ready": True, "digests": [DIGEST]}],
         "upstreams": [],
         "transfer": None,
+        "primary": None,
         "started": STATUS.started,
         "now": STATUS.now,
     }
@@ -185,6 +186,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         },
         "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
         "transfer": None,
+        "primary": None,
     }
     assert first == {
         "pid": 7,
