@@ -141,6 +141,9 @@ def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
     )
 
 
+SOURCES = ("--zookeeper", "--primary", "--static", "--demo", "--offline")
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -148,7 +151,7 @@ def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
         (("--zone", "--json"), "write --zone for a zone file, or --json for all members"),
         (
             ("--zone", "--snapshot", "file"),
-            "--snapshot: is only used with a source; add one of --zookeeper, --static, --demo, --offline",
+            f"--snapshot: is only used with a source; add one of {', '.join(SOURCES)}",
         ),
         (
             ("--zone", "--demo", "--server", "file"),

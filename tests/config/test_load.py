@@ -324,6 +324,8 @@ def test_names_of_flags_and_variables() -> None:
         "access.cookies",
     ]
     many = [
+        "primary.servers",
+        "primary.allow_notify",
         *("listen", "only", "statuses", "forward.upstreams", "forward.rebind_exempt", "access.allow"),
         *("transfer.allow", "transfer.notify", "admin.names"),
     ]
