@@ -281,7 +281,7 @@ class ZooKeeperServer:
         return int(found.partition(":")[2])
 
     def mode(self, *, timeout: float = 1.0) -> str | None:
-        """The mode: `standalone`, `leader` or `follower`; None while it does not serve clients."""
+        """`standalone`, `leader`, `follower` or `observer`; None while it does not serve clients."""
         with contextlib.suppress(OSError):
             for line in self.four_letter("srvr", timeout=timeout).splitlines():
                 if line.startswith("Mode: "):
@@ -367,6 +367,10 @@ class Ensemble:
     def followers(self) -> list[ZooKeeperServer]:
         """The current followers."""
         return self._serving_as("follower")
+
+    def observers(self) -> list[ZooKeeperServer]:
+        """The current observers."""
+        return self._serving_as("observer")
 
     def close(self) -> None:
         for member in self.members:
