@@ -187,7 +187,8 @@ def test_without_a_process_the_response_is_unavailable(short_path: Path) -> None
     asyncio.run(test())
 
 
-def test_the_number_of_open_queries_is_bounded(short_path: Path) -> None:
+def test_the_number_of_open_queries_is_bounded(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "MAX_WAITING", 0)
     answers = Answers(*[b"id" + bytes(60_000)] * 100)
 
     async def test(relay: Relay) -> None:

@@ -33,7 +33,12 @@ from zkdns.transport.framing import LENGTH, NO_MESSAGE
 log = structlog.get_logger("zkdns.relay")
 
 MAX_OPEN: Final = 64
-"""Queries that a worker relays at the same time; further ones get the response `unavailable`."""
+"""Queries that a worker relays at the same time; further ones wait."""
+MAX_WAITING: Final = 2048
+"""Queries that wait. Further ones get the response `unavailable`, as do further ones over UDP at once.
+
+After a NOTIFY all secondaries come together. One that gets an error would request the whole zone instead.
+"""
 FIRST_SECONDS: Final = 8.0
 """Time until the first data. It is shorter than the time for which a TCP connection may be idle."""
 REQUEST_SECONDS: Final = 5.0
@@ -41,6 +46,7 @@ PIECE_SECONDS: Final = 30.0
 """Time in which a worker takes a piece. It drops a client that reads nothing for 10 s before that."""
 
 _PIECE_BYTES = 1 << 16
+_BACKLOG = 1024  # connections of all workers that are not accepted yet
 _ID = 2
 
 
@@ -77,6 +83,7 @@ class Relay:
         self.path = path
         self.open = 0
         self._max_open = max_open
+        self._waiting: dict[_Exchange, None] = {}  # the first one comes first
 
     def respond(self, query: bytes, unavailable: bytes, encode: EncodeResponse, *, stream: bool) -> bytes:
         """The response to a query, for the transport.
@@ -105,14 +112,33 @@ class Relay:
         request = RelayedQuery(address, False, bytes(_ID) + query)
         _Exchange(self, request, _Datagram(deliver, encode), LENGTH.pack(len(message)) + message)
 
+    def begin(self, exchange: _Exchange, *, may_wait: bool) -> bool:
+        """Start an exchange, now or when others have ended. Returns False if there is no room."""
+        if self.open < self._max_open:
+            self.open += 1
+            exchange.start()
+        elif may_wait and len(self._waiting) < MAX_WAITING:
+            self._waiting[exchange] = None
+        else:
+            return False
+        return True
+
+    def end(self, exchange: _Exchange, *, has_started: bool) -> None:
+        """Forget an exchange, and start the next one in its place."""
+        self._waiting.pop(exchange, None)
+        if has_started:
+            self.open -= 1
+            if self._waiting:
+                following = next(iter(self._waiting))
+                del self._waiting[following]
+                self.begin(following, may_wait=False)
+
     def connect(self, request: bytes) -> socket.socket | None:
         """Send a request to the other process.
 
         Returns:
-            the connection. None: the process does not listen, or too many queries are open.
+            the connection. None: the process does not listen.
         """
-        if self.open >= self._max_open:
-            return None
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
@@ -151,14 +177,21 @@ class _Exchange:
         self._loop = asyncio.get_running_loop()
         self._messages = MessageFollower()
         self._has_data = self._is_reading = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._sock = relay.connect(_QUERIES.encode(query))
-        if self._sock is None:
-            self._loop.call_soon(self._fail)  # the sink is called later
-            return
-        relay.open += 1
+        self._request = _QUERIES.encode(query)
+        self._sock: socket.socket | None = None
+        self._has_started = False
         self._timer = self._loop.call_later(FIRST_SECONDS, self._fail)
-        self.resume()
+        if not relay.begin(self, may_wait=query.is_stream):
+            self._loop.call_soon(self._fail)  # the sink is called later
+
+    def start(self) -> None:
+        """Send the query to the other process."""
+        self._has_started = True
+        self._sock = self._relay.connect(self._request)
+        if self._sock is None:
+            self._loop.call_soon(self._fail)
+        else:
+            self.resume()
 
     def resume(self) -> None:
         """Read more."""
@@ -172,13 +205,13 @@ class _Exchange:
         self._close()
 
     def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._sock is not None:
             self._pause()
             self._sock.close()
             self._sock = None
-            self._relay.open -= 1
+        has_started, self._has_started = self._has_started, False
+        self._relay.end(self, has_started=has_started)
 
     def _pause(self) -> None:
         if self._is_reading and self._sock is not None:
@@ -199,8 +232,7 @@ class _Exchange:
         piece, has_ended = self._messages.take(data)
         if piece:
             self._has_data = True
-            if self._timer is not None:
-                self._timer.cancel()
+            self._timer.cancel()
             if not self._sink.write(piece) and not has_ended:
                 self._pause()
         if has_ended:
@@ -210,9 +242,10 @@ class _Exchange:
     def _fail(self) -> None:
         """The other process does not respond, or not to the end."""
         self._close()
+        sink, self._sink = self._sink, _NO_SINK
         if not self._has_data:
-            self._sink.write(self._unavailable)
-        self._sink.end(is_whole=not self._has_data)
+            sink.write(self._unavailable)
+        sink.end(is_whole=not self._has_data)
 
 
 class _NoSink:
@@ -287,7 +320,7 @@ class RelayServer:
             sock.bind(os.fspath(own))
         finally:
             os.umask(before)
-        self._server = await asyncio.start_unix_server(self._serve, sock=sock)
+        self._server = await asyncio.start_unix_server(self._serve, sock=sock, backlog=_BACKLOG)
         own.rename(self._path)
 
     def stop_accepting(self) -> None:
