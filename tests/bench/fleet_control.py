@@ -26,7 +26,7 @@ _TIMEOUT = 60.0
 
 
 class Simulator(Protocol):
-    """A class whose objects run in such processes."""
+    """A class for objects in such processes."""
 
     def handle(self, message: Any, /) -> object:
         """Handle a message, and return the reply."""

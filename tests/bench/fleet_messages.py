@@ -27,7 +27,7 @@ class Observe:
 
 @dataclass
 class Observed:
-    """What the hosts of a process have measured since `Forget`. Times are monotonic, in seconds."""
+    """The measurements of a process since `Forget`. Times are monotonic, in seconds."""
 
     hosts: int = 0
     """Hosts that have not left."""

@@ -12,7 +12,7 @@ from tests.bench.report import percentile
 HOSTS = "hosts"
 """The role of the simulated hosts in `Point.cpu`; all other roles are servers."""
 _INDEPENDENT = 1e-6
-"""The smallest pivot, of columns of length 1, with which a term is told apart from the others."""
+"""The smallest pivot, of columns of length 1, at which the points determine the coefficient of a term."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Theory:
-    """What a value depends on."""
+    """The dependence of a value on its causes."""
 
     causes: Callable[[Point], Mapping[str, float]]
     """Returns the causes of the value at a point."""
     value: Callable[[Point], float]
     causes_per_second: Callable[[int, float], Mapping[str, float]]
-    """Returns the causes of the value in a second, for so many hosts and changes per second."""
+    """Returns the causes of the value in a second, for a number of hosts and of changes per second."""
 
     def fit(self, points: Sequence[Point]) -> Model:
         """The model that is closest to these points."""

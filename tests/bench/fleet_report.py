@@ -1,4 +1,4 @@
-"""Reports the measurements of a fleet, its models, and what they say about more hosts."""
+"""Reports the measurements of a fleet, and models that extrapolate them to more hosts."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def _reference(point: Point, value: str) -> list[str]:
 
 def report_storm(report: Report, storm: Storm) -> None:
     """Report how the hosts returned after a restart of their server."""
-    report.section = "restart of the observer"
-    name = f"{storm.hosts:,} hosts, {storm.jitter}"
+    report.section = f"restart of the observer, {storm.jitter}"
+    name = f"{storm.hosts:,} hosts"
     missing = storm.hosts - len(storm.returned)
     notes = [f"half after {percentile(storm.returned, 0.5):.2f} s; start of the server {storm.serving:.1f} s"]
     if missing:

@@ -56,7 +56,7 @@ class FleetRun:
         return True
 
     def observe(self, *, is_complete: bool = False) -> Observed:
-        """What the hosts have measured since the last `forget`."""
+        """The measurements of the hosts since the last `forget`."""
         return merge(self.simulators.request(Observe(is_complete)))
 
     def forget(self) -> None:

@@ -3,7 +3,7 @@
 Each has a loopback address of its own, since a server limits what one client may do. At each NOTIFY, and
 every five seconds, it queries the serial over UDP. If that is new, it requests the changes (IXFR), or if it
 has no copy or that fails, the whole zone (AXFR). After a failure it waits, longer each time. It keeps no
-records, and decodes only what it needs: serials, the last record, and the addresses of new members.
+records, and decodes only parts of them: serials, the last record, and the addresses of new members.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Secondary(asyncio.DatagramProtocol):
                     await self._is_outdated.wait()
 
     async def _update(self) -> None:
-        """Query the serial, and transfer what is missing."""
+        """Query the serial, and transfer the changes or the whole zone if it is new."""
         if await self._query_serial() == self.serial:
             return
         if self.serial is not None:
