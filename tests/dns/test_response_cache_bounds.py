@@ -185,6 +185,25 @@ def test_a_service_that_affects_all_others_drops_their_entries_at_once() -> None
     assert_accounting_is_consistent(cache)
 
 
+def test_other_spellings_of_dropped_entries_get_new_responses() -> None:
+    """The references of all spellings to an entry are removed later than the entry."""
+    server = Server({f"s{number}.staging": ["10.0.0.1:80"] for number in range(100)})
+    cache = server.datagrams
+    for address in ("10.0.0.2", "10.0.0.3"):
+        for number in range(100):
+            ask(server, f"S{number}.staging.discovery")
+        keys = server.table.apply(put("s0.staging", [f"{address}:80"]))
+        server.authority.refresh({*keys, *server.table.services})
+        assert len(cache) == 0
+        assert data(ask(server, "s0.STAGING.discovery")) == [address]
+        assert_accounting_is_consistent(cache)
+        server.authority.refresh(())
+        assert_accounting_is_consistent(cache)
+        misses = cache.misses
+        assert data(ask(server, "S0.staging.DISCOVERY")) == [address]
+        assert cache.misses == misses
+
+
 def test_dropped_entries_make_room_for_new_ones() -> None:
     server = Server({f"s{number}.staging": many(3) for number in range(200)})
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=200_000)

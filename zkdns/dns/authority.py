@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable
 
@@ -110,9 +111,8 @@ class Authority:
             changed |= self.reverse.refresh(changed)
         for cache in self.caches:
             if ANY_SERVICE in keys:  # a znode above services: names below a service may be unknown now
-                cache.forget_where(changed.__contains__)
-            else:
-                cache.forget(changed)
+                cache.forget_absent()
+            cache.forget(changed)
             cache.release()
         self.service_counts.drop_absent(keys)
         return changed
@@ -131,9 +131,16 @@ class Authority:
             cache.clear()
 
     def set_health(self, *, ready: bool, stale: bool, source: str = ALL_SOURCES) -> None:
-        """Set whether a source has been read, and whether it is unreachable (see `Freshness.set`)."""
+        """Set whether a source has been read, and whether it is unreachable (see `Freshness.set`).
+
+        The cached responses that depend on it are dropped in pieces, between which queries are answered.
+        """
         if not self.freshness.set(source, ready=ready, stale=stale):
             return
         depends = self.freshness.dependents(source)
-        for cache in self.caches:
-            cache.forget_where(lambda key: key[:1] != _FORWARDED and depends(key))
+
+        def is_affected(key: Labels) -> bool:
+            return key[:1] != _FORWARDED and depends(key)
+
+        pieces = (cache.forget_where(is_affected) for cache in self.caches)
+        self.zone.steps.run_in_pieces(itertools.chain.from_iterable(pieces))

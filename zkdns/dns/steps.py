@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias, TypeVar, cast
 
 from zkdns.names import Labels
@@ -162,6 +163,13 @@ class StepRunner:
     def cancel(self, key: Labels) -> None:
         """Forget the unfinished steps of a service."""
         self._unfinished.pop(key, None)
+
+    def run_in_pieces(self, pieces: Iterator[None]) -> None:
+        """Run the first piece of some work now, and each other one later if there is an event loop."""
+        while next(pieces, self) is not self:
+            if self.defer is not None:
+                self.defer(partial(self.run_in_pieces, pieces))
+                return
 
     def release(self, large: object) -> None:
         """Free an object that the caller no longer uses, in pieces if there is an event loop."""
