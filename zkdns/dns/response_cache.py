@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -580,8 +580,11 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     # -- dropping ------------------------------------------------------------------------------------------
 
-    def forget(self, services: Iterable[Labels]) -> int:
-        """Drop the entries that depend on these services; return their number."""
+    def forget(self, services: Collection[Labels]) -> None:
+        """Drop the entries that depend on these services, or all entries if these are many services."""
+        if len(services) > MAX_DROPPED_AT_ONCE:
+            self.clear()
+            return
         keys: list[bytes] = []
         for service in services:
             keys += self._keys.pop(service, ())
@@ -591,7 +594,6 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
                 for key in absent:
                     del self._absent[key]
         self._drop_together(keys)
-        return len(keys)
 
     def forget_absent(self) -> None:
         """Drop the entries of all names that do not exist."""
