@@ -23,7 +23,8 @@ COPY pyproject.toml README.md /src/
 COPY systemd /src/systemd
 COPY zkdns /src/zkdns
 # pip also compiles the modules. The user of the image cannot write there, and would compile them at each start.
-RUN /pip/bin/pip --python /opt/zkdns/bin/python install --no-cache-dir --no-input '/src[sasl,server]'
+RUN /pip/bin/pip --python /opt/zkdns/bin/python install --no-cache-dir --no-input '/src[sasl,server]' && \
+    rm -r /opt/zkdns/lib/python3*/site-packages/kazoo/tests
 
 FROM base
 ARG VERSION=0.1.0

@@ -50,7 +50,7 @@ def test_json_prints_an_object_each_second_without_losing_queries(server: ZkdnsS
         assert (seen("sources", "response_cache"), seen("sources", "zone")) == (29, 2)
         assert (seen("transports", "udp"), seen("transports", "tcp")) == (30, 1)
         last = objects(command)[-1]
-        assert (last["services"], last["members"]["alive"], last["zookeeper"]) == (6, 13, None)
+        assert (last["services"], last["members"]["alive"], last["source_state"]) == (6, 13, None)
         command.signal(signal.SIGINT)
         assert command.wait() == 0
         assert command.errors == ""

@@ -52,6 +52,7 @@ def venv(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.T
 def test_all_modules_of_the_library_can_be_imported(venv: Venv) -> None:
     extras = PROJECT["optional-dependencies"]
     missing = module_names(extras["server"] + extras["http"] + extras["memcache"]) | {
+        "dns",
         "httpcore",
         "httpcore2",
         "httpx",

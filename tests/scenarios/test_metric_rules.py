@@ -234,7 +234,7 @@ def in_page() -> dict[str, set[str]]:
 
 
 def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None:
-    """Metrics that need ZooKeeper or a primary are listed below."""
+    """Metrics that need ZooKeeper, a primary or secondaries are listed below."""
     page = in_page()
     exported: dict[str, set[str]] = {}
     for family in families_of(server):
@@ -242,7 +242,7 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
             name = family.name if family.type == "histogram" else sample.name
             exported.setdefault(name, set()).update(set(sample.labels) - {"le"})
     assert exported == {name: page.get(name) for name in exported}
-    only_with_zookeeper = {
+    only_with_others = {
         "zkdns_zookeeper_state",
         "zkdns_zookeeper_stale_seconds",
         "zkdns_bad_members_total",
@@ -261,8 +261,16 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
         "zkdns_secondary_stale_seconds",
         "zkdns_secondary_transfers_total",
         "zkdns_secondary_notifies_total",
+        "zkdns_transfer_requests_total",
+        "zkdns_transfers_running",
+        "zkdns_transfer_sent_bytes_total",
+        "zkdns_notifies_total",
+        "zkdns_zone_serial",
+        "zkdns_zone_bytes",
+        "zkdns_transfer_journal_versions",
+        "zkdns_transfer_journal_bytes",
     }
-    assert page.keys() - exported.keys() == only_with_zookeeper
+    assert page.keys() - exported.keys() == only_with_others
     assert all(source in PAGE.read_text(encoding="utf-8") for source in SOURCES)
 
 

@@ -95,7 +95,7 @@ def test_all_names_of_a_member_are_answered(chrooted: tuple[str, Any]) -> None:
             == {"10.0.0.1"}
         )
         assert server.lookup(NAME, "TXT") == {
-            f'"member={path[-17:]}" "status=ALIVE" "shard=3" "znode={path}"'
+            f'"member={path[-17:]}" "status=ALIVE" "shard=3" "endpoint.admin=10.0.0.1:9990" "znode={path}"'
         }
         assert server.lookup(NAME, "AAAA") == set()
         assert [server.rcode(name) for name in ("staging.discovery", f"_tcp.{NAME}")] == ["NOERROR"] * 2

@@ -10,7 +10,7 @@ import pytest
 from tests.serverset.sync_helpers import FollowedTree, data, join
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.serverset.sync.propagation import BUCKETS, Propagation
+from zkdns.serverset.propagation import BUCKETS, Propagation
 
 LATER = 1_000_000.0  # seconds by which a clock is ahead
 TEMPLATE = "/{environment}/{service}"

@@ -211,9 +211,10 @@ def intercept_events(client: KazooClient, on_event: EventCallback) -> None:
 
 def prefer_servers(client: KazooClient, preferred: Collection[tuple[str, int]]) -> None:
     """Let a client try these servers (host and port) first. Apart from that, their order stays random."""
-    connection = client._connection  # noqa: SLF001 - see the module's docstring
+    connection = getattr(client, "_connection", None)
     expand = getattr(connection, "_expand_client_hosts", None)
-    if expand is not None:  # it returns each host, its address and its port, in random order
+    if connection is not None and expand is not None:
+        # It returns each host, its address and its port, in random order.
         connection._expand_client_hosts = lambda: sorted(  # noqa: SLF001 - see the module's docstring
             expand(), key=lambda found: (found[0], found[2]) not in preferred
         )

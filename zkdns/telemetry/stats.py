@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from zkdns.dns.answer_source import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
-from zkdns.serverset.sync import propagation
+from zkdns.serverset import propagation
 from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.transport import counters
 

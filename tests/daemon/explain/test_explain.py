@@ -351,7 +351,7 @@ def test_services_are_listed_with_member_counts_in_parts() -> None:
         server = Server(put("web.staging", MEMBERS), *many)
         server.publisher.publish([MembersHeld("/discovery/staging/web", ("member_0000000007",))])
         *parts, last = list_services(server.context)
-        assert (last.services, len(parts)) == ((), 3)
+        assert (last.services, len(parts)) == ((), 5)
         lines = {line.name: line for part in parts for line in part.services}
         assert len(lines) == 1201
         web = lines["web.staging"]

@@ -35,13 +35,13 @@ from zkdns.serverset.ensemble import Ensemble
 from zkdns.serverset.kazoo_check import incompatibility
 from zkdns.serverset.kazoo_ext import CHANGED, CREATED, DELETED, Znode, intercept_events
 from zkdns.serverset.passed_over import PassedOver
+from zkdns.serverset.propagation import Propagation
 from zkdns.serverset.reachability import describe_missing_chroot
 from zkdns.serverset.service_counts import ServiceCount
 from zkdns.serverset.sync.audit import Audit
 from zkdns.serverset.sync.event_queue import ThreadsafeQueue
 from zkdns.serverset.sync.heartbeat import Heartbeat
 from zkdns.serverset.sync.one_shot import OneShotStrategy
-from zkdns.serverset.sync.propagation import Propagation
 from zkdns.serverset.sync.recursive import RecursiveStrategy
 from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, SyncListener, WatchStrategy
 from zkdns.serverset.sync.tree import Directory, Node, SetNode, ZnodeTree
