@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from tests.support.waiting import PATIENCE
 from zkdns.config import Config
 from zkdns.daemon.ipc.feed import Health, Publisher, SourceHealth, Subscriber
 from zkdns.daemon.watcher.context import WatcherContext
@@ -18,7 +19,7 @@ from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Run the event loop until the condition holds. Raises AssertionError after a time-out."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

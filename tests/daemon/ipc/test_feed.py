@@ -69,6 +69,17 @@ async def until_equal(worker: Worker, publisher: Publisher) -> None:
     assert contents(worker.table) == contents(publisher.table)
 
 
+class Serials(PublisherListener):
+    """The serials that a publisher has sent."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.sent: list[int] = []
+        self._publisher = publisher
+
+    def after_batch(self) -> None:
+        self.sent.append(self._publisher.table.serial)
+
+
 class Batches(PublisherListener):
     """Counts batches."""
 
@@ -427,10 +438,12 @@ def test_dns_15_a_detour_ends_by_itself(path: str) -> None:
             running_publisher(path, Publisher(detour_seconds=0.01)) as publisher,
             running_worker(path) as worker,
         ):
+            serials = Serials(publisher)
+            publisher.add_listener(serials)
             publisher.restore_serial(2**31)
             publisher.set_version(ALL_SOURCES, 100)
-            await until(lambda: publisher.table.serial == 2**31 + 2**30 + 50)
             await until(lambda: publisher.table.serial == worker.table.serial == 100)
+            assert serials.sent == [2**31 + 2**30 + 50, 100]
 
     asyncio.run(scenario())
 
