@@ -14,7 +14,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.zookeeper import Ensemble
 from tests.support.zookeeper_clients import client_of
-from zkdns.daemon.ipc.zone_serial import is_newer, version_of_zxid
+from zkdns.daemon.ipc.zone_serial import version_of_zxid
+from zkdns.dns.serial import is_newer
 
 pytestmark = pytest.mark.processes
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.secondary.helpers import IDENT, Line, drain, full_copy, lines, messages, read, with_soa_last
 from zkdns.dns.message import Type
+from zkdns.dns.serial import is_newer
 from zkdns.names import Labels
 from zkdns.namespace import parse_namespace
 from zkdns.secondary.inbound import (
@@ -21,7 +22,6 @@ from zkdns.secondary.inbound import (
     RefusedTransferError,
     Version,
     build_query,
-    is_newer,
     read_soa,
 )
 from zkdns.secondary.records import BadTransferError, ZoneRecord, read_message, read_name

@@ -13,6 +13,7 @@ import enum
 from typing import Final, NamedTuple
 
 from zkdns.dns.message import CLASS_IN, HEADER, QR, TC, TYPE_CLASS, Type
+from zkdns.dns.serial import is_newer
 from zkdns.names import Labels, to_wire
 from zkdns.secondary.records import (
     BadTransferError,
@@ -29,8 +30,6 @@ MAX_RECORDS: Final = 20_000_000
 _OPCODE = 0x7800
 _RCODE = 0x000F
 _RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"}
-_SOA = int(Type.SOA)
-_SERIALS = 1 << 32
 _HALF = 1 << 31
 
 
@@ -53,11 +52,6 @@ class Version(NamedTuple):
 
     deleted: list[ZoneRecord]
     added: list[ZoneRecord]
-
-
-def is_newer(serial: int, than: int) -> bool:
-    """Whether a serial is greater than another one (RFC 1982 §3.2)."""
-    return 0 < (serial - than) % _SERIALS < _HALF
 
 
 def build_query(apex: Labels, qtype: Type, ident: int, serial: int | None = None) -> bytes:

@@ -9,12 +9,9 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from zkdns.dns.message import CLASS_IN, HEADER, HEADER_SIZE, RECORD, TYPE_CLASS, Type
+from zkdns.dns.message import CLASS_IN, HEADER, HEADER_SIZE, RECORD, TSIG, TYPE_CLASS, Type
 from zkdns.errors import ZkdnsError
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, lower, to_wire, wire_length
-
-TSIG: Final = 250
-"""The type of TSIG records (RFC 8945 §4.1)."""
 
 _POINTER = 0xC0
 _MAX_POINTERS = 128  # in one name, which has at most as many labels

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from zkdns.dns.message import HEADER
+from zkdns.dns.message import HEADER, RECORD, TSIG
 from zkdns.names import to_wire
 from zkdns.secondary.access import TsigKey
-from zkdns.secondary.records import TSIG, BadTransferError
+from zkdns.secondary.records import BadTransferError
 
 if TYPE_CHECKING:
     import dns.name
@@ -61,7 +61,7 @@ class SignedExchange:
         head = HEADER.pack(ident, flags, *counts, additional + 1)
         owner = to_wire(tuple(self._key.name.labels[:-1]))
         return b"".join(
-            (head, query[HEADER.size :], owner, struct.pack("!HHIH", TSIG, _CLASS_ANY, 0, len(data)), data)
+            (head, query[HEADER.size :], owner, RECORD.pack(TSIG, _CLASS_ANY, 0, len(data)), data)
         )
 
     def verify(self, message: bytes, tsig_at: int | None) -> None:
@@ -131,6 +131,6 @@ def _read_tsig(message: bytes, at: int) -> tuple[dns.name.Name, dns.rdtypes.ANY.
 
     owner, used = dns.name.from_wire(message, at)
     at += used
-    _, _, _, size = struct.unpack_from("!HHIH", message, at)
-    rdata = dns.rdata.from_wire(dns.rdataclass.ANY, dns.rdatatype.TSIG, message, at + 10, size)
+    _, _, _, size = RECORD.unpack_from(message, at)
+    rdata = dns.rdata.from_wire(dns.rdataclass.ANY, dns.rdatatype.TSIG, message, at + RECORD.size, size)
     return owner, rdata  # type: ignore[return-value] # the type of the record

@@ -8,9 +8,9 @@ from zkdns.daemon.ipc.zone_serial import (
     DETOUR_SECONDS,
     MAX_LEAD,
     ZoneSerial,
-    is_newer,
     version_of_zxid,
 )
+from zkdns.dns.serial import is_newer
 
 TREE, OTHER = "/discovery/{environment}/{service}", "/other/{service}"
 

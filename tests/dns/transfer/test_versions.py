@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tests.dns.transfer.helpers import Versions, records_in
 from zkdns.dns.message import parse_query
+from zkdns.dns.serial import is_newer
 from zkdns.dns.transfer import messages
 from zkdns.dns.transfer.contents import split_records
-from zkdns.dns.transfer.versions import is_newer, size_of
+from zkdns.dns.transfer.versions import size_of
 
 QUERY = parse_query(dns.message.make_query("discovery.", "AXFR", use_edns=0).to_wire())
 WEB, DB = ["10.0.0.1:80", "10.0.0.2:80"], ["10.1.0.1:5432"]

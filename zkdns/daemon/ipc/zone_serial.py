@@ -22,7 +22,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-_MODULUS: Final = 1 << 32
+from zkdns.dns.serial import MODULUS, is_newer
+
 _EPOCH_BITS: Final = 28
 _COUNTER_BITS: Final = 32  # of a zxid; the bits before are the epoch, which each election increments
 
@@ -40,12 +41,7 @@ def version_of_zxid(zxid: int) -> int:
     serials in order, unless there are more than 2^28 transactions between two elections.
     """
     epoch, counter = zxid >> _COUNTER_BITS, zxid & ((1 << _COUNTER_BITS) - 1)
-    return ((epoch << _EPOCH_BITS) + counter) % _MODULUS
-
-
-def is_newer(serial: int, other: int) -> bool:
-    """Whether a serial is newer than another one (RFC 1982)."""
-    return 0 < (serial - other) % _MODULUS < _MODULUS // 2
+    return ((epoch << _EPOCH_BITS) + counter) % MODULUS
 
 
 class ZoneSerial:
@@ -76,7 +72,7 @@ class ZoneSerial:
     def sum(self) -> int | None:
         """The sum of all versions. None: one is unknown."""
         versions = [version for version in self._versions.values() if version is not None]
-        return sum(versions) % _MODULUS if len(versions) == len(self._versions) else None
+        return sum(versions) % MODULUS if len(versions) == len(self._versions) else None
 
     def following(self, last: int, now: float, *, is_changed: bool) -> int:
         """The serial that follows the last one.
@@ -87,14 +83,14 @@ class ZoneSerial:
             is_changed: whether the contents have changed since the last serial, so that it has to rise.
         """
         wanted = self.sum
-        counted = (last + is_changed) % _MODULUS
+        counted = (last + is_changed) % MODULUS
         if wanted is None or now < self.detour_until:
             return counted
         self.detour_until = -math.inf
         is_first, self._has_followed = not (self._has_followed or self.is_restored), True
         if is_first or is_newer(wanted, last):
             return wanted
-        if (last - wanted) % _MODULUS < MAX_LEAD:
+        if (last - wanted) % MODULUS < MAX_LEAD:
             return counted
         self.detour_until = now + self._detour_seconds
-        return (last + (wanted - last) % _MODULUS // 2) % _MODULUS
+        return (last + (wanted - last) % MODULUS // 2) % MODULUS

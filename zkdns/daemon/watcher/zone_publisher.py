@@ -14,9 +14,9 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.ipc.feed import Publisher, Rise
+from zkdns.dns.serial import is_newer
 from zkdns.names import Labels, to_text
 from zkdns.namespace import STATIC_PREFIX, STATIC_SOURCE, source_of, template_of_static
-from zkdns.secondary.inbound import is_newer
 from zkdns.secondary.members import ZoneService, ZoneSet
 from zkdns.serverset.changes import (
     Change,

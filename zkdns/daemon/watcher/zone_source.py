@@ -20,9 +20,10 @@ import structlog
 from zkdns.clock import elapsed_seconds
 from zkdns.daemon.watcher.primary_client import PrimaryClient, failure_of
 from zkdns.daemon.watcher.zone_publisher import ZonePublisher
+from zkdns.dns.serial import is_newer
 from zkdns.names import Labels, to_text
 from zkdns.namespace import Namespace
-from zkdns.secondary.inbound import Inbound, Kind, is_newer
+from zkdns.secondary.inbound import Inbound, Kind
 from zkdns.secondary.records import BadTransferError, Soa
 from zkdns.secondary.zone_copy import ZoneCopy
 from zkdns.telemetry.stats import SecondaryZoneStats

@@ -32,9 +32,10 @@ from zkdns.dns.message import (
     find_sent_records,
     parse_query,
 )
+from zkdns.dns.serial import is_newer
 from zkdns.dns.transfer import messages
 from zkdns.dns.transfer.tsig import BADTIME, Keys, MalformedTsigError, Request, Signer, read_tsig, verify
-from zkdns.dns.transfer.versions import ZoneVersions, is_newer
+from zkdns.dns.transfer.versions import ZoneVersions
 from zkdns.names import Labels, to_text
 
 MAX_REMEMBERED: Final = 4096

@@ -10,18 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from zkdns.dns.serial import is_newer
 from zkdns.dns.transfer.contents import Block, SoaTemplate, join_records, split_records
 from zkdns.names import Labels
 
-_HALF = 1 << 31
-_MODULUS = 1 << 32
 _CHANGE_OVERHEAD = 200
 """Approximate bytes of an empty difference in memory."""
-
-
-def is_newer(serial: int, other: int) -> bool:
-    """Whether a serial is newer than another one (RFC 1982 §3.2)."""
-    return 0 < (serial - other) % _MODULUS < _HALF
 
 
 class Difference(NamedTuple):
