@@ -43,7 +43,7 @@ _HOSTS = """\
 127.0.0.3 dns2
 127.0.0.4 dns1.example.com
 """
-_DNS_SERVER = "zkdns serve"
+_SERVE = "zkdns serve"
 EXAMPLES = [
     example.command
     for command in commands().values()
@@ -234,7 +234,7 @@ def servers(place: Place) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("example", [one for one in EXAMPLES if one.startswith(_DNS_SERVER)])
+@pytest.mark.parametrize("example", [one for one in EXAMPLES if one.startswith(_SERVE)])
 def test_examples_of_serve(place: Place, example: str) -> None:
     ended = place.run_until(example, lambda text: "server_ready" in text)
     assert ended.status == ExitStatus.SUCCESS, ended.text
@@ -246,7 +246,7 @@ UNTIL = {
     "zkdns register web.staging --port 8080 --check http:/health": "member_registered",
     "zkdns watch web.staging": "member_0000000318",
 }
-# What examples show that need a terminal, and what is typed then.
+# Examples that need a terminal: the output to wait for, and the keys to press.
 IN_TERMINAL = {
     "zkdns top": (b"queries/s", b"q"),
     "zkdns setup --search staging.discovery --apply": (b"[y/N]", b"y\n"),
@@ -263,7 +263,7 @@ STATUS = {
 
 
 @pytest.mark.usefixtures("servers")
-@pytest.mark.parametrize("example", [one for one in EXAMPLES if not one.startswith(_DNS_SERVER)])
+@pytest.mark.parametrize("example", [one for one in EXAMPLES if not one.startswith(_SERVE)])
 def test_examples(place: Place, example: str) -> None:
     if example.endswith("--gone"):
         place.delete_members()
