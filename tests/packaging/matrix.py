@@ -146,7 +146,7 @@ def run_tests(python: str, *arguments: str, path: str = "") -> subprocess.Comple
         check=False,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,  # some ten times the time on an idle machine
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path},
     )
@@ -201,7 +201,7 @@ def test_tests_pass_with_another_python(name: str) -> None:
     venv = Venv(ROOT / ".tests" / "pythons" / f"{name}-tests", other_pythons()[name])
     venv.install("--editable", f"{ROOT}[test]")
     python = str(venv.bin / "python")
-    done = run_tests(python, "-m", "not zookeeper and not processes")
+    done = run_tests(python, "-n", "4", "--dist", "loadfile", "-m", "not zookeeper and not processes")
     assert done.returncode == 0, f"Python {name}:\n{done.stdout[-4000:]}"
     done = run_tests(python, *PYTHON_TESTS)
     assert done.returncode == 0, f"Python {name}:\n{done.stdout[-4000:]}"
