@@ -134,7 +134,7 @@ def test_every_example_of_the_page_of_the_commands_is_run() -> None:
     ((_, examples),) = console_examples(page).items()
     assert len(examples) == sum(block.count("$ ") for block in blocks(page, "console"))
     shown = {command.split()[1] for command, _ in examples}
-    assert shown == {"check", "services", "lookup", "explain", "wait", "history", "accept", "dump"}
+    assert shown == {"check", "services", "lookup", "explain", "wait", "history", "accept", "status", "dump"}
 
 
 Servers = Callable[[str], ZkdnsServer]

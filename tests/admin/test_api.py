@@ -53,6 +53,18 @@ def at(backend: FakeBackend) -> Iterator[HostPort]:
 # -- reading ------------------------------------------------------------------------------------------------
 
 
+TABLE = {
+    "services": 1,
+    "alive": 3,
+    "hidden": 0,
+    "held": 0,
+    "bad": 0,
+    "digests": [DIGEST],
+    "serial": 0,
+    "changed": None,
+}
+
+
 def test_status_is_the_state_of_the_server(at: HostPort) -> None:
     answer = ask(at, "/api/status")
     assert answer.json == {
@@ -69,11 +81,12 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
             "problem": "",
             "namespaces": [],
         },
-        "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
+        "table": TABLE,
         "workers": [{"pid": 7, "ready": True, "digests": [DIGEST]}],
         "upstreams": [],
         "transfer": None,
         "primary": None,
+        "restarts": {},
         "started": STATUS.started,
         "now": STATUS.now,
     }
@@ -184,7 +197,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
             "problem": "",
             "namespaces": [],
         },
-        "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0, "digests": [DIGEST]},
+        "table": TABLE,
         "transfer": None,
         "primary": None,
     }

@@ -108,6 +108,17 @@ def test_other_commands_say_how_to_drop_held_members(
     assert run(command, environment=environment).errors == ""
 
 
+def test_the_status_names_the_services_with_held_members(holding: tuple[ZkdnsServer, list[str]]) -> None:
+    server, paths = holding
+    environment = {"ZKDNS_ADMIN_SOCKET": server.api}
+    ended = run("status", "--json", environment=environment)
+    assert ended.status == 1
+    held = {"db.staging.discovery": 1, "web.staging.discovery": len(paths)}
+    assert json.loads(ended.output)["held"] == held
+    accept(server, "--all")
+    eventually(lambda: run("status", environment=environment).status == 0)
+
+
 def test_a_service_without_held_members_is_an_error(holding: tuple[ZkdnsServer, list[str]]) -> None:
     server, _ = holding
     assert accept(server, "empty.staging")[::2] == (1, "zkdns: no members of empty.staging are held\n")

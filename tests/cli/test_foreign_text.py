@@ -48,7 +48,7 @@ from zkdns.admin.api_types import (
     Session,
     TypeAnswer,
 )
-from zkdns.admin.status import ZooKeeperStatus
+from zkdns.admin.status import NamespaceStatus, Status, TableStatus, ZooKeeperStatus
 from zkdns.cli import main
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.output import StyledLines, make_console, write_columns
@@ -59,6 +59,7 @@ from zkdns.cli.top_view import live_view, whole_view
 from zkdns.cli.watch_output import Change, Row, make_output
 from zkdns.config import load_config
 from zkdns.escape import printable, printable_json, word
+from zkdns.telemetry.stats import UpstreamStatus, ZoneDigest
 from zkdns.telemetry.traffic import TopReport, TopRow
 
 # Without the letters with which the styles and live displays of rich end their sequences.
@@ -222,9 +223,30 @@ def explanation(text: str) -> Explanation:
     )
 
 
+def status_of(text: str) -> Status:
+    digests = (ZoneDigest(text, 1, text),)
+    namespace = NamespaceStatus(text, text, 1.0, 0, 0, text, text)
+    return Status(
+        version=text,
+        ready=True,
+        zones=(text,),
+        namespaces=(),
+        listening=(text,),
+        source="zookeeper",
+        zookeeper=ZooKeeperStatus(text, text, 1.0, text, (namespace,)),
+        table=TableStatus(1, 1, 0, 0, 0, digests),
+        workers=(),
+        upstreams=(UpstreamStatus(text, text, True, None),),
+        restarts={text: 1},
+        started=1.0,
+        now=2.0,
+    )
+
+
 def responses_of(text: str) -> dict[str, tuple[int, object]]:
     entry = HistoryEntry(1, 1.0, text, text, "joined", text, text)
     return {
+        "status": (200, status_of(text)),
         "explain": (200, explanation(text)),
         "history": (200, HistoryPage((entry,), 1)),
         "accept": (200, LossesAccepted((ReleasedMember(text, f"/{text}", text, 1.0),))),
@@ -236,6 +258,7 @@ def responses_of(text: str) -> dict[str, tuple[int, object]]:
 
 
 QUERYING = (
+    "status",
     "explain web",
     "history",
     "accept --all",

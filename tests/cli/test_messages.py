@@ -162,7 +162,7 @@ KEYS = [
 # Servers of zkdns that do not respond, for all commands that use one.
 SERVER_COMMANDS = [
     *("lookup web", "explain web", "history", "wait web.staging --timeout 0", "accept --all", "flush"),
-    *("dump --json", "top --once", "reload"),
+    *("dump --json", "top --once", "status", "reload"),
 ]
 SERVERS = [
     (

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.processes
 
 # Command lines that print something. {api} is the socket of a server that returns a response of `FAKE`.
 PRINTING = {
+    "status": "status",
     "reload": "reload",
     "check": "check --demo",
     "lookup": "lookup web.staging.discovery",

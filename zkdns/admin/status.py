@@ -44,6 +44,8 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     """Znodes above the services that cannot be listed."""
     digest: str | None = None
     """As `ZoneDigest.digest`, of its services. None: not computed yet."""
+    server: str = ""
+    """The ZooKeeper server of the connection. Empty: there is none."""
 
 
 class ZooKeeperStatus(msgspec.Struct, frozen=True):
@@ -106,6 +108,10 @@ class TableStatus(msgspec.Struct, frozen=True):
     """None: not counted, because nothing is read from ZooKeeper."""
     digests: tuple[ZoneDigest, ...] = ()
     """The digest of each zone. Empty: not computed yet."""
+    serial: int = 0
+    """The SOA serial of the zones."""
+    changed: float | None = None
+    """Unix time of the last change. None: there was none since the start."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -146,6 +152,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Combined from all workers."""
     transfer: TransferReading | None = None
     """None: zone transfers are not configured, or the transfer process has not reported yet."""
+    restarts: dict[str, int] = {}
+    """Processes replaced after they ended unexpectedly, by role."""
     started: float
     now: float
 

@@ -20,8 +20,9 @@ from zkdns.cli.streams import run_checked, write_error
 # In the order of the help. Commands are not imported here: loading the libraries of all commands would take
 # longer than starting the server.
 _COMMANDS = (
-    *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
-    *("accept", "flush", "dump", "diff", "prometheus", "top", "setup", "doctor", "completion", "help"),
+    *("serve", "status", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch"),
+    *("services", "accept", "flush", "dump", "diff", "prometheus", "top", "setup", "doctor", "completion"),
+    "help",
 )
 _LOGGING = frozenset({"serve", "register", "watch", "dump", "doctor"})
 """The commands that configure logging. `services` does so only with --direct."""

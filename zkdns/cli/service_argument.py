@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -20,7 +20,8 @@ from zkdns.spelling import ServiceText, parse_spelling
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MAX_HELD = 10  # services with a note about held members
+MAX_HELD: Final = 10
+"""Maximum number of services with a sentence about their held members. Further ones are only counted."""
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -91,16 +92,22 @@ def similar_names(client: ApiClient, text: str) -> str:
 
 
 def note_held(counts: Mapping[str, int]) -> None:
-    """Print for services with held members why these are answered, and how to end that.
+    """Print `held_sentences`."""
+    for sentence in held_sentences(counts):
+        write_error(sentence)
+
+
+def held_sentences(counts: Mapping[str, int]) -> Iterator[str]:
+    """Why the held members of services are answered, and how to end that.
 
     Args:
         counts: the numbers of held members by service.
     """
-    for service, count in sorted(counts.items())[:_MAX_HELD]:
+    for service, count in sorted(counts.items())[:MAX_HELD]:
         members, they = ("1 held member", "it has") if count == 1 else (f"{count} held members", "they have")
-        write_error(
+        yield (
             f"{service} is also answered with {members}: {they} left, which may be a failure of ZooKeeper; "
             f"if it was on purpose: zkdns accept {service}"
         )
-    if (more := len(counts) - _MAX_HELD) > 0:
-        write_error(f"{more} more services are also answered with held members: zkdns help operations")
+    if (more := len(counts) - MAX_HELD) > 0:
+        yield f"{more} more services are also answered with held members: zkdns help operations"

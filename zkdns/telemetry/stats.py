@@ -61,6 +61,8 @@ class NamespaceStats(msgspec.Struct, frozen=True):
     """Znodes above the services that cannot be listed, for instance because their ACL denies it."""
     digest: str | None = None
     """As `ZoneDigest.digest`, of its services. None: not computed yet."""
+    server: str = ""
+    """The ZooKeeper server of the connection. Empty: there is none."""
     propagation_counts: tuple[int, ...] = (0,) * (len(PROPAGATION_BUCKETS) + 1)
     """Changes by the time from their writing to their publication (`Propagation.counts`)."""
     propagation_seconds: float = 0.0
@@ -126,6 +128,10 @@ class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Members removed from the table."""
     digests: tuple[ZoneDigest, ...] = ()
     """The digest of each zone. Empty: not computed yet, or the table has not been read."""
+    serial: int = 0
+    """The SOA serial of the table."""
+    changed: float | None = None
+    """Unix time of the last change of the table. None: there was none since the start."""
 
 
 class UpstreamStatus(msgspec.Struct, frozen=True):

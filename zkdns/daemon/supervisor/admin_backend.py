@@ -149,6 +149,7 @@ class AdminBackend:
             workers=tuple(map(_worker, self._state.workers)),
             upstreams=combine_upstreams(self.worker_stats().values()),
             transfer=self._transfer(),
+            restarts=self._state.generation.restarts,
             started=self._state.started,
             now=time.time(),
         )
@@ -192,18 +193,13 @@ class AdminBackend:
         # Imported here because prometheus-client loads slowly and no other request needs it.
         from zkdns.telemetry.prometheus import render  # noqa: PLC0415
 
-        watcher, workers = self._state.watcher, self._state.workers
-        transfer = self._state.generation.transfer
+        watcher, generation = self._state.watcher, self._state.generation
         server = ServerStats(
             version=__version__,
             started=self._state.started,
-            restarts={
-                "watcher": watcher.deaths,
-                "worker": sum(child.deaths for child in workers),
-                **({} if transfer is None else {"transfer": transfer.deaths}),
-            },
+            restarts=generation.restarts,
             reloads=self._reloader.outcomes,
-            processes=dict(_processes(self._state.generation)),
+            processes=dict(_processes(generation)),
             members=watcher.members,
             responses=dict(self._state.service_totals.named),
             all_responses=self._state.service_totals.total,
@@ -211,7 +207,7 @@ class AdminBackend:
         )
         return render(
             watcher.stats,
-            [child.stats for child in workers],
+            [child.stats for child in generation.workers],
             server,
             self._state.transfer_stats,
             openmetrics=openmetrics,
@@ -376,7 +372,13 @@ def _zookeeper(config: Config, stats: WatcherStats | None) -> ZooKeeperStatus | 
         return ZooKeeperStatus(config.zookeeper.hosts, None, 0.0)
     namespaces = tuple(
         NamespaceStatus(
-            one.namespace, one.state, _seconds_since(one.stale_since), one.held, one.unread, one.digest
+            one.namespace,
+            one.state,
+            _seconds_since(one.stale_since),
+            one.held,
+            one.unread,
+            one.digest,
+            one.server,
         )
         for one in stats.namespaces
     )
@@ -403,7 +405,16 @@ def _seconds_since(when: float | None) -> float:
 def _table(stats: WatcherStats | None) -> TableStatus | None:
     if stats is None:
         return None
-    return TableStatus(stats.services, stats.alive, stats.hidden, stats.held, stats.bad, stats.digests)
+    return TableStatus(
+        stats.services,
+        stats.alive,
+        stats.hidden,
+        stats.held,
+        stats.bad,
+        stats.digests,
+        stats.serial,
+        stats.changed,
+    )
 
 
 def _processes(generation: Generation) -> Iterator[tuple[str, ProcessStats]]:

@@ -30,6 +30,12 @@ class Generation(msgspec.Struct, frozen=True):
         return (self.watcher, *self.workers, *([] if self.transfer is None else [self.transfer]))
 
     @property
+    def restarts(self) -> dict[str, int]:
+        """Processes replaced after they ended unexpectedly, by role."""
+        roles = {"watcher": self.watcher.deaths, "worker": sum(worker.deaths for worker in self.workers)}
+        return roles if self.transfer is None else {**roles, "transfer": self.transfer.deaths}
+
+    @property
     def is_ready(self) -> bool:
         """True if every worker has a table."""
         return all(worker.ready for worker in self.workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -146,6 +147,7 @@ class WatcherStatsReporter(PublisherListener):
         self._zone = config.zone
         self._counts = MemberCounts(publisher.table, config.statuses)
         self._movements = MemberMovements(publisher.table)
+        self._changed: float | None = None
 
     def before_change(self, change: Change) -> None:
         """Count the members that the change adds and removes."""
@@ -154,6 +156,7 @@ class WatcherStatsReporter(PublisherListener):
     def after_change(self, keys: set[Labels]) -> None:
         """Note that these services have changed."""
         self._counts.note(keys)
+        self._changed = time.time()
 
     async def run(self) -> None:
         """Send a report whenever the stats have changed, without end."""
@@ -185,6 +188,8 @@ class WatcherStatsReporter(PublisherListener):
             changes=counts.changes,
             joined=self._movements.joined,
             left=self._movements.left,
+            serial=table.serial,
+            changed=self._changed,
         )
 
 

@@ -21,7 +21,7 @@ from zkdns.daemon.watcher.observer_moves import MOVE_SECONDS, ObserverMoves
 from zkdns.errors import ConfigError
 from zkdns.serverset.auth import load_access
 from zkdns.serverset.changes import DirectoryUnread, SetDropped
-from zkdns.serverset.client import Client, dispose, make_client, tls_of
+from zkdns.serverset.client import Client, dispose, make_client, server_of, tls_of
 from zkdns.serverset.kazoo_ext import has_ended_thread
 from zkdns.serverset.reachability import NO_QUORUM, Diagnosis
 from zkdns.serverset.sync import SyncState, TreeSync
@@ -296,6 +296,7 @@ class ZooKeeperSource:
             held=len(guard.held),
             holds=guard.holds_total,
             unread=len(self.sync.unread_directories),
+            server=str(server_of(self._client) or "") if self._client.connected else "",
             delays=self.sync.delays,
             propagation_counts=tuple(self.sync.propagation.counts),
             propagation_seconds=self.sync.propagation.seconds,
