@@ -101,7 +101,7 @@ def test_a_stopped_watcher_is_noticed_by_diff_and_by_the_alert(
     finally:
         os.kill(other.pid_of("watcher"), signal.SIGCONT)
     scrapes = {name: [agreeing[name]] * 4 + [disagreeing[name]] * 16 for name in agreeing}
-    expected = [("ZkdnsServersDisagree", "45s", False), ("ZkdnsServersDisagree", "4m", True)]
+    expected = [("ZkdnsServersDisagree", "45s", False), ("ZkdnsServersDisagree", "4m30s", True)]
     assert_alerts(RULES, series_of(scrapes), expected, tmp_path)
     eventually(lambda: digests_of(one) == digests_of(other))
     assert diff(one, other) == (0, [])
