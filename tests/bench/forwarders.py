@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.bench.peers import Dnsmasq, Nsd, Peer, Unbound, Zkdns
 from tests.bench.zone import Service, make_services, to_static_file
+from tests.support.dns_programs import unbound_settings
 
 OWN_ZONE = "here.example"
 """The zone of zkdns. It is never queried, so that zkdns forwards all names of the services."""
@@ -47,29 +48,14 @@ class ForwardingUnbound(Forwarder):
     name, program, package = Unbound.name, Unbound.program, Unbound.package
 
     def configure(self) -> list[str]:
-        text = f"""\
-            server:
-                interface: 127.0.0.1@{self.port}
-                num-threads: 1
-                do-daemonize: no
-                username: ""
-                chroot: ""
-                directory: "{self.directory}"
-                pidfile: "{self.directory}/pid"
-                use-syslog: no
-                verbosity: 0
-                access-control: 127.0.0.0/8 allow
-                do-not-query-localhost: no
-                module-config: "iterator"
-                rrset-roundrobin: no
-                num-queries-per-thread: {WAITING}
-                outgoing-range: {2 * WAITING}
-            remote-control:
-                control-enable: no
-            forward-zone:
-                name: "."
-                forward-addr: 127.0.0.1@{self.upstream}
-            """
+        options = {
+            "do_not_query_localhost": "no",
+            "rrset_roundrobin": "no",
+            "num_queries_per_thread": WAITING,
+            "outgoing_range": 2 * WAITING,
+        }
+        text = unbound_settings(self.directory, self.port, **options)
+        text += f'forward-zone:\n    name: "."\n    forward-addr: 127.0.0.1@{self.upstream}\n'
         return [self._program(), "-d", "-c", self._write("unbound.conf", text)]
 
 

@@ -26,6 +26,7 @@ from tests.bench.zone import (
     to_static_file,
     to_zone_file,
 )
+from tests.support.dns_programs import knot_settings, nsd_settings, unbound_settings
 from tests.support.loopback import free_port
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
@@ -151,20 +152,8 @@ class Knot(Peer):
 
     def configure(self) -> list[str]:
         zone = self._write("zone", to_zone_file(self.services) + self.records())
+        options = {"tcp_max_clients": 200, "tcp_io_timeout": self.tcp_io_timeout}
         text = f"""\
-            server:
-                rundir: "{self.directory}"
-                listen: 127.0.0.1@{self.port}
-                udp-workers: 1
-                tcp-workers: 1
-                background-workers: 1
-                tcp-max-clients: 200
-                tcp-io-timeout: {self.tcp_io_timeout}
-            log:
-              - target: stderr
-                any: warning
-            database:
-                storage: "{self.directory}"
             acl:
               - id: updates
                 address: 127.0.0.1
@@ -177,6 +166,7 @@ class Knot(Peer):
                 semantic-checks: off
                 acl: updates
             """
+        text = knot_settings(self.directory, self.port, **options) + textwrap.dedent(text)
         return [self._program(), "-c", self._write("knot.conf", text)]
 
 
@@ -189,28 +179,9 @@ class Nsd(Peer):
 
     def configure(self) -> list[str]:
         zone = self._write("zone", to_zone_file(self.services, ttl=self.ttl))
-        text = f"""\
-            server:
-                ip-address: 127.0.0.1@{self.port}
-                server-count: 1
-                tcp-count: 200
-                username: ""
-                chroot: ""
-                zonesdir: "{self.directory}"
-                database: ""
-                zonelistfile: "{self.directory}/zone.list"
-                xfrdfile: "{self.directory}/xfrd.state"
-                xfrdir: "{self.directory}"
-                pidfile: "{self.directory}/pid"
-                verbosity: 0
-                minimal-responses: {"yes" if self.is_minimal else "no"}
-                rrl-ratelimit: 0
-            remote-control:
-                control-enable: no
-            zone:
-                name: {ZONE}
-                zonefile: "{zone}"
-            """
+        options = {"tcp_count": 200, "minimal_responses": "yes" if self.is_minimal else "no"}
+        text = nsd_settings(self.directory, self.port, **options)
+        text += f'zone:\n    name: {ZONE}\n    zonefile: "{zone}"\n'
         return [self._program(), "-d", "-c", self._write("nsd.conf", text)]
 
 
@@ -221,30 +192,10 @@ class Unbound(Peer):
 
     def configure(self) -> list[str]:
         zone = self._write("zone", to_zone_file(self.services))
-        text = f"""\
-            server:
-                interface: 127.0.0.1@{self.port}
-                num-threads: 1
-                incoming-num-tcp: 200
-                do-daemonize: no
-                username: ""
-                chroot: ""
-                directory: "{self.directory}"
-                pidfile: "{self.directory}/pid"
-                use-syslog: no
-                verbosity: 0
-                access-control: 127.0.0.0/8 allow
-                minimal-responses: no
-                rrset-roundrobin: no
-                module-config: "iterator"
-            remote-control:
-                control-enable: no
-            auth-zone:
-                name: {ZONE}
-                zonefile: "{zone}"
-                for-downstream: yes
-                for-upstream: no
-            """
+        options = {"incoming_num_tcp": 200, "minimal_responses": "no", "rrset_roundrobin": "no"}
+        text = unbound_settings(self.directory, self.port, **options)
+        text += f'auth-zone:\n    name: {ZONE}\n    zonefile: "{zone}"\n'
+        text += "    for-downstream: yes\n    for-upstream: no\n"
         return [self._program(), "-d", "-c", self._write("unbound.conf", text)]
 
 

@@ -19,11 +19,11 @@ from kazoo.client import KazooClient
 
 from tests.cli import run
 from tests.differential import services
-from tests.differential.authorities import Authority, Knot, Nsd
 from tests.differential.queries import Query, make_queries
 from tests.differential.replay import over_tcp, over_udp
 from tests.differential.response import Response, Section, decode, differences
 from tests.differential.zone_files import ZoneFiles
+from tests.support.authorities import Authority, Knot, Nsd
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -343,7 +343,7 @@ def replay(port: int, queries: list[Query]) -> dict[int, Response]:
 def replayed(zookeeper: ZooKeeperServer, tmp_path_factory: pytest.TempPathFactory) -> Replayed:
     for authority in AUTHORITIES:
         if authority.is_missing():
-            pytest.skip(f"needs {authority.program} (Debian and Ubuntu: apt install {authority.name})")
+            pytest.skip(f"needs {authority.program} (Debian and Ubuntu: apt install {authority.package})")
     directory = tmp_path_factory.mktemp("differential")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(stack.enter_context(tree(zookeeper)), directory))

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
+from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Final
 
 import dns.exception
 import dns.message
 import dns.query
-import dns.rcode
-import pytest
 
-from tests.bench.processes import find_program
-from tests.support.loopback import free_port
-from tests.support.process_guard import kill_guarded, start_guarded
+from tests.support.dns_programs import (
+    DnsProgram,
+    bind_settings,
+    knot_settings,
+    nsd_settings,
+    unbound_settings,
+)
 from tests.support.transfers import KEY_NAME, SECRET, ZONE
 
 PAGE = Path(__file__).parents[2] / "zkdns" / "docs" / "zone-transfer.md"
 _PRIMARY = "10.0.0.1"  # in the examples
+_TIMEOUT: Final = 10.0
+
+Record = tuple[str, str, int, str]
+"""Owner name, type, TTL and data, as `tests.support.transfers.records_of`."""
 
 
 def example(heading: str, number: int = 0) -> str:
@@ -29,85 +37,50 @@ def example(heading: str, number: int = 0) -> str:
     return found[number]
 
 
-class Secondary:
-    """A secondary of a primary at 127.0.0.1.
-
-    Entering the context starts it; leaving the context kills it.
+class Secondary(DnsProgram):
+    """A secondary of a primary at 127.0.0.1. Set `primary` to its port before the start.
 
     Args:
         directory: for its files.
         signed: whether it uses the key of `tests.support.transfers`.
     """
 
-    name: ClassVar[str]
-    program: ClassVar[str]
-    package: ClassVar[str]
-
     def __init__(self, directory: Path, *, signed: bool = False) -> None:
-        found = find_program(self.program)
-        if found is None:
-            pytest.skip(f"needs {self.program} (Debian and Ubuntu: apt install {self.package})")
-        self.directory = directory / self.name
-        self.directory.mkdir()
-        self.port = free_port()
+        super().__init__(directory)
         self.primary = 0
-        self.log = self.directory / "log"
-        self._found, self._signed = found, signed
-
-    def configure(self) -> list[str]:
-        """Write the configuration, and return the command that runs the server in the foreground."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        with self.log.open("wb") as log:
-            self._process = start_guarded(self.configure(), stdout=log, stderr=log, cwd=self.directory)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        kill_guarded(self._process)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process has exited."""
-        return self._process.poll() is not None
+        self._signed = signed
 
     def serial(self) -> int | None:
         """The serial of the zone. None: it has no zone yet."""
-        response = self.ask(ZONE, "SOA")
-        if response is None or not response.answer:
-            return None
-        return int(response.answer[0][0].serial)
-
-    def ask(self, name: str, qtype: str) -> dns.message.Message | None:
-        """The response to a query over TCP. None: the server does not respond."""
-        query = dns.message.make_query(name, qtype)
-        query.flags = 0
+        query = dns.message.make_query(ZONE, "SOA", flags=0)
         with contextlib.suppress(OSError, dns.exception.DNSException):
-            return dns.query.tcp(query, "127.0.0.1", port=self.port, timeout=5.0)
+            response = dns.query.udp(query, "127.0.0.1", port=self.port, timeout=1.0)
+            if response.answer:
+                return int(response.answer[0][0].serial)
         return None
 
-    def answers(self, name: str, qtype: str) -> set[tuple[str, str, int, str]]:
-        """The records of a name and type, as `tests.support.transfers.records_of`."""
-        response = self.ask(name, qtype)
-        assert response is not None
-        return {
-            (rrset.name.to_text(), qtype, rrset.ttl, rdata.to_text())
-            for rrset in response.answer
-            for rdata in rrset
-        }
-
-    def _write(self, text: str) -> str:
-        path = self.directory / "conf"
-        path.write_text(text)
-        return str(path)
+    def records(self, names: Iterable[tuple[str, str]]) -> set[Record]:
+        """The records of these names and types, over one connection."""
+        found: set[Record] = set()
+        with socket.create_connection(("127.0.0.1", self.port), _TIMEOUT) as sock:
+            for name, qtype in names:
+                dns.query.send_tcp(sock, dns.message.make_query(name, qtype, flags=0))
+                response, _ = dns.query.receive_tcp(sock)
+                found.update(
+                    (rrset.name.to_text(), qtype, rrset.ttl, rdata.to_text())
+                    for rrset in response.answer
+                    for rdata in rrset
+                )
+        return found
 
 
 class Knot(Secondary):
-    """Knot DNS."""
-
     name, program, package = "knot", "knotd", "knot"
 
-    def configure(self) -> list[str]:
+    def command(self, configuration: str) -> list[str]:
+        return ["-c", configuration]
+
+    def configuration(self) -> str:
         text = example("Knot DNS").replace(
             f"address: {_PRIMARY}\nacl", f"address: 127.0.0.1@{self.primary}\nacl"
         )
@@ -120,80 +93,38 @@ class Knot(Secondary):
             text = example("Knot DNS", 1) + text
             assert SECRET in text
             text = text.replace("secondary-key", KEY_NAME)
-        text = f"""\
-server:
-    rundir: "{self.directory}"
-    listen: 127.0.0.1@{self.port}
-    udp-workers: 1
-    tcp-workers: 1
-    background-workers: 1
-log:
-  - target: stderr
-    any: info
-database:
-    storage: "{self.directory}"
-{text}"""
-        return [self._found, "-c", self._write(text)]
+        return knot_settings(self.directory, self.port, log="info") + text
 
 
 class Nsd(Secondary):
-    """NSD."""
-
     name, program, package = "nsd", "nsd", "nsd"
 
-    def configure(self) -> list[str]:
+    def command(self, configuration: str) -> list[str]:
+        return ["-d", "-c", configuration]
+
+    def configuration(self) -> str:
         text = example("NSD").replace(f"request-xfr: {_PRIMARY}", f"request-xfr: 127.0.0.1@{self.primary}")
         text = text.replace(_PRIMARY, "127.0.0.1")
         key = ""
         if self._signed:
             text = text.replace("NOKEY", KEY_NAME)
             key = f'key:\n    name: {KEY_NAME}\n    algorithm: hmac-sha256\n    secret: "{SECRET}"\n'
-        text = f"""\
-server:
-    ip-address: 127.0.0.1@{self.port}
-    server-count: 1
-    username: ""
-    chroot: ""
-    zonesdir: "{self.directory}"
-    database: ""
-    zonelistfile: "{self.directory}/zone.list"
-    xfrdfile: "{self.directory}/xfrd.state"
-    xfrdir: "{self.directory}"
-    pidfile: "{self.directory}/pid"
-    verbosity: 2
-    rrl-ratelimit: 0
-remote-control:
-    control-enable: no
-{key}{text}"""
-        return [self._found, "-d", "-c", self._write(text)]
+        return nsd_settings(self.directory, self.port, verbosity=2) + key + text
 
 
 class Bind(Secondary):
-    """BIND."""
-
     name, program, package = "bind", "named", "bind9"
 
-    def configure(self) -> list[str]:
+    def command(self, configuration: str) -> list[str]:
+        return ["-g", "-n", "1", "-c", configuration]
+
+    def configuration(self) -> str:
         key = f" key {KEY_NAME}" if self._signed else ""
         text = example("BIND").replace(f"{{ {_PRIMARY}; }}", f"{{ 127.0.0.1 port {self.primary}{key}; }}")
         assert str(self.primary) in text
         if self._signed:
             text = f'key {KEY_NAME} {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n{text}'
-        text = f"""\
-options {{
-    directory "{self.directory}";
-    pid-file none;
-    session-keyfile none;
-    managed-keys-directory "{self.directory}";
-    listen-on port {self.port} {{ 127.0.0.1; }};
-    listen-on-v6 {{ none; }};
-    recursion no;
-    dnssec-validation no;
-    notify no;
-}};
-controls {{ }};
-{text}"""
-        return [self._found, "-g", "-n", "1", "-c", self._write(text)]
+        return bind_settings(self.directory, self.port) + text
 
 
 class Unbound(Secondary):
@@ -201,28 +132,14 @@ class Unbound(Secondary):
 
     name, program, package = "unbound", "unbound", "unbound"
 
-    def configure(self) -> list[str]:
+    def command(self, configuration: str) -> list[str]:
+        return ["-d", "-c", configuration]
+
+    def configuration(self) -> str:
         text = example("unbound").replace(f"primary: {_PRIMARY}", f"primary: 127.0.0.1@{self.primary}")
         text = text.replace(_PRIMARY, "127.0.0.1")
-        text = f"""\
-server:
-    interface: 127.0.0.1@{self.port}
-    num-threads: 1
-    do-ip6: no
-    do-daemonize: no
-    do-not-query-localhost: no
-    username: ""
-    chroot: ""
-    directory: "{self.directory}"
-    pidfile: "{self.directory}/pid"
-    use-syslog: no
-    verbosity: 2
-    module-config: "iterator"
-    access-control: 127.0.0.0/8 allow
-remote-control:
-    control-enable: no
-{text}"""
-        return [self._found, "-d", "-c", self._write(text)]
+        options = {"do_ip6": "no", "do_not_query_localhost": "no", "verbosity": 2}
+        return unbound_settings(self.directory, self.port, **options) + text
 
 
 SECONDARIES: tuple[type[Secondary], ...] = (Knot, Nsd, Bind, Unbound)
