@@ -68,6 +68,37 @@ def new_network() -> Iterator[Network]:
         os.close(number)
 
 
+class Lan:
+    """Machines that a bridge connects. Each is a network with a link to it and an address in 10.9.0.0/24.
+
+    Args:
+        stack: ends the networks.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._switch = stack.enter_context(new_network())
+        with self._switch.entered():
+            ip("link add bridge type bridge")
+            ip("link set bridge up")
+
+    def add(self, host: int) -> Network:
+        """Make a machine with this host number."""
+        machine = self._stack.enter_context(new_network())
+        with self._switch.entered():
+            ip(f"link add port{host} type veth peer name lan netns {machine.path}")
+            ip(f"link set port{host} master bridge up")
+        with machine.entered():
+            ip(f"address add 10.9.0.{host}/24 dev lan")
+            ip("link set lan up")
+        return machine
+
+    def set_link(self, host: int, state: str) -> None:
+        """Set the link of a machine `up` or `down`, at the bridge's end."""
+        with self._switch.entered():
+            ip(f"link set port{host} {state}")
+
+
 def bind_mount_prefix(files: Mapping[str, Path]) -> list[str]:
     """A command prefix that mounts files over the given paths.
 
