@@ -120,7 +120,7 @@ class Clients:
             thread.join()
 
     def _query(self, machine: Machine) -> None:
-        while not self._has_ended.wait(0.01):
+        while not self._has_ended.wait(0.02):
             for service, members in self._always.items():
                 response = machine.query(NAMES[service])
                 if response.rcode() == dns.rcode.NOERROR and members <= addresses_of(response):

@@ -98,11 +98,10 @@ class Bind(Authority):
 
     def configuration(self) -> str:
         zone = ""
-        if self._secondary:
-            zone = (
-                "    allow-transfer { 127.0.0.1; };\n    allow-update { 127.0.0.1; };\n    notify explicit;\n"
-            )
-            zone += f"    notify-delay 0;\n    also-notify {{ 127.0.0.1 port {self._secondary}; }};\n"
+        if self._secondaries:
+            notified = "".join(f"127.0.0.1 port {port}; " for port in self._secondaries)
+            zone = "    allow-transfer { 127.0.0.1; };\n    allow-update { 127.0.0.1; };\n"
+            zone += f"    notify explicit;\n    notify-delay 0;\n    also-notify {{ {notified}}};\n"
         zones = (
             f'zone "{name}" {{\n    type primary;\n    file "{file}";\n{zone}}};\n'
             for name, file in self._zones.items()
