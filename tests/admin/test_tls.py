@@ -20,8 +20,8 @@ from zkdns.admin.api_types import Flushed
 from zkdns.admin.client import ApiClient, ServerAddress, UnreachableError
 from zkdns.admin.connections import MAX_CONNECTIONS
 from zkdns.admin.server import AdminServer
-from zkdns.admin.tls import Tls
 from zkdns.errors import BadValueError
+from zkdns.transport.tls import Tls
 
 TOKEN = "a-token-of-16-characters"  # noqa: S105 - of this test
 
@@ -152,7 +152,7 @@ def test_a_renewed_certificate_is_used(
     authority: CertificateAuthority, certificate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unusable one is logged, and the previous one is used."""
-    monkeypatch.setattr("zkdns.admin.tls.RENEW_SECONDS", 0.02)
+    monkeypatch.setattr("zkdns.transport.tls.RENEW_SECONDS", 0.02)
     new_directory = tmp_path / "new"
     new_directory.mkdir()
     renewed = CertificateAuthority(new_directory)
@@ -167,7 +167,7 @@ def test_a_renewed_certificate_is_used(
 
         assert is_trusted(authority)
         Path(certificate).write_text("x")
-        eventually(lambda: [entry for entry in logs if entry["event"] == "admin_certificate_refused"])
+        eventually(lambda: [entry for entry in logs if entry["event"] == "certificate_refused"])
         assert is_trusted(authority)
         os.replace(shutil.copy2(renewed.sign("127.0.0.1"), tmp_path / "copy"), certificate)  # noqa: PTH105
         eventually(lambda: is_trusted(renewed))

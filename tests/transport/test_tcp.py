@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo, serving
 from tests.transport.tcp_client import SECONDS, TcpClient, framed
 from zkdns.address import HostPort
-from zkdns.transport.tcp import client_of
+from zkdns.transport.sockets import client_of
 
 LONG_ANSWER = 60_000
 

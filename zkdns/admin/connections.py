@@ -15,7 +15,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from zkdns.admin.tls import Tls
+from zkdns.transport.tls import Tls
 
 MAX_CONNECTIONS: Final = 100
 

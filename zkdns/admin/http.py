@@ -29,9 +29,9 @@ from zkdns.admin.page import page
 from zkdns.admin.sse import Events
 from zkdns.admin.status import RequestError
 from zkdns.admin.timing import Timing
-from zkdns.admin.tls import Tls
 from zkdns.admin.token import Tokens
 from zkdns.telemetry.last_hour import STEP, LastHour
+from zkdns.transport.tls import Tls
 
 log = structlog.get_logger("zkdns.admin")
 

@@ -25,10 +25,10 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.admin.backend import Backend
 from zkdns.admin.timing import DEFAULT, Timing
-from zkdns.admin.tls import Tls
 from zkdns.causes import cause_of
 from zkdns.errors import ListenError
 from zkdns.transport.sockets import socket_address
+from zkdns.transport.tls import Tls
 
 log = structlog.get_logger("zkdns.admin")
 

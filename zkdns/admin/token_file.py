@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from zkdns.causes import cause_of
+from zkdns.config.secret_file import check_private
 from zkdns.errors import BadValueError
-from zkdns.serverset.auth import check_private
 
 MIN_LENGTH: Final = 16
 """Characters of a token; a shorter one could be guessed."""

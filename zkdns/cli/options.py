@@ -322,7 +322,7 @@ def check_certificate(certificate: str, key: str | None) -> None:
     Raises:
         ConfigError: it cannot be used.
     """
-    from zkdns.admin.tls import Tls  # noqa: PLC0415 - most configurations have none
+    from zkdns.transport.tls import Tls  # noqa: PLC0415 - most configurations have none
 
     try:
         Tls(certificate, key)

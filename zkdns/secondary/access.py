@@ -20,10 +20,11 @@ from zkdns.causes import cause_of
 from zkdns.config import PrimarySettings, Setting
 from zkdns.config.load import read_toml
 from zkdns.config.parsers import Location, one_of, text
+from zkdns.config.secret_file import check_private
 from zkdns.config.setting import parse_table
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.names import Labels, lower, parse_name
-from zkdns.serverset.auth import Secret, check_private
+from zkdns.serverset.auth import Secret
 
 ALGORITHMS: Final = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 

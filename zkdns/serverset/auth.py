@@ -7,9 +7,7 @@ environment. No error message, log line or `repr` contains a secret.
 from __future__ import annotations
 
 import ssl
-import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +16,7 @@ from zkdns.causes import cause_of
 from zkdns.config import Setting, ZooKeeperSettings
 from zkdns.config.load import read_toml
 from zkdns.config.parsers import Location, one_of, text
+from zkdns.config.secret_file import check_private
 from zkdns.config.setting import parse_table
 from zkdns.errors import BadValueError, ConfigError, MissingExtraError
 
@@ -33,7 +32,6 @@ ACCESS_KEYS = (
 
 # The mechanisms of ZooKeeper's servers (SecurityUtils.createSaslServer).
 _DIGEST_MD5, _GSSAPI = "DIGEST-MD5", "GSSAPI"
-_OTHER_USERS = stat.S_IROTH | stat.S_IWOTH
 
 
 class Secret:
@@ -137,20 +135,6 @@ def _read_credentials(file: str, errors: list[str]) -> dict[str, Any]:
     if not document:
         errors.append(f"{file}: contains no credentials; write digest, [sasl] or key_password")
     return given
-
-
-def check_private(file: str) -> None:
-    """Check the permissions of a file with secrets, which exists.
-
-    Raises:
-        BadValueError: every user may read or write it.
-    """
-    mode = stat.S_IMODE(Path(file).stat().st_mode)
-    if mode & _OTHER_USERS:
-        raise BadValueError(
-            f"is accessible to every user of this machine (mode {mode:04o}) and contains secrets; "
-            "run chmod o-rwx on it"
-        )
 
 
 def _read_secret(value: object, _location: Location) -> Secret:

@@ -61,6 +61,10 @@ class DeferredResponse(bytes):
 class MessageSink(Protocol):
     """Takes the messages of a `StreamedResponse`, each after its length in two bytes, in any pieces."""
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether the client uses DNS over TLS as RFC 9103 requires it for zone transfers."""
+
     def write(self, data: bytes, /) -> bool:
         """Take messages, or parts of them. Returns whether it takes more now; otherwise it calls `resume`."""
 
@@ -180,7 +184,7 @@ class ResponseObserver(Protocol):
         """A response was sent.
 
         Args:
-            transport: `udp` or `tcp`.
+            transport: `udp`, `tcp` or `tls`.
             host: the client's address.
             message: the response, with any id.
             source: the value that `take_source` returned.

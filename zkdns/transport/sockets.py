@@ -208,6 +208,21 @@ def packed_address(host: str) -> bytes:
     return socket.inet_pton(family, host.partition("%")[0])
 
 
+def client_of(peer: object) -> str:
+    """The key that identifies a client: its address, or the /64 network of an IPv6 address.
+
+    A host may use all addresses of its /64.
+    """
+    host = str(peer[0]) if isinstance(peer, tuple) else ""
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.ipv4_mapped is not None:  # an IPv4 client at a dual-stack socket
+                return str(address.ipv4_mapped)
+            return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return host
+
+
 def enable_packet_info(udp: socket.socket) -> None:
     """Make the socket report the local address of each datagram."""
     if udp.family == socket.AF_INET6:

@@ -12,6 +12,8 @@ all connections.
 A streamed response (a zone transfer) has the connection to itself: it is read at the client's pace, and other
 messages wait until it has ended.
 
+With TLS, a connection has a `TlsSocket` in place of its socket (`zkdns.transport.tls`).
+
 All connections share one selector, which the event loop watches like a single socket. Each call of the event
 loop serves connections for a limited time, whatever their number.
 """
@@ -29,7 +31,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import structlog
 
@@ -49,7 +51,12 @@ from zkdns.transport.event_loop import add_server, remove_server
 from zkdns.transport.framing import LENGTH, MAX_WRITE_BYTES, NO_MESSAGE, answer_messages, queries_in
 from zkdns.transport.held_bytes import HeldBytes
 from zkdns.transport.log_once import LogOnce
-from zkdns.transport.sockets import MAX_CONNECTIONS, Address, packed_address
+from zkdns.transport.sockets import MAX_CONNECTIONS, Address, client_of, packed_address
+
+if TYPE_CHECKING:
+    from zkdns.transport.tls import Tls, TlsSocket
+
+    Stream: TypeAlias = socket.socket | TlsSocket
 
 log = structlog.get_logger("zkdns.transport")
 
@@ -98,6 +105,7 @@ class TcpServer:
         log_once: logs internal errors.
         held: the bytes that connections hold.
         dropped: connections that were closed because they or their client held too much memory.
+        tls: as below.
 
     Args:
         sock: a listening socket, which the caller owns.
@@ -112,6 +120,7 @@ class TcpServer:
             connection to close.
         max_awaited: maximum number of queries of a connection that await deferred responses.
         held: bounds the bytes that connections hold; other servers may share it. None: one of its own.
+        tls: the certificate of a server for DNS over TLS. None: no TLS.
     """
 
     def __init__(
@@ -128,12 +137,13 @@ class TcpServer:
         accept_retry_seconds: float = ACCEPT_RETRY_SECONDS,
         max_awaited: int = MAX_AWAITED,
         held: HeldConnections | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.received = self.dropped = 0
         self.held = HeldConnections() if held is None else held
         self.max_awaited = max_awaited
         self.counters = Counters()
-        self.classify, self.observer = classify, observer
+        self.classify, self.observer, self.tls = classify, observer, tls
         self.query_counter: QueryCounter | None = None
         self._sock = sock
         self._answers = answers
@@ -279,8 +289,8 @@ class TcpServer:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 replacement = self._access.check_stream(peer[0]) if self._access else None
                 answers = self._answers if replacement is None else replacement
-                connection = _Connection(self, sock, answers, peer, now)
-                self._open(connection)
+                tls = None if self.tls is None else self.tls.accept(sock)
+                self._open(_Connection(self, sock if tls is None else tls, answers, peer, now))
             except OSError:  # the client has closed it already, or it cannot be watched
                 sock.close()
 
@@ -305,6 +315,8 @@ class TcpServer:
             next(iter(self._connections)).abort()
         if self._sweep_timer is None:
             self._sweep_timer = self._loop.call_later(self._idle_seconds, self._sweep)
+        if connection.tls is not None:
+            self.count_held(connection, connection.tls.memory)
 
     def _sweep(self) -> None:
         """Close connections that were idle too long.
@@ -347,6 +359,7 @@ class _StreamSink:
         self._connection = connection
         self._started = started
         self._is_counted = False
+        self.is_tls = connection.tls is not None and connection.tls.has_alpn
 
     def write(self, data: bytes) -> bool:
         """Send data. Returns whether the client has taken all of it."""
@@ -366,15 +379,17 @@ class _Connection:
     order), also after the client has shut down its side.
 
     Attributes:
-        sock: its socket.
+        sock: its socket, or the `TlsSocket`.
+        tls: the `TlsSocket`. None: it does not use TLS.
         client: the key of its client, as `client_of` returns it.
         active_at: when it last received a complete query, or started to close.
     """
 
     def __init__(
-        self, server: TcpServer, sock: socket.socket, answers: ResponseLookup, peer: Address, now: float
+        self, server: TcpServer, sock: Stream, answers: ResponseLookup, peer: Address, now: float
     ) -> None:
         self.sock = sock
+        self.tls = None if isinstance(sock, socket.socket) else sock
         self.client = client_of(peer)
         self.active_at = now
         self._server = server
@@ -428,8 +443,9 @@ class _Connection:
         """Whether no query or response is in flight, as far as this side of the connection shows."""
         if self._buffer or self._unsent or self._awaited or now - self.active_at < _INACTIVE_SECONDS:
             return False
+        pending = self.tls.pending if self.tls is not None else 0
         try:
-            return not self.sock.recv(1, socket.MSG_PEEK)
+            return not (pending or self.sock.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
             return True
         except OSError:  # it is broken; serving it will close it
@@ -534,7 +550,8 @@ class _Connection:
         if self._is_closed:
             return
         may_answer = self._may_answer()
-        if self._unsent or (self._deferred and self._stream is None) or (self._is_behind and may_answer):
+        has_queries = self._is_behind or (self.tls is not None and self.tls.pending)
+        if self._unsent or (self._deferred and self._stream is None) or (has_queries and may_answer):
             events = selectors.EVENT_WRITE
         else:
             events = selectors.EVENT_READ if may_answer and not self._client_finished else 0
@@ -542,6 +559,7 @@ class _Connection:
             self._events = events
             self._server.set_events(self, events)
         held = len(self._buffer) + self._unsent_size + self._awaited_size + self._deferred_size
+        held += self.tls.memory if self.tls is not None else 0
         counted = held if held >= _MIN_COUNTED else 0
         if counted != self._counted:
             self._counted = counted
@@ -586,6 +604,7 @@ class _Connection:
             or self._is_behind
             or self._counted
             or self._events != selectors.EVENT_READ
+            or self.tls is not None
             or len(self._buffer) >= _MIN_COUNTED
         ):
             self._update()
@@ -611,7 +630,8 @@ class _Connection:
             source = observer.take_source()
             if observer.is_sampled():
                 host = str(ipaddress.ip_address(self._address))
-                observer.on_response("tcp", host, bytes(2) + body, source, time.monotonic() - started)
+                transport = "tcp" if server.tls is None else "tls"
+                observer.on_response(transport, host, bytes(2) + body, source, time.monotonic() - started)
         return server.classify(body)
 
     def _deliver(self, ident: bytes, awaited: int, started: float, render: Render, size: int = 0) -> None:
@@ -678,18 +698,3 @@ class _Connection:
 
 HeldConnections: TypeAlias = HeldBytes[_Connection]
 """The bytes that the connections of one or several servers hold."""
-
-
-def client_of(peer: object) -> str:
-    """The key that identifies a client: its address, or the /64 network of an IPv6 address.
-
-    A host may use all addresses of its /64.
-    """
-    host = str(peer[0]) if isinstance(peer, tuple) else ""
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped is not None:  # an IPv4 client at a dual-stack socket
-                return str(address.ipv4_mapped)
-            return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-    return host

@@ -11,10 +11,10 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.admin.server import AdminServer
-from zkdns.admin.tls import Tls
 from zkdns.config import Config
 from zkdns.config.model import AdminSettings
 from zkdns.errors import BadValueError, ListenError
+from zkdns.transport.tls import Tls
 
 log = structlog.get_logger("zkdns.supervisor")
 
