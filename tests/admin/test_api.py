@@ -73,6 +73,7 @@ def test_status_is_the_state_of_the_server(at: HostPort) -> None:
         "zones": ["discovery"],
         "namespaces": [{"template": "/discovery/{environment}/{service}", "zone": "discovery"}],
         "listening": ["127.0.0.1:53"],
+        "listening_tls": [],
         "source": "zookeeper",
         "zookeeper": {
             "hosts": "zk:2181",
@@ -205,6 +206,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         "pid": 7,
         "udp_queries": 10,
         "tcp_queries": 2,
+        "tls_queries": 0,
         "responses": [{"transport": "udp", "qtype": "A", "rcode": "NOERROR", "count": 10}],
         "sources": {"zone": 3},
         "latencies": [{"kind": "computed", "counts": [10, *[0] * len(LATENCY_BUCKETS)], "seconds": 0.5}],
@@ -220,6 +222,9 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         "tcp_connections": 0,
         "tcp_held_bytes": 0,
         "tcp_dropped_connections": 0,
+        "tls_connections": 0,
+        "tls_handshakes": 0,
+        "tls_failed_handshakes": 0,
         "forward": None,
         "digests": [],
     }

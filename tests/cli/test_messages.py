@@ -111,6 +111,10 @@ SETTINGS_ROWS = [
     ("--admin-key {tmp}/pem", "--admin-key: has no effect without a certificate; write admin.certificate …"),
     ("--admin-certificate {tmp}/none", "…/none: cannot be used with its key (no such file or directory); …"),
     ("--admin-certificate {tmp}/text", "…/text: cannot be used with its key (it has no PEM data of this …"),
+    (
+        "--tls-listen 127.0.0.1 --tls-certificate {tmp}/none",
+        "…/none: cannot be used with its key (no such file or …",
+    ),
     ("--zookeeper-tls --zookeeper-ca {tmp}", "…: is not a file of CA certificates (is a directory); write …"),
     ("--zookeeper-tls --zookeeper-certificate {tmp}/text", "…/text: cannot be used as certificate and key …"),
     ("--zookeeper-ca {tmp}/text", "--zookeeper-ca: has no effect without TLS; write zookeeper.tls as well"),

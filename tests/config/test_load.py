@@ -322,12 +322,13 @@ def test_names_of_flags_and_variables() -> None:
         "forward.trust_ad",
         "forward.rebind_protection",
         "access.cookies",
+        "transfer.require_tls",
     ]
     many = [
         "primary.servers",
         "primary.allow_notify",
         *("listen", "only", "statuses", "forward.upstreams", "forward.rebind_exempt", "access.allow"),
-        *("transfer.allow", "transfer.notify", "admin.names"),
+        *("tls.listen", "transfer.allow", "transfer.notify", "admin.names"),
     ]
     assert [row.key for row in SETTINGS if row.many] == many
 

@@ -135,6 +135,7 @@ def test_each_worker_stat_is_a_metric() -> None:
     stats = WorkerStats(
         udp_queries=10,
         tcp_queries=2,
+        tls_queries=1,
         response_cache_misses=3,
         response_cache_evictions=4,
         response_cache_entries=5,
@@ -144,6 +145,9 @@ def test_each_worker_stat_is_a_metric() -> None:
         tcp_connections=21,
         tcp_held_bytes=22,
         tcp_dropped_connections=23,
+        tls_connections=24,
+        tls_handshakes=25,
+        tls_failed_handshakes=26,
         truncated_over_tcp=8,
         refused=9,
         rate_limited=10,
@@ -155,7 +159,7 @@ def test_each_worker_stat_is_a_metric() -> None:
         for sample in family.samples
     }
     assert {name: value for (name, worker, _), value in samples.items() if worker == "0"} == {
-        "zkdns_queries_total": 2,  # the last sample, of TCP
+        "zkdns_queries_total": 1,  # the last sample, of TLS
         "zkdns_response_cache_misses_total": 3,
         "zkdns_response_cache_evictions_total": 4,
         "zkdns_response_cache_entries": 5,
@@ -165,11 +169,15 @@ def test_each_worker_stat_is_a_metric() -> None:
         "zkdns_tcp_connections": 21,
         "zkdns_tcp_held_bytes": 22,
         "zkdns_tcp_dropped_connections_total": 23,
+        "zkdns_tls_connections": 24,
+        "zkdns_tls_handshakes_total": 25,
+        "zkdns_tls_failed_handshakes_total": 26,
         "zkdns_tcp_truncated_responses_total": 8,
         "zkdns_refused_clients_total": 9,
         "zkdns_rate_limited_queries_total": 10,
     }
     assert samples["zkdns_queries_total", "0", "udp"] == 10
+    assert samples["zkdns_queries_total", "0", "tcp"] == 2
     assert samples["zkdns_queries_total", "2", "udp"] == 1
     assert {worker for _, worker, _ in samples} == {"0", "2"}
 

@@ -21,6 +21,7 @@ from tests.transport.tcp_client import SECONDS, TcpClient, framed
 from zkdns.errors import BadValueError
 from zkdns.transport.contract import MessageSink, MessageStream, StreamedResponse
 from zkdns.transport.held_bytes import HeldBytes
+from zkdns.transport.tcp import HeldConnections
 from zkdns.transport.tls import Tls
 
 LONG_ANSWER = 60_000
@@ -134,7 +135,7 @@ def test_a_client_whose_handshakes_do_not_end_locks_no_other_out(
 
 def test_unfinished_handshakes_count_as_memory(authority: CertificateAuthority, tls: Tls) -> None:
     """The connection with the most memory is closed: one with an unfinished handshake."""
-    held = HeldBytes(max_total=200_000)
+    held: HeldConnections = HeldBytes(max_total=200_000)
     with serving(echo, tls=tls, held=held) as server, contextlib.ExitStack() as stack:
         client = stack.enter_context(TlsClient(server, context_of(authority)))
         client.send(b"question")

@@ -139,6 +139,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[ServedNamespace, ...]
     """Names without a zone are tried in this order."""
     listening: tuple[str, ...]
+    listening_tls: tuple[str, ...] = ()
+    """Addresses for DNS over TLS."""
     source: Source
     """Source of the services."""
     zookeeper: ZooKeeperStatus | None

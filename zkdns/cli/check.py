@@ -33,6 +33,7 @@ class Report(msgspec.Struct, frozen=True):
     offline: bool = False
     snapshot: str | None = None
     listen: tuple[str, ...] = ()
+    listen_tls: tuple[str, ...] = ()
     transfer: tuple[str, ...] = ()
     """Networks and, with `key:` before them, names of keys that may copy the zones."""
 
@@ -83,7 +84,8 @@ def _summary(config: Config) -> str:
     sources = " and ".join(source for source in (zookeeper, primary, config.static, demo, snapshot) if source)
     zones = " and ".join(map(to_text, config.zones))
     transfer = f", copied by {' and '.join(_secondaries(config))}" if config.transfer.is_enabled else ""
-    return f"valid: {zones} from {sources}, at {', '.join(map(str, config.listen))}{transfer}"
+    tls = f", over TLS at {', '.join(map(str, config.tls.listen))}" if config.tls.listen else ""
+    return f"valid: {zones} from {sources}, at {', '.join(map(str, config.listen))}{tls}{transfer}"
 
 
 def _secondaries(config: Config) -> tuple[str, ...]:
@@ -102,5 +104,6 @@ def _report(config: Config) -> Report:
         offline=config.offline,
         snapshot=config.snapshot.path,
         listen=tuple(map(str, config.listen)),
+        listen_tls=tuple(map(str, config.tls.listen)),
         transfer=_secondaries(config),
     )

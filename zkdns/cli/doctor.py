@@ -10,7 +10,7 @@ import click
 
 from zkdns.cli.options import (
     SettingsCommand,
-    check_certificate,
+    check_certificates,
     check_static,
     config_option,
     setting_options,
@@ -75,8 +75,7 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             check_static=check_static,
             check_access=load_access,
         )
-        if config.admin.certificate is not None:
-            check_certificate(config.admin.certificate, config.admin.key)
+        check_certificates(config)
     except ConfigError as error:
         for sentence in error.errors:
             yield wrong("configuration", sentence, "correct it; all other checks were skipped")

@@ -265,8 +265,8 @@ def load(
         flags: values by `Setting.name`, as click parses them.
         config_file: the value of `--config`.
         with_static: check the static file too, and with `offline` the snapshot.
-        with_access: check the files for access to ZooKeeper, the certificate of the admin address and the
-            secrets of TSIG keys too.
+        with_access: check the files for access to ZooKeeper, the certificates and the secrets of TSIG keys
+            too.
         listen: the default of the setting `listen`.
 
     Raises:
@@ -281,9 +281,8 @@ def load(
         check_access=load_access if with_access else None,
         check_primary=check_primary if with_access else None,
     )
-    if with_access and config.admin.certificate is not None:
-        check_certificate(config.admin.certificate, config.admin.key)
     if with_access:
+        check_certificates(config)
         check_secrets(config)
     if config.demo:
         load_demo(config.namespaces)
@@ -316,18 +315,23 @@ def check_primary(settings: PrimarySettings) -> None:
         load_primary_access(settings)
 
 
-def check_certificate(certificate: str, key: str | None) -> None:
-    """Load a certificate to check it.
+def check_certificates(config: Config) -> None:
+    """Load the certificates of the servers to check them.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: with the errors of all certificates.
     """
-    from zkdns.transport.tls import Tls  # noqa: PLC0415 - most configurations have none
+    errors = []
+    for settings in (config.admin, config.tls):
+        if settings.certificate is not None:
+            from zkdns.transport.tls import Tls  # noqa: PLC0415 - most configurations have none
 
-    try:
-        Tls(certificate, key)
-    except BadValueError as error:
-        raise ConfigError([f"{certificate}: {error}"]) from None
+            try:
+                Tls(settings.certificate, settings.key)
+            except BadValueError as error:
+                errors.append(f"{settings.certificate}: {error}")
+    if errors:
+        raise ConfigError(errors)
 
 
 def check_secrets(config: Config) -> None:

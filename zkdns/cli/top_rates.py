@@ -109,7 +109,9 @@ def rates_between(before: StatsReading, after: StatsReading) -> Rates:
         each = {key: value / seconds for key, value in _growth_by(before, after, count).items()}
         return dict(sorted(each.items(), key=lambda item: (-item[1], item[0])))
 
-    transports = rates(lambda worker: {"udp": worker.udp_queries, "tcp": worker.tcp_queries})
+    transports = rates(
+        lambda worker: {"udp": worker.udp_queries, "tcp": worker.tcp_queries, "tls": worker.tls_queries}
+    )
     sources = rates(lambda worker: worker.sources)
     latencies = {kind: _latency_growth(before, after, kind) for kind in _KINDS}
     all_latencies = list(map(sum, zip(*latencies.values(), strict=True)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, HostPort
+from zkdns.address import DNS_PORT, DNS_TLS_PORT, ZOOKEEPER_PORT, HostPort
 from zkdns.causes import cause_of
 from zkdns.config.forwarding import by_domain, check_not_own
 from zkdns.config.model import Config, PrimarySettings, ZooKeeperSettings, build_config
@@ -95,8 +95,9 @@ def load_config(
     _check_ports(values, locations)
     _check_tls(values, locations)
     _check_transfer(values, locations)
+    own = *(values["listen"] or ()), *(values.get("tls.listen") or ())
     if isinstance(upstreams := values.get("forward.upstreams"), tuple):
-        check_not_own(upstreams, values["listen"], locations["forward.upstreams"])
+        check_not_own(upstreams, own, locations["forward.upstreams"])
     namespaces = values["namespaces"] = _join_namespaces(values, locations)
     if values.get("service") and namespaces:
         values["service"] = _by_name(values["service"], namespaces, locations["service"])
@@ -104,7 +105,7 @@ def load_config(
         values["forward.zones"] = by_domain(
             forward_zones,
             [namespace.zone for namespace in namespaces],
-            values["listen"],
+            own,
             locations["forward.zone"],
         )
     _check_files(values, errors, check_static, check_access, check_primary)
@@ -272,6 +273,8 @@ def _add_defaults(
         key := _file_in("CREDENTIALS_DIRECTORY", "primary.toml", environment)
     ):
         values.setdefault("primary.key", key)
+    if "tls.listen" in values and (certificate := _file_in("CREDENTIALS_DIRECTORY", "tls.pem", environment)):
+        values.setdefault("tls.certificate", certificate)
     if token := _file_in("CREDENTIALS_DIRECTORY", "admin_token", environment):
         values.setdefault("admin.token", token)
 
@@ -307,20 +310,30 @@ def _check_sources(values: Mapping[str, Any], locations: Mapping[str, Location])
 
 
 def _check_ports(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
+    """Check that no two servers have the same address."""
     admin: HostPort | None = values["admin.listen"]
     if admin and admin.port and values["listen"] and admin in values["listen"]:
         location = locations.get("admin.listen") or locations["listen"]
         location.add_error(
             f"{admin} is the address for both DNS and HTTP; use another port, or none for admin.listen"
         )
+    for address in values.get("tls.listen") or ():
+        if address and address.port and address in (*(values["listen"] or ()), admin):
+            locations["tls.listen"].add_error(
+                f"{address} is the address of another server; use another port, such as {DNS_TLS_PORT}"
+            )
 
 
 def _check_tls(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
     """Check that TLS settings have TLS, and that a key has its certificate."""
-    if values.get("admin.key") and "admin.certificate" not in values:
-        locations["admin.key"].add_error(
-            "has no effect without a certificate; write admin.certificate as well"
-        )
+    for section in ("admin", "tls", "zookeeper"):
+        key, certificate = f"{section}.key", f"{section}.certificate"
+        if values.get(key) and certificate not in values:
+            locations[key].add_error(f"has no effect without a certificate; write {certificate} as well")
+    if "tls.listen" in values and "tls.certificate" not in values:
+        locations["tls.listen"].add_error("needs a certificate; write tls.certificate as well")
+    if "tls.certificate" in locations and "tls.listen" not in values:
+        locations["tls.certificate"].add_error("has no effect without an address; write tls.listen as well")
     if values.get("admin.certificate") and values["admin.listen"] is None:
         locations["admin.certificate"].add_error(
             "has no effect without an address; write admin.listen as well"
@@ -331,10 +344,6 @@ def _check_tls(values: Mapping[str, Any], locations: Mapping[str, Location]) -> 
     if "zookeeper.tls" not in values:
         for key in of_tls:
             locations[key].add_error("has no effect without TLS; write zookeeper.tls as well")
-    if values.get("zookeeper.key") and "zookeeper.certificate" not in values:
-        locations["zookeeper.key"].add_error(
-            "has no effect without a certificate; write zookeeper.certificate as well"
-        )
 
 
 def _check_transfer(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
@@ -342,6 +351,8 @@ def _check_transfer(values: Mapping[str, Any], locations: Mapping[str, Location]
     names = [key.name for key in values.get("transfer.keys") or () if key is not None]
     for name in {name for name in names if names.count(name) > 1}:
         locations["transfer.keys"].add_error(f"has two keys with the name {name}; names are case-insensitive")
+    if values.get("transfer.require_tls") and "tls.listen" not in values:
+        locations["transfer.require_tls"].add_error("needs an address for TLS; write tls.listen as well")
     if "transfer.notify" in values and not values.keys() & {"transfer.allow", "transfer.keys"}:
         locations["transfer.notify"].add_error(
             "has no effect while no secondary may copy the zones; write transfer.allow or transfer.keys"

@@ -138,6 +138,16 @@ class AdminSettings(msgspec.Struct, frozen=True):
     """Path of the file with the bearer token for changes; None: changes are disabled."""
 
 
+class TlsSettings(msgspec.Struct, frozen=True):
+    """`[tls]`: DNS over TLS (RFC 7858), also for zone transfers (RFC 9103)."""
+
+    listen: tuple[HostPort, ...] = ()
+    certificate: str | None = None
+    """Path of the certificate; with `listen` there is one."""
+    key: str | None = None
+    """Path of its private key; None: the key is in the certificate file."""
+
+
 class SnapshotSettings(msgspec.Struct, frozen=True):
     """`[snapshot]`: the file that keeps the table over restarts."""
 
@@ -194,6 +204,8 @@ class TransferSettings(msgspec.Struct, frozen=True):
     """Networks of secondaries that need no key."""
     keys: tuple[TransferKey, ...] = ()
     """Keys of secondaries. A signed query needs no permitted network."""
+    require_tls: bool = False
+    """Refuse transfers that are not over TLS."""
     notify: tuple[NotifyTarget, ...] = ()
     journal: int = 16
     """Maximum memory of each zone's journal for IXFR, in MiB.
@@ -281,6 +293,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     access: AccessSettings = AccessSettings()
     admin: AdminSettings = AdminSettings()
     snapshot: SnapshotSettings = SnapshotSettings()
+    tls: TlsSettings = TlsSettings()
     transfer: TransferSettings = TransferSettings()
     guard: GuardSettings = GuardSettings()
     log: LogSettings = LogSettings()

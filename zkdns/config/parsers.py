@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, parse_listen, parse_upstream
+from zkdns.address import DNS_PORT, DNS_TLS_PORT, HostPort, UpstreamAddress, parse_listen, parse_upstream
 from zkdns.config.model import NotifyTarget, UpstreamsSetting
 from zkdns.durations import format_duration, parse_duration
 from zkdns.errors import BadValueError
@@ -276,6 +276,11 @@ def _string(value: object, wanted: str) -> str:
 def parse_listen_address(written: str) -> HostPort:
     """Parse a DNS address."""
     return parse_listen(written, default_port=DNS_PORT)
+
+
+def parse_tls_address(written: str) -> HostPort:
+    """Parse an address for DNS over TLS."""
+    return parse_listen(written, default_port=DNS_TLS_PORT)
 
 
 def parse_admin_address(written: str) -> HostPort | None:

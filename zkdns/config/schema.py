@@ -12,6 +12,7 @@ import msgspec
 
 from zkdns.address import (
     DNS_PORT,
+    DNS_TLS_PORT,
     ZOOKEEPER_PORT,
     HostPort,
     parse_connect_string,
@@ -44,6 +45,7 @@ from zkdns.config.parsers import (
     parse_identity,
     parse_listen_address,
     parse_notify_target,
+    parse_tls_address,
     parse_tsig_secret,
     parse_upstream_or_word,
     parse_zone,
@@ -482,6 +484,25 @@ ACCESS = (
     ),
 )
 
+TLS = (
+    Setting(
+        "tls.listen",
+        text(parse_tls_address, "ADDRESS[:PORT]"),
+        "ADDRESS[:PORT]",
+        f"Address for DNS over TLS; the default port is {DNS_TLS_PORT}.",
+        many=True,
+        used_by=_WORKER | _SUPERVISOR,
+    ),
+    Setting("tls.certificate", path, "FILE", "Certificate (PEM) for DNS over TLS.", used_by=_WORKER),
+    Setting(
+        "tls.key",
+        path,
+        "FILE",
+        "Private key of this certificate. Default: in the certificate file.",
+        used_by=_WORKER,
+    ),
+)
+
 TRANSFER = (
     Setting(
         "transfer.allow",
@@ -499,6 +520,13 @@ TRANSFER = (
         used_by=_TRANSFER | _SUPERVISOR,
         in_environment=False,
         in_flags=False,
+    ),
+    Setting(
+        "transfer.require_tls",
+        boolean,
+        "BOOL",
+        "Permit zone transfers over TLS only (RFC 9103).",
+        used_by=_TRANSFER,
     ),
     Setting(
         "transfer.notify",
@@ -652,6 +680,7 @@ SETTINGS = (
     *NAMES,
     *FORWARDING,
     *ACCESS,
+    *TLS,
     *TRANSFER,
     *OPERATION,
     Setting(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterable
@@ -51,19 +52,25 @@ class EndToEndResult(msgspec.Struct, frozen=True):
     message: str
 
 
-def query_soa(server: HostPort, name: str, *, tcp: bool = False) -> DnsReply:
+def query_soa(
+    server: HostPort, name: str, *, tcp: bool = False, tls: ssl.SSLContext | None = None
+) -> DnsReply:
     """Send a query for the SOA of a name.
 
     Args:
         server: an IP address and a port.
         name: absolute, with or without the trailing dot; "." is the root.
         tcp: use TCP instead of UDP.
+        tls: use TLS.
 
     Raises:
         BadResponseError: there is no response, or it is malformed.
     """
     query = build_query(parse_name(name), Type.SOA, ident=secrets.randbits(16))
-    response = (exchange_tcp if tcp else exchange_udp)(server, query, _TIMEOUT)
+    if tcp or tls is not None:
+        response = exchange_tcp(server, query, _TIMEOUT, tls)
+    else:
+        response = exchange_udp(server, query, _TIMEOUT)
     found = [
         f"{record.rname} {record.rdata.mname} {record.rdata.rname}"
         for record in (*response.rr, *response.auth)

@@ -127,4 +127,6 @@ def _count(name: str, stats: WorkerStats | None) -> int | None:
     """Return a worker's counter for a series. None if the worker does not have it."""
     if stats is None:
         return None
-    return stats.udp_queries + stats.tcp_queries if name == "queries" else stats.sources.get(name)
+    if name == "queries":
+        return stats.udp_queries + stats.tcp_queries + stats.tls_queries
+    return stats.sources.get(name)

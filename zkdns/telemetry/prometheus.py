@@ -222,6 +222,7 @@ class _Workers(Collector):
         for worker, stats in self._workers:
             queries.add_metric([worker, "udp"], stats.udp_queries)
             queries.add_metric([worker, "tcp"], stats.tcp_queries)
+            queries.add_metric([worker, "tls"], stats.tls_queries)
         yield queries
         yield from _responses(self._workers)
         for kind, name, text, field in _OF_WORKERS:
@@ -386,7 +387,12 @@ _OF_WORKERS = (
         "waiting_for_services",
     ),
     (CounterMetricFamily, "zkdns_unsent_responses", "Responses that the kernel did not accept.", "unsent"),
-    (GaugeMetricFamily, "zkdns_tcp_connections", "Open TCP connections of clients.", "tcp_connections"),
+    (
+        GaugeMetricFamily,
+        "zkdns_tcp_connections",
+        "Open TCP connections of clients, also those with TLS.",
+        "tcp_connections",
+    ),
     (
         GaugeMetricFamily,
         "zkdns_tcp_held_bytes",
@@ -398,6 +404,14 @@ _OF_WORKERS = (
         "zkdns_tcp_dropped_connections",
         "TCP connections closed because their clients did not read and held too much memory.",
         "tcp_dropped_connections",
+    ),
+    (GaugeMetricFamily, "zkdns_tls_connections", "Open connections of clients with TLS.", "tls_connections"),
+    (CounterMetricFamily, "zkdns_tls_handshakes", "Finished TLS handshakes.", "tls_handshakes"),
+    (
+        CounterMetricFamily,
+        "zkdns_tls_failed_handshakes",
+        "Connections that ended before their TLS handshake did.",
+        "tls_failed_handshakes",
     ),
     (
         CounterMetricFamily,

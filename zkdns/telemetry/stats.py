@@ -178,7 +178,7 @@ class ForwardStats(msgspec.Struct, frozen=True, kw_only=True):
 class ResponseStats(msgspec.Struct, frozen=True, kw_only=True):
     """Number of responses of one transport, query type and response code."""
 
-    transport: Literal["udp", "tcp"]
+    transport: Literal["udp", "tcp", "tls"]
     qtype: str
     """Name of the query type, or `other`."""
     rcode: str
@@ -200,6 +200,8 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
 
     udp_queries: int = 0
     tcp_queries: int = 0
+    """Without those over TLS."""
+    tls_queries: int = 0
     responses: tuple[ResponseStats, ...] = ()
     sources: dict[str, int] = {}
     """The same responses by source, one of `SOURCES`."""
@@ -214,11 +216,17 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
     unsent: int = 0
     """Responses that the kernel did not accept."""
     tcp_connections: int = 0
-    """Open TCP connections of clients."""
+    """Open TCP connections of clients, also those with TLS."""
     tcp_held_bytes: int = 0
     """Memory of queries that wait and of responses that these connections have not taken."""
     tcp_dropped_connections: int = 0
     """Connections closed because their clients did not read, and held too much memory."""
+    tls_connections: int = 0
+    """Open connections of clients with TLS."""
+    tls_handshakes: int = 0
+    """Finished TLS handshakes."""
+    tls_failed_handshakes: int = 0
+    """Connections that ended before their TLS handshake did."""
     truncated_over_tcp: int = 0
     """Responses over 64 KiB, which lack records although they were sent over TCP."""
     refused: int = 0

@@ -1,9 +1,9 @@
-"""A blocking DNS client for tools and self-checks: one query over UDP or TCP, one response."""
+"""A blocking DNS client for tools and self-checks: one query over UDP, TCP or TLS, one response."""
 
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dnslib
 
@@ -11,6 +11,9 @@ from zkdns.address import HostPort
 from zkdns.causes import cause_of
 from zkdns.dns.client_messages import BadResponseError, parse_response
 from zkdns.transport.framing import LENGTH
+
+if TYPE_CHECKING:
+    import ssl
 
 _MAX_MESSAGE = 65535
 
@@ -47,10 +50,15 @@ def exchange_udp(server: HostPort, query: bytes, timeout: float) -> dnslib.DNSRe
     return parse_response(query, message)
 
 
-def exchange_tcp(server: HostPort, query: bytes, timeout: float) -> dnslib.DNSRecord:
-    """Send a query over TCP; see `exchange`."""
+def exchange_tcp(
+    server: HostPort, query: bytes, timeout: float, tls: ssl.SSLContext | None = None
+) -> dnslib.DNSRecord:
+    """Send a query over TCP, or with `tls` over TLS; see `exchange`."""
     try:
-        with _connected(server, socket.SOCK_STREAM, timeout) as sock:
+        with (
+            _connected(server, socket.SOCK_STREAM, timeout) as plain,
+            tls.wrap_socket(plain, server_hostname=server.host) if tls is not None else plain as sock,
+        ):
             sock.sendall(LENGTH.pack(len(query)) + query)
             with sock.makefile("rb") as stream:
                 prefix = stream.read(LENGTH.size)

@@ -1,6 +1,7 @@
 """The sockets of the server: binding, sharing a port, options, addresses, and the limit on open files.
 
-Each worker has a pair of sockets (UDP and TCP on one port) at each address.
+Each worker has a pair of sockets (UDP and TCP on one port) at each address. An address for DNS over TLS has a
+TCP socket alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -64,10 +65,36 @@ class SocketPair(msgspec.Struct, frozen=True):
     udp: socket.socket
     tcp: socket.socket
 
+    @property
+    def each(self) -> tuple[socket.socket, ...]:
+        """Both sockets."""
+        return self.udp, self.tcp
+
     def close(self) -> None:
         """Close both."""
         self.udp.close()
         self.tcp.close()
+
+
+class TlsListener(msgspec.Struct, frozen=True):
+    """The socket of one worker at one address for DNS over TLS."""
+
+    tcp: socket.socket
+
+    @property
+    def each(self) -> tuple[socket.socket, ...]:
+        """The socket."""
+        return (self.tcp,)
+
+    def close(self) -> None:
+        """Close it."""
+        self.tcp.close()
+
+
+BoundSockets: TypeAlias = SocketPair | TlsListener
+"""The sockets of one worker at one address."""
+_Bound = TypeVar("_Bound", SocketPair, TlsListener)
+_Bound_co = TypeVar("_Bound_co", covariant=True)
 
 
 def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[SocketPair]:
@@ -81,9 +108,26 @@ def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[Socke
     Raises:
         ListenError: with the reason and a remedy.
     """
+    return _bind(address, workers, _bind_pair, is_shared=shared)
+
+
+def bind_tls(address: HostPort, workers: int, *, shared: bool = False) -> list[TlsListener]:
+    """Bind TCP at an address for DNS over TLS; otherwise as `bind`."""
+    return _bind(address, workers, _bind_tls, is_shared=shared)
+
+
+class _BindOnce(Protocol[_Bound_co]):
+    """Binds the sockets of one worker."""
+
+    def __call__(self, address: HostPort, *, shared: bool) -> _Bound_co: ...
+
+
+def _bind(address: HostPort, workers: int, bind_once: _BindOnce[_Bound], *, is_shared: bool) -> list[_Bound]:
     for last_try in (*[False] * (_PORT_TRIES - 1), True):
         try:
-            return _bind_shared(address, workers) if shared else _bind_all(address, workers)
+            if is_shared:
+                return _bind_shared(address, workers, bind_once)
+            return _bind_all(address, workers, bind_once)
         except OSError as error:
             if address.port or error.errno != errno.EADDRINUSE or last_try:
                 raise ListenError(_explain(address, error)) from None
@@ -114,36 +158,38 @@ def configure_inherited(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
-def bind_additional(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
-    """Bind more pairs at the address of these pairs. The kernel numbers them in the order of the result.
+def bind_additional(pairs: Sequence[BoundSockets], count: int) -> Sequence[BoundSockets]:
+    """Bind more sockets at the address of these. The kernel numbers them in the order of the result.
 
     They receive nothing until `direct_traffic` includes them, so that no query is lost if they are closed
     again.
 
     Raises:
-        ListenError: with the reason; the existing pairs are unchanged.
+        ListenError: with the reason; the existing ones are unchanged.
     """
     allow_sharing(pairs)
     direct_traffic(pairs, len(pairs))
     address = bound_address(pairs[0])
     try:
-        return _bind_shared(address, count)
+        if isinstance(pairs[0], TlsListener):
+            return _bind_shared(address, count, _bind_tls)
+        return _bind_shared(address, count, _bind_pair)
     except OSError as error:
         raise ListenError(_explain(address, error)) from None
 
 
-def allow_sharing(pairs: Iterable[SocketPair]) -> None:
+def allow_sharing(pairs: Iterable[BoundSockets]) -> None:
     """Set SO_REUSEPORT, so that this user can bind more sockets with that option at the same port."""
     _share(pairs, is_shared=True)
 
 
-def _share(pairs: Iterable[SocketPair], *, is_shared: bool) -> None:
+def _share(pairs: Iterable[BoundSockets], *, is_shared: bool) -> None:
     for pair in pairs:
-        for sock in (pair.udp, pair.tcp):
+        for sock in pair.each:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
 
 
-def direct_traffic(pairs: Sequence[SocketPair], count: int | None) -> None:
+def direct_traffic(pairs: Sequence[BoundSockets], count: int | None) -> None:
     """Direct traffic to the first `count` sockets of an address; None: to all of them.
 
     Queries that wait in a socket's buffer are lost when it is closed, so a socket is excluded before it is
@@ -152,7 +198,7 @@ def direct_traffic(pairs: Sequence[SocketPair], count: int | None) -> None:
     """
     if sys.platform != "linux":
         return
-    for sock in (pairs[0].udp, pairs[0].tcp):
+    for sock in pairs[0].each:
         with contextlib.suppress(OSError):
             if count is None:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 1)
@@ -167,9 +213,9 @@ def _attach(sock: socket.socket, program: bytes) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, values)
 
 
-def bound_address(pair: SocketPair) -> HostPort:
-    """The address at which the pair listens."""
-    return address_of(pair.udp)
+def bound_address(pair: BoundSockets) -> HostPort:
+    """The address at which the sockets are bound."""
+    return address_of(pair.tcp)
 
 
 def address_of(sock: socket.socket) -> HostPort:
@@ -270,14 +316,14 @@ def send_datagram(
             udp.sendmsg((message,), ancillary, 0, address)
 
 
-def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
+def _bind_all(address: HostPort, workers: int, bind_once: _BindOnce[_Bound]) -> list[_Bound]:
     # The first attempt is without SO_REUSEPORT, which would let two servers share a port unnoticed.
-    first = _bind_pair(address, shared=False)
+    first = bind_once(address, shared=False)
     if workers == 1 and sys.platform != "linux":
         return [first]
     found = bound_address(first)
     first.close()
-    pairs = _bind_shared(found, workers)
+    pairs = _bind_shared(found, workers, bind_once)
     if workers == 1:
         # Without the option, no other server can bind the port unnoticed. But since the socket was bound with
         # it, the kernel has made a group, to which `direct_traffic` can attach a program before there are
@@ -286,11 +332,11 @@ def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
     return pairs
 
 
-def _bind_shared(address: HostPort, count: int) -> list[SocketPair]:
+def _bind_shared(address: HostPort, count: int, bind_once: _BindOnce[_Bound]) -> list[_Bound]:
     with contextlib.ExitStack() as closed_on_error:
         pairs = []
         for _ in range(count):
-            pair = _bind_pair(address, shared=True)
+            pair = bind_once(address, shared=True)
             closed_on_error.callback(pair.close)
             pairs.append(pair)
         closed_on_error.pop_all()
@@ -306,6 +352,16 @@ def _bind_pair(address: HostPort, *, shared: bool) -> SocketPair:
     except OSError:
         tcp.close()
         raise
+
+
+def _bind_tls(address: HostPort, *, shared: bool) -> TlsListener:
+    tcp = _bind_one(address, socket.SOCK_STREAM, shared=shared)
+    try:
+        tcp.listen(_TCP_BACKLOG)
+    except OSError:
+        tcp.close()
+        raise
+    return TlsListener(tcp)
 
 
 def _bind_one(address: HostPort, kind: socket.SocketKind, *, shared: bool) -> socket.socket:

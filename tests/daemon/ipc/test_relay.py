@@ -22,8 +22,8 @@ UNAVAILABLE = b"unavailable"
 class Sink:
     """A client of a streamed response that takes a limited number of bytes at a time."""
 
-    def __init__(self, room: int = 1 << 30) -> None:
-        self.room = room
+    def __init__(self, room: int = 1 << 30, *, is_tls: bool = False) -> None:
+        self.room, self.is_tls = room, is_tls
         self.data = b""
         self.is_whole: bool | None = None
         self.has_data, self.ended = asyncio.Event(), asyncio.Event()

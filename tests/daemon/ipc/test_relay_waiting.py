@@ -20,6 +20,8 @@ TIMEOUT = 60.0
 class Client:
     """The client of a streamed response."""
 
+    is_tls = False
+
     def __init__(self) -> None:
         self.data = b""
         self.ended = asyncio.Event()

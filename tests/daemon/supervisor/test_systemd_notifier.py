@@ -86,7 +86,7 @@ class Server:
         self.watcher = ChildProcess(Task("watcher", config, ""), lambda: None)
         self.state = ServerState(config)
         self.state.set(Generation(config, self.listeners, self.watcher, (self.worker,)))
-        self._sock = self.listeners.each[0].pairs[0].udp
+        self._sock, _ = self.listeners.each[0].pairs[0].each
 
     async def run(self) -> None:
         self._sock.setblocking(False)

@@ -33,7 +33,7 @@ WEB, DB = ["10.0.0.1:80", "10.0.0.2:80"], [f"10.1.0.{number}:5432" for number in
 class Transfers:
     """A responder with one zone, and the messages of its responses."""
 
-    def __init__(self, *, is_ready: bool = True, max_running: int = 2) -> None:
+    def __init__(self, *, is_ready: bool = True, max_running: int = 2, require_tls: bool = False) -> None:
         self.versions = Versions()
         if is_ready:
             self.versions.publish(10, web=WEB, db=DB)
@@ -45,19 +45,26 @@ class Transfers:
             self._answer,
             self.refused.append,
             max_running=max_running,
+            require_tls=require_tls,
         )
 
     def send(
-        self, wire: bytes, address: bytes = FRIEND, *, now: int = NOW, stream: bool = True
+        self,
+        wire: bytes,
+        address: bytes = FRIEND,
+        *,
+        now: int = NOW,
+        stream: bool = True,
+        is_tls: bool = False,
     ) -> list[bytes]:
         """The messages of the response."""
-        return list(self.responder.respond(wire, address, now, stream=stream))
+        return list(self.responder.respond(wire, address, now, stream=stream, is_tls=is_tls))
 
     def ask(
         self, qtype: str, name: str = "discovery.", serial: int | None = None, **options: Any
     ) -> list[dns.message.Message]:
         """The parsed messages of the response."""
-        sending = {key: options.pop(key) for key in ("address", "stream") if key in options}
+        sending = {key: options.pop(key) for key in ("address", "stream", "is_tls") if key in options}
         query = make_query(qtype, name, serial, **options)
         return [
             dns.message.from_wire(wire, one_rr_per_rrset=True)
@@ -169,6 +176,31 @@ def test_a_stranger_is_refused_with_extended_error_18() -> None:
     (message,) = transfers.ask("AXFR", "elsewhere.", address=STRANGER)
     assert message.rcode() == dns.rcode.REFUSED  # a stranger does not learn which zones there are
     assert [refusal.client for refusal in transfers.refused] == ["192.0.2.1"] * 2
+
+
+@pytest.mark.parametrize("qtype", ["AXFR", "IXFR"])
+@pytest.mark.parametrize("key", [None, KEY], ids=["unsigned", "signed"])
+def test_transfers_without_tls_are_refused_if_it_is_required(qtype: str, key: dns.tsig.Key | None) -> None:
+    """Queries of other types are answered."""
+    transfers = Transfers(require_tls=True)
+
+    def ask(qtype: str, **options: Any) -> list[dns.message.Message]:
+        query = make_query(qtype, serial=9 if qtype == "IXFR" else None)
+        if key is not None:
+            query.use_tsig(key)
+        wires = transfers.send(query.to_wire(), now=int(time.time()), **options)
+        return [dns.message.from_wire(wire, ignore_trailing=True, keyring=False) for wire in wires]
+
+    for stream in (True, False):
+        (message,) = ask(qtype, stream=stream)
+        assert message.rcode() == dns.rcode.REFUSED
+    (refusal, _) = transfers.refused
+    assert "transfer.require_tls" in refusal.reason
+    (message,) = ask(qtype, is_tls=True)
+    assert message.rcode() == dns.rcode.NOERROR
+    (message,) = ask("SOA")
+    assert message.rcode() == dns.rcode.NOERROR
+    assert len(transfers.refused) == 2
 
 
 @pytest.mark.parametrize("name", ["elsewhere.", "prod.discovery.", "web.prod.discovery.", "."])

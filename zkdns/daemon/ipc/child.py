@@ -43,7 +43,9 @@ class Task(msgspec.Struct, frozen=True):
     listening: tuple[HostPort, ...] = ()
     """The server's DNS addresses, as bound."""
     sockets: tuple[int, ...] = ()
-    """File descriptors of a worker's inherited sockets, UDP and TCP alternately."""
+    """File descriptors of a worker's inherited sockets."""
+    tls_sockets: tuple[int, ...] = ()
+    """Those of `sockets` that are for DNS over TLS."""
     rates: int | None = None
     """File descriptor of the memory in which all workers count queries by network. None: each has its own."""
     secret: bytes = b""

@@ -59,6 +59,8 @@ class RelayedQuery(msgspec.Struct, frozen=True):
     """Whether it arrived over TCP."""
     message: bytes
     """Over UDP, its id is 0: the worker adds the id to the response."""
+    is_tls: bool = False
+    """Whether it arrived over TLS, as RFC 9103 requires it for zone transfers."""
 
 
 _QUERIES: FrameCodec[RelayedQuery] = FrameCodec(RelayedQuery, max_bytes=MAX_RELAYED_QUERY + 64)
@@ -102,7 +104,7 @@ class Relay:
         self, query: bytes, unavailable: bytes, ident: bytes, address: bytes, sink: MessageSink
     ) -> _Exchange:
         message = ident + unavailable
-        request = RelayedQuery(address, True, ident + query)
+        request = RelayedQuery(address, True, ident + query, sink.is_tls)
         return _Exchange(self, request, sink, LENGTH.pack(len(message)) + message)
 
     def _start_datagram(
@@ -152,6 +154,8 @@ class Relay:
 
 class _Datagram:
     """Takes the only message of a response over UDP."""
+
+    is_tls = False
 
     def __init__(self, deliver: Deliver, encode: EncodeResponse) -> None:
         self._deliver, self._encode = deliver, encode
@@ -250,6 +254,8 @@ class _Exchange:
 
 class _NoSink:
     """Takes nothing."""
+
+    is_tls = False
 
     def write(self, data: bytes) -> bool:
         """Ignore the data."""

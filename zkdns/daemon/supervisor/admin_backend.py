@@ -142,6 +142,7 @@ class AdminBackend:
             zones=tuple(map(to_text, config.zones)),
             namespaces=tuple(ServedNamespace(one.template, to_text(one.zone)) for one in config.namespaces),
             listening=tuple(map(str, self._state.addresses)),
+            listening_tls=tuple(map(str, self._state.tls_addresses)),
             source=_source(config),
             zookeeper=_zookeeper(config, watcher),
             primary=_primary(config, watcher),

@@ -33,10 +33,10 @@ from zkdns.daemon.ipc.child import (
 )
 from zkdns.daemon.supervisor.children import ChildProcess, ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff, config_for
-from zkdns.daemon.supervisor.listeners import Listeners, close
+from zkdns.daemon.supervisor.listeners import Listener, Listeners, close
 from zkdns.daemon.supervisor.server_state import Generation
 from zkdns.telemetry.stats import WatcherStats
-from zkdns.transport.sockets import SocketPair
+from zkdns.transport.sockets import BoundSockets
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -94,7 +94,7 @@ class Handover:
         """
         if self._closing is not None:
             await asyncio.wait([self._closing])  # limits the number of retiring processes
-        listeners = old.listeners.changed(config.listen, config.workers)
+        listeners = old.listeners.changed(config.listen, config.workers, config.tls.listen)
         started: list[ChildProcess] = []
         try:
             watcher = old.watcher
@@ -204,7 +204,7 @@ class Handover:
         _log_addresses(new.listeners, old.listeners)
 
     def _end(
-        self, ending: Sequence[ChildProcess], unused: Sequence[SocketPair], *, remaining: Listeners
+        self, ending: Sequence[ChildProcess], unused: Sequence[BoundSockets], *, remaining: Listeners
     ) -> None:
         """End processes, and close the sockets that only they read.
 
@@ -213,7 +213,7 @@ class Handover:
             unused: the sockets, closed when the processes have exited.
             remaining: the listeners that stay.
         """
-        descriptors = {sock.fileno() for pair in unused for sock in (pair.udp, pair.tcp)}
+        descriptors = {sock.fileno() for pair in unused for sock in pair.each}
         remaining.leave_out(unused)
         self._retiring = [child for child in ending if _may_have_queries(child)]
         for child in ending:
@@ -246,6 +246,7 @@ class Handover:
             watcher.task.feed,
             listeners.addresses,
             sockets=listeners.of_worker(number),
+            tls_sockets=listeners.tls_of_worker(number),
             rates=self._rates,
             secret=self._secret,
             copy=copy_path(self._directory, self._copies),
@@ -282,11 +283,20 @@ def _unlink(path: str) -> None:
 
 def _log_addresses(now: Listeners, before: Listeners) -> None:
     for listener in now.each:
-        if listener.address not in before.addresses:
-            log.info("listener_opened", address=str(listener.address), socket_activated=listener.is_passed)
-    for address in before.addresses:
-        if address not in now.addresses:
-            log.info("listener_closed", address=str(address))
+        if not _has(before, listener):
+            log.info(
+                "listener_opened",
+                address=str(listener.address),
+                tls=listener.is_tls,
+                socket_activated=listener.is_passed,
+            )
+    for listener in before.each:
+        if not _has(now, listener):
+            log.info("listener_closed", address=str(listener.address), tls=listener.is_tls)
+
+
+def _has(listeners: Listeners, listener: Listener) -> bool:
+    return any(one.is_for(listener.address, is_tls=listener.is_tls) for one in listeners.each)
 
 
 def _is_settled(watcher: ChildProcess) -> bool:

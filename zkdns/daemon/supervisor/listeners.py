@@ -1,7 +1,8 @@
 """The listening sockets of the DNS addresses, and how a reload changes them.
 
 Each address has a pair of sockets (UDP and TCP) for each worker, all on one port; the kernel distributes the
-queries. An address that was passed by socket activation has one pair, which all workers share.
+queries. An address that was passed by socket activation has one pair, which all workers share. An address for
+DNS over TLS has TCP sockets alone.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import msgspec
 from zkdns.address import HostPort
 from zkdns.transport.activation import pair_sockets
 from zkdns.transport.sockets import (
-    SocketPair,
+    BoundSockets,
+    TlsListener,
     allow_sharing,
     bind,
     bind_additional,
+    bind_tls,
     bound_address,
     direct_traffic,
 )
@@ -30,15 +33,24 @@ class Listener(msgspec.Struct, frozen=True):
 
     configured: HostPort
     """The address in the configuration. Its port may be 0."""
-    pairs: tuple[SocketPair, ...]
+    pairs: tuple[BoundSockets, ...]
     """One pair for each worker, or a single pair if it was passed."""
     is_passed: bool = False
     """True if socket activation passed it. It then stays open, whatever the configuration contains."""
 
     @property
+    def is_tls(self) -> bool:
+        """Whether the address is for DNS over TLS."""
+        return isinstance(self.pairs[0], TlsListener)
+
+    @property
     def address(self) -> HostPort:
         """The address, as bound."""
         return bound_address(self.pairs[0])
+
+    def is_for(self, address: HostPort, *, is_tls: bool) -> bool:
+        """Whether it serves this configured address, with or without TLS."""
+        return is_tls == self.is_tls and address in (self.configured, self.address)
 
     def extended_to(self, workers: int) -> Listener:
         """Return a listener with pairs for at least this number of workers. New pairs receive nothing yet.
@@ -78,15 +90,29 @@ class Listeners:
 
     @property
     def addresses(self) -> tuple[HostPort, ...]:
-        """All addresses, as bound."""
-        return tuple(listener.address for listener in self.each)
+        """The addresses for UDP and TCP, as bound."""
+        return tuple(listener.address for listener in self.each if not listener.is_tls)
+
+    @property
+    def tls_addresses(self) -> tuple[HostPort, ...]:
+        """The addresses for DNS over TLS, as bound."""
+        return tuple(listener.address for listener in self.each if listener.is_tls)
 
     def of_worker(self, number: int) -> tuple[int, ...]:
-        """Return the file descriptors of a worker's sockets, UDP and TCP alternately."""
-        pairs = [listener.pairs[0 if listener.is_passed else number] for listener in self.each]
-        return tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
+        """Return the file descriptors of a worker's sockets."""
+        return self._descriptors(number, self.each)
 
-    def changed(self, addresses: Sequence[HostPort], workers: int) -> Listeners:
+    def tls_of_worker(self, number: int) -> tuple[int, ...]:
+        """Return those of a worker's sockets that are for DNS over TLS."""
+        return self._descriptors(number, (listener for listener in self.each if listener.is_tls))
+
+    def _descriptors(self, number: int, listeners: Iterable[Listener]) -> tuple[int, ...]:
+        pairs = [listener.pairs[0 if listener.is_passed else number] for listener in listeners]
+        return tuple(sock.fileno() for pair in pairs for sock in pair.each)
+
+    def changed(
+        self, addresses: Sequence[HostPort], workers: int, tls_addresses: Sequence[HostPort] = ()
+    ) -> Listeners:
         """Return the sockets for other settings. Existing sockets are reused, missing ones are bound.
 
         New sockets of an existing address receive nothing until `share_out`.
@@ -94,42 +120,48 @@ class Listeners:
         Args:
             addresses: the configured addresses.
             workers: number of workers.
+            tls_addresses: the configured addresses for DNS over TLS.
 
         Raises:
             ListenError: an address cannot be bound. Then no new socket stays open.
         """
         each = [listener for listener in self.each if listener.is_passed]
         passed = {listener.address for listener in each}
+        wanted = [
+            *((address, False) for address in addresses),
+            *((address, True) for address in tls_addresses),
+        ]
         old = [listener for listener in self.each if not listener.is_passed]
         with contextlib.ExitStack() as undone_on_error:
             undone_on_error.callback(self.share_out)
-            for address in addresses:
+            for address, is_tls in wanted:
                 if address in passed:
                     continue
-                same = next(
-                    (listener for listener in old if address in (listener.configured, listener.address)), None
-                )
+                same = next((one for one in old if one.is_for(address, is_tls=is_tls)), None)
                 if same is not None:
                     old.remove(same)
                     each.append(same.extended_to(workers))
                 else:
-                    each.append(Listener(address, tuple(_bind(address, workers, (*old, *each)))))
+                    pairs = _bind(address, workers, (*old, *each), is_tls=is_tls)
+                    each.append(Listener(address, tuple(pairs)))
                 undone_on_error.callback(close, Listeners(each[-1:]).without(self))
             # An old address may be covered by a new wildcard address, such as 127.0.0.1 by 0.0.0.0. Queries
             # on their way to the old socket never reach the wildcard socket, so the old one stays open.
             for listener in old:
-                if any(is_covered(listener.address, address) for address in addresses):
+                if any(
+                    is_covered(listener.address, at) for at, is_tls in wanted if is_tls == listener.is_tls
+                ):
                     each.append(listener.extended_to(workers))
                     undone_on_error.callback(close, Listeners(each[-1:]).without(self))
             undone_on_error.pop_all()
         return Listeners(listener.limited_to(workers) for listener in each)
 
-    def without(self, others: Listeners) -> list[SocketPair]:
+    def without(self, others: Listeners) -> list[BoundSockets]:
         """Return the pairs that are not part of the others."""
         kept = {id(pair) for listener in others.each for pair in listener.pairs}
         return [pair for listener in self.each for pair in listener.pairs if id(pair) not in kept]
 
-    def leave_out(self, others: Iterable[SocketPair]) -> None:
+    def leave_out(self, others: Iterable[BoundSockets]) -> None:
         """Let other sockets at the same addresses receive nothing more."""
         addresses = {bound_address(pair) for pair in others}
         for listener in self.each:
@@ -146,7 +178,9 @@ class Listeners:
         close(self.without(Listeners()))
 
 
-def _bind(address: HostPort, workers: int, others: Iterable[Listener]) -> list[SocketPair]:
+def _bind(
+    address: HostPort, workers: int, others: Iterable[Listener], *, is_tls: bool
+) -> Sequence[BoundSockets]:
     """Bind a new address, which may cover other addresses (0.0.0.0) or be covered by one.
 
     Such sockets must all permit sharing their port. Passed sockets keep their options, because the service
@@ -160,7 +194,7 @@ def _bind(address: HostPort, workers: int, others: Iterable[Listener]) -> list[S
     ]
     for listener in overlapping:
         allow_sharing(listener.pairs)
-    return bind(address, workers, shared=bool(overlapping))
+    return (bind_tls if is_tls else bind)(address, workers, shared=bool(overlapping))
 
 
 def is_covered(address: HostPort, wildcard: HostPort) -> bool:
@@ -169,7 +203,7 @@ def is_covered(address: HostPort, wildcard: HostPort) -> bool:
     return other.is_unspecified and one.version == other.version and address.port == wildcard.port
 
 
-def close(pairs: Iterable[SocketPair]) -> None:
+def close(pairs: Iterable[BoundSockets]) -> None:
     """Close these sockets."""
     for pair in pairs:
         pair.close()

@@ -86,6 +86,11 @@ class ServerState:
         return self.generation.listeners.addresses
 
     @property
+    def tls_addresses(self) -> tuple[HostPort, ...]:
+        """The addresses for DNS over TLS, as bound."""
+        return self.generation.listeners.tls_addresses
+
+    @property
     def watcher(self) -> ChildProcess:
         """The watcher."""
         return self.generation.watcher

@@ -96,7 +96,7 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             listeners = Listeners.passed(self._passed)
             stack.callback(listeners.close)
-            listeners = listeners.changed(config.listen, config.workers)
+            listeners = listeners.changed(config.listen, config.workers, config.tls.listen)
             stack.callback(listeners.close)
             self._http = bind_http(config, PLACES)
             stack.callback(self._close_http)

@@ -103,6 +103,7 @@ class _Transfers:
             self._answer,
             self._on_refused,
             max_running=config.transfer.max_transfers,
+            require_tls=config.transfer.require_tls,
         )
         self._refused: set[str] = set()
         self._transferable: set[Labels] = set()
@@ -152,7 +153,9 @@ class _Transfers:
         """Answer a relayed query from the newest versions."""
         await self._updates.update()
         address = unmapped(query.address)
-        responses = self._responder.respond(query.message, address, int(time.time()), stream=query.is_stream)
+        responses = self._responder.respond(
+            query.message, address, int(time.time()), stream=query.is_stream, is_tls=query.is_tls
+        )
         try:
             for message in responses:
                 yield message

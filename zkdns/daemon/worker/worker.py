@@ -69,6 +69,7 @@ from zkdns.transport.udp import UdpServer
 if TYPE_CHECKING:
     from zkdns.forward.cache import Entry
     from zkdns.forward.forwarder import Forwarder
+    from zkdns.transport.tls import Tls
 
 log = structlog.get_logger("zkdns.worker")
 
@@ -99,7 +100,8 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         reporter.report()
 
     access = SharedAccess(task)
-    udp, tcp = servers = _make_servers(task, authority, sockets, access)
+    tls = _make_tls(task)
+    udp, tcp = servers = _make_servers(task, authority, sockets, access, tls)
     # After the servers, because it uses the remaining file descriptors.
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
@@ -125,9 +127,12 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
             await listener.start()
         async with asyncio.TaskGroup() as tasks:
             ticks = tasks.create_task(_tick(table, authority, forwarder, (reporter, traffic), access))
+            renewals = tasks.create_task(tls.renew()) if tls is not None else None
             retire = await _execute_orders(orders, subscriber, authority)
             await drain(retire.exclusive_sockets, udp, tcp, (forwarder, deferred), reporter.report_left)
             ticks.cancel()
+            if renewals is not None:
+                renewals.cancel()
     finally:
         subscription.cancel()
         copies.close()
@@ -243,7 +248,11 @@ class SharedAccess:
 
 
 def _make_servers(
-    task: Task, authority: Authority, sockets: Sequence[socket.socket], access: SharedAccess
+    task: Task,
+    authority: Authority,
+    sockets: Sequence[socket.socket],
+    access: SharedAccess,
+    tls: Tls | None,
 ) -> tuple[list[UdpServer], list[TcpServer]]:
     """Return a server for each socket."""
     access_control = partial(_make_access_control, authority=authority, access=access)
@@ -267,10 +276,24 @@ def _make_servers(
             observer=query_log,
             max_connections=max_connections,
             held=held,
+            tls=tls if sock.fileno() in task.tls_sockets else None,
         )
         for sock in listening
     ]
     return udp, tcp
+
+
+def _make_tls(task: Task) -> Tls | None:
+    """Return the certificate for DNS over TLS, or None if there is none.
+
+    An unusable one does not keep this process from serving other queries.
+    """
+    config = task.config.tls
+    if config.certificate is None:
+        return None
+    from zkdns.transport.tls import Tls  # noqa: PLC0415 - OpenSSL takes some megabytes
+
+    return Tls(config.certificate, config.key, for_dns=True, must_be_usable=False)
 
 
 def _make_traffic_reporter(

@@ -90,27 +90,35 @@ class WorkerStatsReporter:
             self._truncated = stats.truncated_over_tcp
 
     def _stats(self) -> WorkerStats:
-        udp, tcp = self._servers
+        udp, streams = self._servers
+        tcp = [server for server in streams if server.tls is None]
+        tls = [server for server in streams if server.tls is not None]
+        certificates = {server.tls for server in tls if server.tls is not None}  # all servers share one
         caches = self._authority.caches
         responses = (
             *_response_stats("udp", [server.counters for server in udp]),
             *_response_stats("tcp", [server.counters for server in tcp]),
+            *_response_stats("tls", [server.counters for server in tls]),
         )
         return WorkerStats(
             responses=responses,
             sources=self._sources(sum(each.count for each in responses)),
-            latencies=_latency_stats([each.counters for each in udp] + [each.counters for each in tcp]),
+            latencies=_latency_stats([each.counters for each in udp] + [each.counters for each in streams]),
             udp_queries=sum(server.received for server in udp),
             tcp_queries=sum(server.received for server in tcp),
+            tls_queries=sum(server.received for server in tls),
             response_cache_misses=sum(cache.misses for cache in caches),
             response_cache_evictions=sum(cache.evicted for cache in caches),
             response_cache_entries=sum(map(len, caches)),
             response_cache_bytes=sum(cache.size for cache in caches),
             waiting_for_services=self._deferred.waiting,
             unsent=sum(server.lost for server in udp),
-            tcp_connections=sum(server.connection_count for server in tcp),
-            tcp_held_bytes=tcp[0].held.total if tcp else 0,  # all servers share it
-            tcp_dropped_connections=sum(server.dropped for server in tcp),
+            tcp_connections=sum(server.connection_count for server in streams),
+            tcp_held_bytes=streams[0].held.total if streams else 0,  # all servers share it
+            tcp_dropped_connections=sum(server.dropped for server in streams),
+            tls_connections=sum(server.connection_count for server in tls),
+            tls_handshakes=sum(each.handshakes for each in certificates),
+            tls_failed_handshakes=sum(each.failed_handshakes for each in certificates),
             truncated_over_tcp=self._authority.responder.truncated_over_tcp,
             refused=self._access.refused,
             rate_limited=self._access.rate_limited,
@@ -156,7 +164,7 @@ class TrafficReporter:
 
 
 def _response_stats(
-    transport: Literal["udp", "tcp"], counters: Sequence[Counters]
+    transport: Literal["udp", "tcp", "tls"], counters: Sequence[Counters]
 ) -> Iterator[ResponseStats]:
     counts: Counter[int] = Counter()
     for each in counters:

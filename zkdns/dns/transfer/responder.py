@@ -2,7 +2,7 @@
 
 query ──▶ 1 TSIG: malformed: FORMERR · unknown key, wrong signature, wrong time: NOTAUTH
       ├─▶ 2 another type: the answer of the zones, signed
-      ├─▶ 3 the client is not allowed: REFUSED, with EDE 18
+      ├─▶ 3 the client is not allowed, or not over TLS if that is required: REFUSED, with EDE 18
       ├─▶ 4 not the apex of a zone: NOTAUTH (RFC 5936 §2.2.1)
       ├─▶ 5 the zone has not been read: SERVFAIL, with EDE 14
       ├─▶ 6 IXFR: the client is up to date: SOA · in the journal: differences · otherwise as AXFR
@@ -68,6 +68,7 @@ class TransferResponder:
         answer: answers queries of other types.
         on_refused: called with each refused transfer.
         max_running: maximum number of full transfers at the same time.
+        require_tls: refuse transfers that are not over TLS.
     """
 
     def __init__(
@@ -79,17 +80,18 @@ class TransferResponder:
         on_refused: Callable[[Refusal], None],
         *,
         max_running: int,
+        require_tls: bool = False,
     ) -> None:
         self.results: Counter[tuple[str, str]] = Counter()
         self.running = self.sent_bytes = 0
         self._zones, self._keys = zones, keys
         self._networks = tuple(map(ipaddress.ip_network, networks))
         self._answer, self._on_refused = answer, on_refused
-        self._max_running = max_running
+        self._max_running, self._require_tls = max_running, require_tls
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
     def respond(
-        self, message: bytes, address: bytes, now: int, *, stream: bool
+        self, message: bytes, address: bytes, now: int, *, stream: bool, is_tls: bool = False
     ) -> Generator[bytes, None, None]:
         """Yield the messages of the response.
 
@@ -98,6 +100,7 @@ class TransferResponder:
             address: the client's address in 4 or 16 bytes; 4 also for an IPv4 client at an IPv6 socket.
             now: Unix time in seconds.
             stream: whether the query arrived over TCP.
+            is_tls: whether it arrived over TLS, with the protocol `dot` (RFC 9103 §7.1).
         """
         try:
             query = parse_query(message)
@@ -120,7 +123,11 @@ class TransferResponder:
                 self._refuse(query, address, f"TSIG error {signer.error}")
                 yield signer.sign(messages.error(query, Rcode.NOTAUTH))
                 return
-        responses = self._responses(query, message, address, found.serial, signer, stream=stream)
+        reason = self._prohibition(query, address, signer, is_tls=is_tls)
+        if reason is not None:
+            responses = self._prohibited(query, address, reason)
+        else:
+            responses = self._responses(query, message, found.serial, signer, stream=stream)
         limit = MAX_MESSAGE if stream else udp_limit(query.edns)
         for response in responses:
             signed = response if signer is None else _signed(response, query, signer, limit)
@@ -145,20 +152,23 @@ class TransferResponder:
         self,
         query: Query,
         message: bytes,
-        address: bytes,
         serial: int | None,
         signer: Signer | None,
         *,
         stream: bool,
     ) -> Iterator[bytes]:
-        if query.qtype not in (Type.AXFR, Type.IXFR) or query.qclass != CLASS_IN:
+        """Yield the messages of a response to a query with a valid signature, or without one.
+
+        Args:
+            query: the query.
+            message: it without its signature.
+            serial: of the SOA record in the query.
+            signer: signs the response.
+            stream: whether the query arrived over TCP.
+        """
+        if not _is_transfer(query):
             self._count(query, "answered")
             yield self._answer(message, stream)
-            return
-        if signer is None and not self._is_allowed(address):
-            self._count(query, "refused")
-            self._refuse(query, address, "the client is not in transfer.allow, and sent no signature")
-            yield messages.error(query, Rcode.REFUSED, Ede.PROHIBITED, "zone transfer is not allowed")
             return
         zone = self._zones.get(query.name)
         if zone is None:
@@ -226,9 +236,23 @@ class TransferResponder:
             self.running -= 1
             self._count(query, result)
 
-    def _is_allowed(self, address: bytes) -> bool:
+    def _prohibition(
+        self, query: Query, address: bytes, signer: Signer | None, *, is_tls: bool
+    ) -> str | None:
+        """Return why a client may not copy the zones. None: it may, or its query is of another type."""
+        if not _is_transfer(query):
+            return None
         client = ipaddress.ip_address(address)
-        return any(client in network for network in self._networks)
+        if signer is None and not any(client in network for network in self._networks):
+            return "the client is not in transfer.allow, and sent no signature"
+        if self._require_tls and not is_tls:
+            return "the query was not over TLS with the ALPN protocol dot, as transfer.require_tls demands"
+        return None
+
+    def _prohibited(self, query: Query, address: bytes, reason: str) -> Iterator[bytes]:
+        self._count(query, "refused")
+        self._refuse(query, address, reason)
+        yield messages.error(query, Rcode.REFUSED, Ede.PROHIBITED, "zone transfer is not allowed")
 
     def _count(self, query: Query, result: str) -> None:
         kind = query.qtype if query.qtype in (Type.AXFR, Type.IXFR) else None
@@ -237,6 +261,10 @@ class TransferResponder:
     def _refuse(self, query: Query, address: bytes, reason: str) -> None:
         client = str(ipaddress.ip_address(address))
         self._on_refused(Refusal(client, to_text(query.name), reason))
+
+
+def _is_transfer(query: Query) -> bool:
+    return query.qtype in (Type.AXFR, Type.IXFR) and query.qclass == CLASS_IN
 
 
 def _signed(response: bytes, query: Query, signer: Signer, limit: int) -> bytes:

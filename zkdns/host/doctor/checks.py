@@ -104,16 +104,22 @@ def check_server(found: Status | None, config: Config) -> Iterator[Finding]:
 # -- listening --------------------------------------------------------------------------------------------
 
 
-def check_port(own: HostPort, listeners: Iterable[Listener], rights: BindRights) -> Iterator[Finding]:
+def check_port(
+    own: HostPort,
+    listeners: Iterable[Listener],
+    rights: BindRights,
+    protocols: Sequence[str] = ("udp", "tcp"),
+) -> Iterator[Finding]:
     """Check whether zkdns listens on an address, or can.
 
     Args:
-        own: an address of `listen`.
+        own: an address of `listen` or `tls.listen`.
         listeners: all listening sockets of this machine.
         rights: those of this process; the server may be started with others.
+        protocols: those of the address.
     """
     conflicting = [listener for listener in listeners if _conflicts(own, listener.at)]
-    for protocol in ("udp", "tcp"):
+    for protocol in protocols:
         about = f"port {own}/{protocol}"
         users = [listener for listener in conflicting if listener.protocol == protocol]
         others = [listener for listener in users if not listener.is_zkdns]

@@ -42,6 +42,7 @@ from zkdns.dns.client_messages import BadResponseError
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.forward.forwarder import MAX_WAITING
 from zkdns.forward.system_upstreams import FILES, NameServers, choose, is_own, parse_upstreams
+from zkdns.host.doctor.certificate import check_certificate, tls_client, valid_until
 from zkdns.host.doctor.checks import (
     UPSTREAMS,
     Finding,
@@ -122,6 +123,7 @@ def diagnose(config: Config) -> Iterator[Finding]:
         config = msgspec.structs.replace(
             config,
             listen=tuple(map(parse_host_port, found.listening)),
+            tls=msgspec.structs.replace(config.tls, listen=tuple(map(parse_host_port, found.listening_tls))),
             zookeeper=ZooKeeperSettings() if uses_default else config.zookeeper,
         )
     listening = tuple(map(connectable, config.listen))
@@ -129,6 +131,7 @@ def diagnose(config: Config) -> Iterator[Finding]:
     steps: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: _diagnose_listening(config),
         lambda: _diagnose_serving(config, listening, zones[0]),
+        lambda: _diagnose_tls(config, zones[0]),
         lambda: _diagnose_zookeeper(config),
         lambda: _diagnose_services(config),
         lambda: _diagnose_primaries(config),
@@ -172,6 +175,9 @@ def _diagnose_listening(config: Config) -> Iterator[Finding]:
     for own in config.listen:
         if own.port:
             yield from check_port(own, found, rights)
+    for own in config.tls.listen:
+        if own.port:
+            yield from check_port(own, found, rights, ("tcp",))
     servers = [one.pid for one in found if one.is_zkdns and one.at in config.listen and one.pid is not None]
     yield from check_open_files(open_files_of(servers[0] if servers else "self"), MAX_WAITING)
     yield from check_receive_buffer(largest_receive_buffer())
@@ -193,6 +199,21 @@ def _diagnose_serving(config: Config, listening: Iterable[HostPort], zone: str) 
             yield _diagnose_http(f"{scheme}://{connectable(config.admin.listen)}/{path}")
     if config.admin.socket is not None:
         yield _diagnose_socket(config.admin.socket)
+
+
+def _diagnose_tls(config: Config, zone: str) -> Iterator[Finding]:
+    """Check the certificate that the server presents, and its response over TLS."""
+    for server in map(connectable, config.tls.listen):
+        about = f"{server} over TLS"
+        try:
+            tls = tls_client(config.tls.certificate)
+            yield check_certificate(about, valid_until(server, tls), time.time())
+            reply = query_soa(server, zone, tls=tls)
+        except (OSError, BadResponseError) as error:
+            reason = cause_of(error) if isinstance(error, OSError) else str(error)
+            yield wrong(about, reason, "see the log of zkdns, and whether tls.certificate is valid")
+        else:
+            yield check_response(about, reply.rcode, is_authoritative=reply.is_authoritative)
 
 
 def _diagnose_socket(path: str) -> Finding:
