@@ -106,7 +106,9 @@ def test_the_names_for_type_checkers_are_those_of_the_package() -> None:
 )
 def test_each_public_class_shows_an_example(name: str) -> None:
     """An indented block in the docstring, or for short ones code in the sentence."""
-    text = inspect.getdoc(getattr(zkdns, name)) or ""  # without the indentation, which Python 3.13 drops itself
+    text = (
+        inspect.getdoc(getattr(zkdns, name)) or ""
+    )  # without the indentation, which Python 3.13 drops itself
     assert "\n\n    " in text or "`" in text
 
 
