@@ -320,7 +320,8 @@ def test_zk_root_does_not_exist_before_and_after_a_test(zk: Any, zk_root: str, _
 def test_child_processes_ignore_no_signal() -> None:
     status = subprocess.run(["cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
     [mask] = re.findall(r"^SigIgn:\s+(\w+)", status, re.MULTILINE)
-    assert int(mask, 16) == 0
+    ignored = {number for number in signal.valid_signals() if int(mask, 16) >> (number - 1) & 1}
+    assert ignored == set()  # of those that are not the C library's own, which posix_spawn ignores
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["by itself", "in a worker"])

@@ -298,7 +298,7 @@ class _Connection(asyncio.Protocol, Generic[OwnerT]):
         pieces: list[bytes] = []
         for sent in queries:
             pieces += (LENGTH.pack(len(sent.query)), sent.query_id.to_bytes(_ID_SIZE), sent.query[_ID_SIZE:])
-        if pieces:
+        if pieces and not self._transport.is_closing():  # if it is, connection_lost follows in this turn
             self._transport.write(b"".join(pieces))  # RFC 7766 §8: lengths and messages together
 
     def _process_buffer(self) -> None:
