@@ -202,6 +202,19 @@ class TableDigests:
             self._current.count(member, +1, is_held=member.name in self._held)
         return len(counted)
 
+    def is_right(self, member_set: CountedSet) -> bool:
+        """Whether the digest of a counted set is the one that its members have."""
+        computed = SetDigest(to_text(member_set.name.key), self._statuses, ())
+        for member in member_set.members.values():
+            computed.count(member, +1, is_held=member.name in member_set.held)
+        return member_set.digest is not None and member_set.digest.digest == computed.digest
+
+    def recount(self, member_set: CountedSet) -> None:
+        """Count the members of a set again, later."""
+        self.drop(member_set)
+        member_set.digest = None
+        self.add(member_set)
+
     def add(self, member_set: CountedSet) -> None:
         """Add a set of the table, whose members are counted later."""
         self._uncounted[member_set.origin] = member_set

@@ -141,10 +141,12 @@ def one_bad(number: int = REPEATED, **values: Any) -> dict[str, list[str]]:
     return {"a": [good] * REPEATED, "b": series[:REPEATED]}
 
 
-def one_counts(**values: int) -> dict[str, list[str]]:
-    """`a` is in order. The counters of `b` grow by these values from scrape to scrape."""
-    growing = [{name: number * step for name, step in values.items()} for number in range(REPEATED)]
-    return {"a": [scrape()] * REPEATED, "b": [scrape(**counts) for counts in growing]}
+def one_forwards(*, forwarded: int, failures: int) -> dict[str, list[str]]:
+    """`a` is in order. `b` forwards this number of queries between two scrapes; some of them fail."""
+    forwarding = [
+        scrape(forwarded=number * forwarded, failures=number * failures) for number in range(REPEATED)
+    ]
+    return {"a": [scrape()] * REPEATED, "b": forwarding}
 
 
 def changing(*, b: int = 0, workers: int = 0) -> dict[str, list[str]]:
@@ -182,7 +184,9 @@ CASES: dict[str, Case] = {
     ),
     "ZkdnsZooKeeperNotRead": Case(one_bad(state="reading"), one_bad(16, state="reading")),
     "ZkdnsMembersHeld": Case(one_bad(held=2), one_bad(16, held=2)),
-    "ZkdnsForwardingFails": Case(one_counts(forwarded=10, failures=1), one_counts(forwarded=100, failures=4)),
+    "ZkdnsForwardingFails": Case(
+        one_forwards(forwarded=10, failures=1), one_forwards(forwarded=100, failures=4)
+    ),
     "ZkdnsUpstreamDead": Case(one_bad(dead=(True, True)), one_bad(dead=(True, False))),
     "ZkdnsProcessRestarts": Case(one_bad(restarts=1), {"a": [scrape(restarts=3)] * REPEATED}),
     "ZkdnsChangesMissed": Case(one_bad(repairs=1), {"a": [scrape(repairs=3)] * REPEATED}),

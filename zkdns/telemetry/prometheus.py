@@ -596,7 +596,7 @@ def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
         ),
         (
             "zkdns_audit_repairs",
-            "Differences between ZooKeeper and the table that audits corrected.",
+            "Differences between ZooKeeper and the table, or its digests, that audits corrected.",
             stats.repairs,
         ),
     ):

@@ -23,6 +23,7 @@ from zkdns.guard import WAIT_SECONDS, Guard, HeldMember
 from zkdns.namespace import Namespace
 from zkdns.serverset.changes import Change, MembersHeld
 from zkdns.serverset.ensemble import Ensemble, continues, merge
+from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.guard")
 
@@ -101,6 +102,11 @@ class GuardedPublisher:
             self.namespace.template,
             self.ensemble,
         )
+
+    @property
+    def table(self) -> Table:
+        """The table of the publisher."""
+        return self._publisher.table
 
     @property
     def is_in_window(self) -> bool:

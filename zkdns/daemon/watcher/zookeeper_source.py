@@ -18,13 +18,14 @@ import structlog
 from zkdns.config import Config
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.daemon.watcher.observer_moves import MOVE_SECONDS, ObserverMoves
+from zkdns.daemon.watcher.table_audit import TableAudit
 from zkdns.errors import ConfigError
 from zkdns.serverset.auth import load_access
 from zkdns.serverset.changes import DirectoryUnread, SetDropped
 from zkdns.serverset.client import Client, dispose, make_client, server_of, tls_of
 from zkdns.serverset.kazoo_ext import has_ended_thread
 from zkdns.serverset.reachability import NO_QUORUM, Diagnosis
-from zkdns.serverset.sync import SyncState, TreeSync
+from zkdns.serverset.sync import AUDIT_SECONDS, SyncState, TreeSync
 from zkdns.serverset.znode_stat import ZnodeStat, read_stats
 from zkdns.table import Table
 from zkdns.telemetry.stats import NamespaceStats, WatcherStats
@@ -49,6 +50,7 @@ class ZooKeeperSource:
 
     Attributes:
         sync: follows the znode tree; has its state and counters.
+        table_audit: compares the table with the tree; counts differences.
         namespace: the namespace.
 
     Args:
@@ -56,6 +58,7 @@ class ZooKeeperSource:
         guarded: has the namespace, and gets its changes and its state, in order.
         check_seconds: as `CHECK_SECONDS`.
         move_seconds: as `observer_moves.MOVE_SECONDS`.
+        audit_seconds: as `tree_sync.AUDIT_SECONDS`.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class ZooKeeperSource:
         *,
         check_seconds: float = CHECK_SECONDS,
         move_seconds: float = MOVE_SECONDS,
+        audit_seconds: float = AUDIT_SECONDS,
     ) -> None:
         self._check_seconds = check_seconds
         self._config = config
@@ -83,6 +87,7 @@ class ZooKeeperSource:
         self._next_client_at = 0.0
         self._moves = ObserverMoves(config.zookeeper.observers, self._make_second, move_seconds=move_seconds)
         self._client = self._make_client()
+        self.table_audit = TableAudit(guarded)
         self.sync = TreeSync(
             self._client,
             self.namespace,
@@ -92,6 +97,8 @@ class ZooKeeperSource:
             on_ensemble=guarded.set_ensemble,
             on_same_ensemble=guarded.update_ensemble,
             on_zxid=guarded.set_zxid,
+            on_audited=self.table_audit.check,
+            audit_seconds=audit_seconds,
         )
 
     def restore(self, table: Table) -> None:
@@ -317,5 +324,5 @@ def stats_of(sources: Sequence[ZooKeeperSource]) -> WatcherStats:
         ignored_fields=dict(sum((sync.ignored_fields for sync in syncs), Counter())),
         bad_names=sum(sync.bad_names for sync in syncs),
         passed_over=sum(sync.passed_over for sync in syncs),
-        repairs=sum(sync.repairs for sync in syncs),
+        repairs=sum(source.sync.repairs + source.table_audit.repairs for source in sources),
     )

@@ -609,6 +609,13 @@ class ZnodeTree:
         added, pending.added = tuple(pending.added.values()), {}
         return SetChanged(node.path, added, removed) if added or removed else None
 
+    def settled(self, node: SetNode) -> SetPut | None:
+        """A set as it was published. None: it was not, or reads or changes of it are outstanding."""
+        is_settled = node.is_published and node.is_listed and not node.is_outdated and not node.is_gone
+        if not is_settled or node.reading or node in self._pending:
+            return None
+        return SetPut(node.path, node.name, tuple(filter(None, node.members.values())))
+
     def _certain_removals(self, node: SetNode, pending: _Pending) -> list[str]:
         """The removals that wait for no read. Reads that begin later do not delay them."""
         reading = frozenset(node.reading)

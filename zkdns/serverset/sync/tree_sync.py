@@ -29,7 +29,7 @@ import structlog
 from kazoo.client import KazooState
 from kazoo.exceptions import NoAuthError, NoNodeError
 
-from zkdns.serverset.changes import Change
+from zkdns.serverset.changes import Change, SetPut
 from zkdns.serverset.client import hosts_of, is_read_only
 from zkdns.serverset.ensemble import Ensemble
 from zkdns.serverset.kazoo_check import incompatibility
@@ -110,6 +110,7 @@ class TreeSync(SyncListener):
             transaction, or a root that was created again.
         on_zxid: called in the event loop with a new `zxid`, after the changes up to it were published and
             the state is `LIVE`.
+        on_audited: called in the event loop with a set that an audit has read, after its changes.
         wall_clock: the Unix time in seconds.
         recursive: whether to use a recursive watch if the server supports it.
         audit_seconds: seconds between two audits.
@@ -127,6 +128,7 @@ class TreeSync(SyncListener):
         on_ensemble: Callable[[Ensemble], None] = lambda _: None,
         on_same_ensemble: Callable[[Ensemble], None] = lambda _: None,
         on_zxid: Callable[[int], None] = lambda _: None,
+        on_audited: Callable[[SetPut], None] = lambda _: None,
         wall_clock: Callable[[], float] = time.time,
         recursive: bool = True,
         audit_seconds: float = AUDIT_SECONDS,
@@ -154,6 +156,8 @@ class TreeSync(SyncListener):
         self._on_ensemble = on_ensemble
         self._on_same_ensemble = on_same_ensemble
         self._on_zxid = on_zxid
+        self._on_audited = on_audited
+        self._audited: list[SetNode] = []  # since the last changes were published
         self._last_zxid: int | None = None  # that was reported over this connection
         self._wall_clock = wall_clock
         self._is_recursive = recursive
@@ -168,9 +172,7 @@ class TreeSync(SyncListener):
         self._strategy: WatchStrategy | None = None
         self._strategy_name = ""
         self._initial_pending = 0  # requests of the initial read over this connection without a response
-        self._is_initial_done = False
-        self._is_read_only = False
-        self._was_connected = False
+        self._is_initial_done = self._is_read_only = self._was_connected = False
         self._timer: asyncio.TimerHandle | None = None
         self._client: KazooClient | None = None
         self._reported: set[str] = set()  # paths with logged errors
@@ -324,6 +326,9 @@ class TreeSync(SyncListener):
         if changes:
             self._heartbeat.check()
             self._publish(changes)
+        audited, self._audited = self._audited, []
+        for put in filter(None, map(self._tree.settled, audited)):
+            self._notify(self._on_audited, put)
         if self._strategy is not None:
             self.last_activity_at = self._loop.time()
             self._strategy.send_pending()
@@ -447,6 +452,8 @@ class TreeSync(SyncListener):
             else:
                 self._on_data_error(read, node, name, result)
                 has_errors = True
+        if read.is_audit:
+            self._audited.append(node)
         if read.is_audit and missed:
             self._count_repairs(node, missed)
         if self._reported and not has_errors:
@@ -670,6 +677,8 @@ class TreeSync(SyncListener):
         for node in to_read:
             if names := self._tree.start_verifying(node):
                 self._submit(Read(node, names, is_audit=True))
+            else:
+                self._audited.append(node)  # without members
         self._strategy.send_pending()
         self._timer = self._loop.call_later(self._audit.round_seconds, self._run_audit_round)
 

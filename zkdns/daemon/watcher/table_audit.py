@@ -1,0 +1,70 @@
+"""`TableAudit`: compares the table with the sets that audits of ZooKeeper have read.
+
+An audit compares the watcher's copy of the znodes with ZooKeeper. This compares the table with the copy, so
+that no error between the two stays in the answers, and the digest of each set with one computed from scratch.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
+from zkdns.serverset.changes import SetChanged, SetPut
+from zkdns.table import MemberSet
+
+log = structlog.get_logger("zkdns.watcher")
+
+MAX_COUNTED: Final = 1000
+"""Members of a set whose digest is computed from scratch, which takes 3 ms. That of a larger set is not."""
+
+
+class TableAudit:
+    """Compares the sets of one namespace.
+
+    Attributes:
+        repairs: differences that were found and corrected. Expected: 0.
+
+    Args:
+        guarded: has the table, and publishes corrections, which are judged like other changes.
+    """
+
+    def __init__(self, guarded: GuardedPublisher) -> None:
+        self.repairs = 0
+        self._guarded = guarded
+        self._table = guarded.table
+
+    def check(self, read: SetPut) -> None:
+        """Compare a set of the table with what ZooKeeper has, after all changes were published."""
+        if self._guarded.guard.is_waiting:
+            return  # for changes that the table does not have yet
+        found = self._table.set_of(read.origin)
+        correction = read if found is None else _correction(found, read)
+        if correction is not None:
+            self._count(read.origin, "members")
+            self._guarded.publish([correction])
+        elif found is not None:
+            self._check_digest(found)
+
+    def _check_digest(self, found: MemberSet) -> None:
+        digests = self._table.digests
+        if digests is None or not digests.is_complete or len(found.members) > MAX_COUNTED:
+            return
+        if not digests.is_right(found):
+            self._count(found.origin, "digest")
+            digests.recount(found)
+
+    def _count(self, origin: str, what: str) -> None:
+        self.repairs += 1
+        log.error("table_repaired", path=origin, difference=what)
+
+
+def _correction(found: MemberSet, read: SetPut) -> SetChanged | None:
+    """The change that gives a set of the table the members that were read. Held members stay. None: equal."""
+    added = tuple(member for member in read.members if found.members.get(member.name) != member)
+    if not added and len(found.members) == len(read.members):
+        return None
+    names = {member.name for member in read.members}
+    removed = tuple(name for name in found.members if name not in names and name not in found.held)
+    return SetChanged(read.origin, added, removed) if added or removed else None
