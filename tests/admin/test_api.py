@@ -221,6 +221,7 @@ def test_stats_are_counters_and_gauges_of_each_worker(backend: FakeBackend, at: 
         "rate_limited": 0,
         "tcp_connections": 0,
         "tcp_held_bytes": 0,
+        "tcp_replaced_connections": 0,
         "tcp_dropped_connections": 0,
         "tls_connections": 0,
         "tls_handshakes": 0,

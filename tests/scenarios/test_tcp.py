@@ -14,6 +14,7 @@ import dns.query
 import pytest
 
 from tests.support.server import ZkdnsServer
+from tests.support.transfers import Primary, transfer
 from tests.support.upstream import UpstreamServer, is_slow
 from tests.support.waiting import eventually
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.processes
 
 LOCAL, FORWARDED = "web.staging.discovery", "www.example"
 SECONDS = 10.0
+_MAX_FILES, _OTHER_FILES = 120, 67  # of a worker with one listener; others: not connections
 TRUNCATED_EVENT = "tcp_responses_truncated"
 TRUNCATED_METRIC = 'zkdns_tcp_truncated_responses_total{worker="0"}'
 
@@ -87,3 +89,23 @@ def test_dns_30_truncation_over_tcp_is_counted_and_logged(tmp_path: Path) -> Non
         (entry,) = eventually(lambda: server.events(TRUNCATED_EVENT))
         assert (entry["level"], entry["count"]) == ("warning", 1)
         eventually(lambda: f"{TRUNCATED_METRIC} 1.0" in metrics_of(server))
+
+
+def test_a_new_connection_replaces_the_longest_idle_one_and_gets_a_transfer(tmp_path: Path) -> None:
+    """The limit on open files leaves room for few connections, as 1,024 are in a server without it."""
+    beyond = 10
+    server = Primary(tmp_path)
+    server.command = ["prlimit", f"--nofile={_MAX_FILES}:{_MAX_FILES}", *server.command]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(server)
+        server.wait_transferable()
+        room = _MAX_FILES - _OTHER_FILES
+        opened = []
+        for _ in range(room + beyond):
+            opened.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), SECONDS)))
+            opened[-1].sendall(framed(dns.message.make_query(LOCAL, "A")))
+            receive(opened[-1])
+        assert [sock.recv(1) for sock in opened[:beyond]] == [b""] * beyond  # they were closed
+        eventually(lambda: f'zkdns_tcp_connections{{worker="0"}} {room}.0' in metrics_of(server))
+        assert f'zkdns_tcp_replaced_connections_total{{worker="0"}} {beyond}.0' in metrics_of(server)
+        assert transfer(server).get_rdataset(f"{LOCAL}.", "A")

@@ -401,6 +401,12 @@ _OF_WORKERS = (
     ),
     (
         CounterMetricFamily,
+        "zkdns_tcp_replaced_connections",
+        "TCP connections closed for a new one, at the maximum number of the listener or of the client.",
+        "tcp_replaced_connections",
+    ),
+    (
+        CounterMetricFamily,
         "zkdns_tcp_dropped_connections",
         "TCP connections closed because their clients did not read and held too much memory.",
         "tcp_dropped_connections",

@@ -219,6 +219,8 @@ class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
     """Open TCP connections of clients, also those with TLS."""
     tcp_held_bytes: int = 0
     """Memory of queries that wait and of responses that these connections have not taken."""
+    tcp_replaced_connections: int = 0
+    """Connections closed for a new one, at the maximum number of the listener or of the client."""
     tcp_dropped_connections: int = 0
     """Connections closed because their clients did not read, and held too much memory."""
     tls_connections: int = 0

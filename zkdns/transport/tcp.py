@@ -70,8 +70,7 @@ A resolver that keeps one connection open and waits 30 ms for each new name gets
 ACCEPT_RETRY_SECONDS = 1.0
 """Without a free file descriptor and a connection to close, nothing is accepted for this long."""
 
-# Bytes to read from one connection before others are served: some 50 queries. If each of them is new and
-# takes 20 µs, they take 1 ms.
+# Bytes to read from one connection before others are served: some 50 queries, or 1 ms if each of them is new.
 _BURST_BYTES = 2048
 # Connections are served for this long before the event loop serves UDP, the feed and timers.
 _MAX_SERVE_SECONDS = 0.001
@@ -94,8 +93,7 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER with a time of 0
 class TcpServer:
     """Answers queries on connections to one listening socket.
 
-    If there are too many connections, a new one replaces the longest idle one, so that idle connections
-    cannot lock clients out.
+    If there are too many, a new one replaces the longest idle one: idle ones cannot lock clients out.
 
     Attributes:
         received: number of queries.
@@ -105,6 +103,7 @@ class TcpServer:
         log_once: logs internal errors.
         held: the bytes that connections hold.
         dropped: connections that were closed because they or their client held too much memory.
+        replaced: connections that were closed for a new one, because there were too many.
         tls: as below.
 
     Args:
@@ -139,7 +138,7 @@ class TcpServer:
         held: HeldConnections | None = None,
         tls: Tls | None = None,
     ) -> None:
-        self.received = self.dropped = 0
+        self.received = self.dropped = self.replaced = 0
         self.held = HeldConnections() if held is None else held
         self.max_awaited = max_awaited
         self.counters = Counters()
@@ -297,6 +296,7 @@ class TcpServer:
     def _free_file_descriptor(self) -> None:
         """Close the longest idle connection. If there is none, wait, because accepting would fail again."""
         if self._connections:
+            self.replaced += 1
             next(iter(self._connections)).abort()
         elif self._selector is not None:
             self._selector.unregister(self._sock)
@@ -309,10 +309,10 @@ class TcpServer:
         self._selector.register(connection.sock, selectors.EVENT_READ, connection.ready)
         self._connections[connection] = None
         self._per_client[client] += 1
-        if self._per_client[client] > self._max_per_client:
-            next(other for other in self._connections if other.client == client).abort()
-        elif len(self._connections) > self._max_connections:
-            next(iter(self._connections)).abort()
+        is_over = self._per_client[client] > self._max_per_client
+        if is_over or len(self._connections) > self._max_connections:
+            self.replaced += 1
+            next(other for other in self._connections if not is_over or other.client == client).abort()
         if self._sweep_timer is None:
             self._sweep_timer = self._loop.call_later(self._idle_seconds, self._sweep)
         if connection.tls is not None:
