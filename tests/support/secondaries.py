@@ -23,7 +23,11 @@ from tests.support.dns_programs import (
 from tests.support.transfers import KEY_NAME, SECRET, ZONE
 
 PAGE = Path(__file__).parents[2] / "zkdns" / "docs" / "zone-transfer.md"
-_PRIMARY = "10.0.0.1"  # in the examples
+# In the examples:
+_PRIMARY = "10.0.0.1"
+_SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+PRIMARY_NAME = "ns1.example.com"
+"""The name of the primary in the examples with TLS."""
 _TIMEOUT: Final = 10.0
 
 Record = tuple[str, str, int, str]
@@ -43,12 +47,13 @@ class Secondary(DnsProgram):
     Args:
         directory: for its files.
         signed: whether it uses the key of `tests.support.transfers`.
+        ca: the certificates that it trusts; it then uses TLS. None: it does not.
     """
 
-    def __init__(self, directory: Path, *, signed: bool = False) -> None:
+    def __init__(self, directory: Path, *, signed: bool = False, ca: Path | None = None) -> None:
         super().__init__(directory)
         self.primary = 0
-        self._signed = signed
+        self._signed, self._ca = signed, ca
 
     def serial(self) -> int | None:
         """The serial of the zone. None: it has no zone yet."""
@@ -103,7 +108,12 @@ class Nsd(Secondary):
         return ["-d", "-c", configuration]
 
     def configuration(self) -> str:
-        text = example("NSD").replace(f"request-xfr: {_PRIMARY}", f"request-xfr: 127.0.0.1@{self.primary}")
+        if self._ca is None:
+            text = example("NSD")
+            text = text.replace(f"request-xfr: {_PRIMARY}", f"request-xfr: 127.0.0.1@{self.primary}")
+        else:
+            text = example("NSD with TLS").replace(_SYSTEM_CA, str(self._ca))
+            text = text.replace(f"{_PRIMARY}@853", f"127.0.0.1@{self.primary}")
         text = text.replace(_PRIMARY, "127.0.0.1")
         key = ""
         if self._signed:
@@ -120,7 +130,12 @@ class Bind(Secondary):
 
     def configuration(self) -> str:
         key = f" key {KEY_NAME}" if self._signed else ""
-        text = example("BIND").replace(f"{{ {_PRIMARY}; }}", f"{{ 127.0.0.1 port {self.primary}{key}; }}")
+        if self._ca is None:
+            text = example("BIND")
+            text = text.replace(f"{{ {_PRIMARY}; }}", f"{{ 127.0.0.1 port {self.primary}{key}; }}")
+        else:
+            text = example("BIND with TLS").replace(_SYSTEM_CA, str(self._ca))
+            text = text.replace(f"{_PRIMARY} port 853", f"127.0.0.1 port {self.primary}{key}")
         assert str(self.primary) in text
         if self._signed:
             text = f'key {KEY_NAME} {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n{text}'

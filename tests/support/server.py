@@ -177,7 +177,16 @@ class ZkdnsServer:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """The host and port of each listener."""
-        split = [entry["address"].rpartition(":") for entry in self.events("listener_opened")]
+        return self._addresses(tls=False)
+
+    @property
+    def tls_addresses(self) -> list[tuple[str, int]]:
+        """The host and port of each listener for DNS over TLS."""
+        return self._addresses(tls=True)
+
+    def _addresses(self, *, tls: bool) -> list[tuple[str, int]]:
+        opened = [entry for entry in self.events("listener_opened") if entry["tls"] == tls]
+        split = [entry["address"].rpartition(":") for entry in opened]
         return [(host.strip("[]"), int(port)) for host, _, port in split]
 
     @property

@@ -1,5 +1,6 @@
 """A certificate authority for tests, and the TLS settings of ZooKeeper servers."""
 
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -15,12 +16,17 @@ class CertificateAuthority:
         self.file = directory / "ca.pem"
         self._ca.cert_pem.write_to_path(self.file)
 
-    def sign(self, name: str, *, password: bytes | None = None) -> Path:
+    def sign(self, name: str, *, password: bytes | None = None, end: datetime | None = None) -> Path:
         """Write a PEM file (mode 0600) with a key and a certificate for a host name or address.
 
         The key is PKCS #8, which Java requires.
+
+        Args:
+            name: the host name or address.
+            password: of the key.
+            end: of the certificate's validity.
         """
-        issued = self._ca.issue_cert(name)
+        issued = self._ca.issue_cert(name, not_after=end)
         key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if password is not None:
