@@ -95,6 +95,7 @@ def test_json_has_the_configuration() -> None:
         "offline": False,
         "snapshot": "/s",
         "listen": ["[::1]:0"],
+        "listen_tls": [],
         "transfer": [],
     }
 

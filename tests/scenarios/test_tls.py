@@ -292,7 +292,7 @@ REASONS = {
 }
 
 
-def test_transfers_without_tls_are_refused(tmp_path: Path, authority: CertificateAuthority) -> None:
+def test_dns_40_transfers_without_tls_are_refused(tmp_path: Path, authority: CertificateAuthority) -> None:
     with TlsPrimary(tmp_path, authority.sign("127.0.0.1")) as primary:
         primary.wait_transferable()
         query = dns.message.make_query(ZONE, "AXFR", use_edns=0)

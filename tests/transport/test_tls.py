@@ -81,7 +81,7 @@ def long_answers(message: bytes, *, stream: bool) -> bytes:  # noqa: ARG001 - th
     [((), None), (("dot",), "dot"), (("h2", "dot"), "dot"), (("h2",), None)],
     ids=["none", "dot", "several", "others"],
 )
-def test_the_protocol_dot_is_selected_if_it_is_offered(
+def test_dns_39_the_protocol_dot_is_selected_if_it_is_offered(
     server: Running, authority: CertificateAuthority, offered: tuple[str, ...], selected: str | None
 ) -> None:
     with TlsClient(server, context_of(authority, *offered)) as client:
@@ -91,7 +91,7 @@ def test_the_protocol_dot_is_selected_if_it_is_offered(
         assert client.answer() == b"question:tcp"
 
 
-def test_tls_1_2_is_refused(server: Running, authority: CertificateAuthority, tls: Tls) -> None:
+def test_dns_39_tls_1_2_is_refused(server: Running, authority: CertificateAuthority, tls: Tls) -> None:
     context = context_of(authority)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
@@ -108,7 +108,7 @@ def test_a_query_without_tls_gets_no_response(server: Running, tls: Tls) -> None
     eventually(lambda: tls.failed_handshakes == 1)
 
 
-def test_a_handshake_that_does_not_end_is_closed(authority: CertificateAuthority, tls: Tls) -> None:
+def test_dns_39_a_handshake_that_does_not_end_is_closed(authority: CertificateAuthority, tls: Tls) -> None:
     with serving(echo, tls=tls, idle_seconds=0.3) as server, TcpClient(server) as silent:
         silent.socket.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         assert silent.answer() is None
@@ -168,7 +168,7 @@ def test_a_message_may_arrive_byte_by_byte(server: Running, authority: Certifica
 
 
 def test_all_queries_of_one_record_are_answered(server: Running, authority: CertificateAuthority) -> None:
-    """The file descriptor does not become ready again for what was decrypted but not read."""
+    """The file descriptor does not become ready again for data that is decrypted but not read."""
     messages = [b"question %d" % number for number in range(1000)]
     assert len(framed(*messages)) < 16_384
     with TlsClient(server, context_of(authority)) as client:
@@ -236,7 +236,7 @@ def test_responses_arrive_after_the_client_has_announced_its_end(
 def test_an_idle_connection_is_closed_with_an_announcement(
     authority: CertificateAuthority, tls: Tls, sent: bytes
 ) -> None:
-    """So that the client can tell it from an attack that cuts the connection off."""
+    """The client can thereby distinguish it from a connection that an attacker has cut off."""
     with (
         serving(echo, tls=tls, idle_seconds=0.3) as server,
         TlsClient(server, context_of(authority)) as client,

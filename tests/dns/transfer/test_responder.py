@@ -180,7 +180,9 @@ def test_a_stranger_is_refused_with_extended_error_18() -> None:
 
 @pytest.mark.parametrize("qtype", ["AXFR", "IXFR"])
 @pytest.mark.parametrize("key", [None, KEY], ids=["unsigned", "signed"])
-def test_transfers_without_tls_are_refused_if_it_is_required(qtype: str, key: dns.tsig.Key | None) -> None:
+def test_dns_40_transfers_without_tls_are_refused_if_it_is_required(
+    qtype: str, key: dns.tsig.Key | None
+) -> None:
     """Queries of other types are answered."""
     transfers = Transfers(require_tls=True)
 

@@ -149,8 +149,8 @@ def _plan_resolved(tree: FileTree, request: SetupRequest, plan: SetupPlan) -> No
         )
     if settings.over_tls:
         plan.obstacles.append(
-            f"{settings.over_tls} sets DNSOverTLS=yes, and zkdns does not serve TLS; set "
-            "DNSOverTLS=opportunistic"
+            f"{settings.over_tls} sets DNSOverTLS=yes, and zkdns has no certificate for this machine; "
+            "set DNSOverTLS=opportunistic"
         )
     # systemd-resolved uses one of its global servers for all names, so zkdns must be the only one.
     reset = "DNS=\n" if settings.servers else ""
