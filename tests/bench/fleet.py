@@ -12,19 +12,20 @@ import argparse
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
 from tests.bench.fleet_hosts import NO_JITTER, WATCHER_JITTER, WIDE_JITTER
-from tests.bench.fleet_model import Point
+from tests.bench.fleet_model import Point, Theory
 from tests.bench.fleet_report import report_model, report_points, report_storm
-from tests.bench.fleet_transfer import ONE_LEVEL, TRANSFER_CPU, TWO_LEVELS, transfer_fleet
+from tests.bench.fleet_transfer import ONE_LEVEL, TRANSFER_CPU, TWO_LEVELS, TransferFleet, transfer_fleet
 from tests.bench.fleet_zookeeper import (
     OBSERVER,
     VOTERS,
     ZOOKEEPER_CPU,
     Storm,
+    ZooKeeperFleet,
     is_linear,
     zookeeper_fleet,
 )
@@ -48,16 +49,13 @@ def measure_zookeeper(report: Report, options: argparse.Namespace, show_step: Sh
     tree = options.services, options.members
     try:
         with zookeeper_fleet(options.voters, *tree, PROCESSES, show_step) as fleet:
-            for setting, (hosts, rates) in product((VOTERS, OBSERVER), sizes(options)):
-                points += fleet.measure(setting, hosts, rates, options.seconds)
+            measure_sizes(fleet, (VOTERS, OBSERVER), options, points)
             storms += fleet.storms(options.hosts, (NO_JITTER, WATCHER_JITTER, WIDE_JITTER))
     finally:
         report_points(report, "ZooKeeper", points)
         for storm in storms:
             report_storm(report, storm)
-    for setting in (VOTERS, OBSERVER):
-        linear = [point for point in points if point.setting == setting and is_linear(point)]
-        report_model(report, linear, _held_out(options), ZOOKEEPER_CPU, options.rates)
+    report_models(report, filter(is_linear, points), ZOOKEEPER_CPU, options)
 
 
 def measure_secondaries(report: Report, options: argparse.Namespace, show_step: ShowStep) -> None:
@@ -65,16 +63,34 @@ def measure_secondaries(report: Report, options: argparse.Namespace, show_step: 
     points: list[Point] = []
     try:
         with transfer_fleet(options.services, options.members, PROCESSES, show_step) as fleet:
-            for setting, (hosts, rates) in product((ONE_LEVEL, TWO_LEVELS), sizes(options)):
-                points += fleet.measure(setting, hosts, rates, options.seconds)
+            measure_sizes(fleet, (ONE_LEVEL, TWO_LEVELS), options, points)
     finally:
         report_points(report, "zone transfer", points)
-    for setting in (ONE_LEVEL, TWO_LEVELS):
-        whole = [point for point in points if point.setting == setting and not point.missing]
-        report_model(report, whole, _held_out(options), TRANSFER_CPU, options.rates)
+    report_models(report, (point for point in points if not point.missing), TRANSFER_CPU, options)
 
 
 HALVES = {"zookeeper": measure_zookeeper, "secondaries": measure_secondaries}
+
+
+def measure_sizes(
+    fleet: TransferFleet | ZooKeeperFleet,
+    settings: Iterable[str],
+    options: argparse.Namespace,
+    points: list[Point],
+) -> None:
+    """Measure all sizes in each setting, and append the points."""
+    for setting, (hosts, rates) in product(settings, sizes(options)):
+        points += fleet.measure(setting, hosts, rates, options.seconds)
+
+
+def report_models(
+    report: Report, points: Iterable[Point], theory: Theory, options: argparse.Namespace
+) -> None:
+    """Report a model of each setting."""
+    usable = list(points)
+    for setting in dict.fromkeys(point.setting for point in usable):
+        own = [point for point in usable if point.setting == setting]
+        report_model(report, own, _held_out(options), theory, options.rates)
 
 
 def sizes(options: argparse.Namespace) -> list[tuple[int, list[float]]]:

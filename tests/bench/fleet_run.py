@@ -14,6 +14,7 @@ from tests.bench.table import ShowStep
 
 JOIN_TIMEOUT, DRAIN_TIMEOUT = 90.0, 15.0
 _POLL_SECONDS = 0.02
+_WARM_RATE = 5.0
 
 
 @dataclass
@@ -70,6 +71,18 @@ class FleetRun:
     def cpu_since(self, before: Mapping[str, float]) -> dict[str, float]:
         """CPU seconds since then, by role."""
         return {role: max(0.0, seconds - before[role]) for role, seconds in self.cpu().items()}
+
+    def measure_and_leave(
+        self, setting: str, hosts: int, rates: Iterable[float], seconds: float, *, warm_seconds: float
+    ) -> list[Point]:
+        """Measure the hosts, which have joined, at rest and at each rate, and remove them.
+
+        Changes before that warm everything up.
+        """
+        self.measure(setting, hosts, [_WARM_RATE], min(warm_seconds, seconds))
+        points = self.measure(setting, hosts, [0.0, *rates], seconds)
+        self.leave()
+        return points
 
     def measure(self, setting: str, hosts: int, rates: Iterable[float], seconds: float) -> list[Point]:
         """Measure the hosts, which have joined, at each rate; 0 is at rest."""

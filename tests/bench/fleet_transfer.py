@@ -32,7 +32,7 @@ _QUIET = ("--log-level", "error")
 """Without a warning for each host that does not acknowledge the first NOTIFY, since it has not joined yet."""
 _JOIN_RATE = 150
 """Hosts that copy the zone for the first time per second."""
-_WARM_RATE, _WARM_SECONDS = 5.0, 1.0
+_WARM_SECONDS = 1.0
 _HOSTS_PER_NETWORK = 250
 _VERSIONS_PER_SECOND = 5.0
 """Changes within 0.2 s share a version of the zone, and so a request of each host."""
@@ -102,10 +102,7 @@ class TransferFleet:
                 for part in range(parts)
             ]
             run.join(follows, hosts)
-            run.measure(setting, hosts, [_WARM_RATE], min(_WARM_SECONDS, seconds))
-            points = run.measure(setting, hosts, [0.0, *rates], seconds)
-            run.leave()
-        return points
+            return run.measure_and_leave(setting, hosts, rates, seconds, warm_seconds=_WARM_SECONDS)
 
     @contextlib.contextmanager
     def _servers(self, setting: str, hosts: Sequence[Address]) -> Iterator[dict[str, list[ZkdnsProcess]]]:

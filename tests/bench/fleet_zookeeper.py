@@ -26,7 +26,7 @@ _COMPILERS = ("C1 Compiler", "C2 Compiler")
 """Threads of a JVM that are busy in its first minutes only. Their time is not counted."""
 _JOIN_RATE = 500
 """Hosts that connect per second."""
-_WARM_RATE, _WARM_SECONDS = 5.0, 2.0
+_WARM_SECONDS = 2.0
 _STORM_TIMEOUT = 60.0
 _DOWN_SECONDS = 1.0
 _MIN_REQUESTS = 0.95
@@ -88,10 +88,7 @@ class ZooKeeperFleet:
     def measure(self, setting: str, hosts: int, rates: Sequence[float], seconds: float) -> list[Point]:
         """Connect hosts to the voters or the observer; measure them at rest and at each rate; remove them."""
         self._join(setting, hosts)
-        self._run.measure(setting, hosts, [_WARM_RATE], min(_WARM_SECONDS, seconds))
-        points = self._run.measure(setting, hosts, [0.0, *rates], seconds)
-        self._run.leave()
-        return points
+        return self._run.measure_and_leave(setting, hosts, rates, seconds, warm_seconds=_WARM_SECONDS)
 
     def storms(self, hosts: int, jitters: Sequence[Jitter]) -> Iterator[Storm]:
         """Connect hosts to the observer, and restart it once with each jitter."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-import urllib.request
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.control_secondary import ControlSecondary
+from tests.support.loopback import free_port
 from tests.support.secondaries import SECONDARIES, Secondary, Unbound
-from tests.support.transfers import ALLOWED, KEY_NAME, KEYS, Primary, records_of, transfer
+from tests.support.transfers import ALLOWED, KEY_NAME, KEYS, Primary, records_of, transfer, transfer_stats
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.processes
@@ -76,11 +74,9 @@ def equal_after(secondaries: list[Secondary], serial: int) -> dict[str, float]:
     return found
 
 
-def requests_of(server: Primary) -> Counter[tuple[str, str]]:
-    """Requests for transfers by type and result."""
-    with urllib.request.urlopen(f"{server.admin}/api/stats", timeout=20.0) as response:  # noqa: S310 - a local URL
-        counts = json.load(response)["transfer"]["requests"]
-    return Counter({(each["type"], each["result"]): each["count"] for each in counts})
+def wait_for_requests(server: Primary, count: int) -> None:
+    """Wait until the server has reported that many differences."""
+    eventually(lambda: transfer_stats(server).requests["IXFR", "incremental"] >= count, PATIENCE)
 
 
 def test_secondaries_are_equal_within_a_second_by_one_ixfr(tmp_path: Path) -> None:
@@ -90,15 +86,16 @@ def test_secondaries_are_equal_within_a_second_by_one_ixfr(tmp_path: Path) -> No
     A busy machine takes longer. How much is what the control takes, compared with a machine that is not busy.
     """
     secondaries = [kind(tmp_path) for kind in installed(signed=False)]
-    control = ControlSecondary()
+    port = free_port()
+    control = ControlSecondary(port)
     notified = [f"127.0.0.1:{each.port}" for each in (control, *secondaries)]
     delays: dict[str, list[float]] = {each.name: [] for each in secondaries}
     controls = []
     with ExitStack() as stack:
-        server = stack.enter_context(Primary(tmp_path, f"{ALLOWED}notify = {notified}\n"))
-        start(stack, server, secondaries)
-        control.primary = server.port
         stack.enter_context(control)
+        options = ("--listen", f"127.0.0.1:{port}")
+        server = stack.enter_context(Primary(tmp_path, f"{ALLOWED}notify = {notified}\n", *options))
+        start(stack, server, secondaries)
         for number in range(CHANGES):
             serial = change(server, number)
             changed_at = time.monotonic()
@@ -112,8 +109,10 @@ def test_secondaries_are_equal_within_a_second_by_one_ixfr(tmp_path: Path) -> No
                 # A response for the apex or a DNS-SD name may have more; each record must be the primary's.
                 assert secondary.records(names) == expected, secondary.name
         followers = len(secondaries) + 1
-        eventually(lambda: requests_of(server)["IXFR", "incremental"] >= CHANGES * followers)  # each second
-        requests = requests_of(server)
+        eventually(
+            lambda: transfer_stats(server).requests["IXFR", "incremental"] >= CHANGES * followers
+        )  # each second
+        requests = transfer_stats(server).requests
         assert requests["IXFR", "incremental"] == CHANGES * followers
         assert not requests["IXFR", "full"]
         assert not any(secondary.has_ended for secondary in secondaries)
@@ -135,5 +134,7 @@ def test_secondaries_with_a_key_follow_signed(tmp_path: Path) -> None:
             for secondary in secondaries:
                 name = f"job{number}.prod.discovery."
                 assert secondary.records([(name, "A")]) == {(name, "A", 5, "10.1.0.1")}
-        eventually(lambda: requests_of(server)["IXFR", "incremental"] >= 2 * len(secondaries))  # each second
+        eventually(
+            lambda: transfer_stats(server).requests["IXFR", "incremental"] >= 2 * len(secondaries)
+        )  # each second
         assert not server.events("transfer_refused")

@@ -33,29 +33,31 @@ class Version(NamedTuple):
 class ControlSecondary:
     """Requests the differences after each NOTIFY, and keeps them, but no zone.
 
-    While the context is open, a thread does this. It starts at the present version of the primary.
+    While the context is open, a thread does this. Open it before the primary starts, so that the first NOTIFY
+    is acknowledged: after one that is not, the primary may wait.
+
+    Args:
+        primary: the port of its primary at 127.0.0.1.
 
     Attributes:
         port: where it receives NOTIFY.
-        primary: the port of its primary at 127.0.0.1; set it before the start.
-        versions: all versions that it has received, in order.
-        notifies: the number of NOTIFY messages.
+        versions: all versions after the first one, in order.
+        requests: the number of requests that had differences.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, primary: int) -> None:
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(("127.0.0.1", 0))
         self._udp.settimeout(0.1)
         self.port: int = self._udp.getsockname()[1]
-        self.primary = 0
         self.versions: list[Version] = []
-        self.notifies = 0
-        self._serial = 0
+        self.requests = 0
+        self._primary = primary
+        self._serial: int | None = None
         self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control secondary", daemon=True)
 
     def __enter__(self) -> Self:
-        self._serial = soa_serial(self.primary)
         self._thread.start()
         return self
 
@@ -69,10 +71,12 @@ class ControlSecondary:
             with contextlib.suppress(TimeoutError):
                 data, address = self._udp.recvfrom(65535)
                 self._udp.sendto(dns.message.make_response(dns.message.from_wire(data)).to_wire(), address)
-                self.notifies += 1
-                found = differences(self.primary, self._serial)
-                self.versions += found
-                self._serial = found[-1].serial if found else self._serial
+                if self._serial is None:
+                    self._serial = soa_serial(self._primary)
+                elif found := differences(self._primary, self._serial):
+                    self.requests += 1
+                    self.versions += found
+                    self._serial = found[-1].serial
 
 
 def soa_serial(port: int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dns.message
 import dns.name
@@ -85,3 +88,20 @@ def records_of(zone: dns.zone.Zone) -> set[tuple[str, str, int, str]]:
         for name, ttl, rdata in zone.iterate_rdatas()
         if rdata.rdtype != dns.rdatatype.SOA
     }
+
+
+class TransferStats(NamedTuple):
+    """What a server has reported about transfers, each second."""
+
+    requests: Counter[tuple[str, str]]
+    """By type and result."""
+    acknowledged: int
+    """NOTIFY messages."""
+
+
+def transfer_stats(server: ZkdnsServer) -> TransferStats:
+    """The stats of a server about transfers."""
+    with urllib.request.urlopen(f"{server.admin}/api/stats", timeout=20.0) as response:  # noqa: S310 - a local URL
+        stats = json.load(response)["transfer"]
+    requests = Counter({(each["type"], each["result"]): each["count"] for each in stats["requests"]})
+    return TransferStats(requests, stats["notifies"]["acknowledged"])
