@@ -152,7 +152,6 @@ class Knot(Peer):
 
     def configure(self) -> list[str]:
         zone = self._write("zone", to_zone_file(self.services) + self.records())
-        options = {"tcp_max_clients": 200, "tcp_io_timeout": self.tcp_io_timeout}
         text = f"""\
             acl:
               - id: updates
@@ -166,7 +165,10 @@ class Knot(Peer):
                 semantic-checks: off
                 acl: updates
             """
-        text = knot_settings(self.directory, self.port, **options) + textwrap.dedent(text)
+        head = knot_settings(
+            self.directory, self.port, tcp_max_clients=200, tcp_io_timeout=self.tcp_io_timeout
+        )
+        text = head + textwrap.dedent(text)
         return [self._program(), "-c", self._write("knot.conf", text)]
 
 

@@ -85,23 +85,24 @@ class SerialPoller:
 
     def _run(self) -> None:
         with ExitStack() as stack, selectors.DefaultSelector() as selector:
+            socks = []
             for name, port in self.ports.items():
-                sock = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+                socks.append(sock := stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)))
                 sock.setblocking(False)
                 sock.connect(("127.0.0.1", port))
-                selector.register(sock, selectors.EVENT_READ, name)
-            socks = [key.fileobj for key in selector.get_map().values()]
+                selector.register(sock, selectors.EVENT_READ, (name, sock))
             while not self._has_ended.wait(POLL_SECONDS):
                 for key, _ in selector.select(0):
-                    assert isinstance(key.fileobj, socket.socket)
-                    with contextlib.suppress(OSError, TransferError):  # it starts, or has no zone yet
-                        serial = serial_of(first_record(key.fileobj.recv(4096), len(_APEX)))
-                        if self.last(key.data) != serial:
-                            self.seen[key.data].append((time.monotonic(), serial))
+                    self._receive(*key.data)
                 for sock in socks:
-                    assert isinstance(sock, socket.socket)
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError):  # it starts
                         sock.send(encode_query(_APEX, Type.SOA))
+
+    def _receive(self, name: str, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError, TransferError):  # it starts, or has no zone yet
+            serial = serial_of(first_record(sock.recv(4096), len(_APEX)))
+            if self.last(name) != serial:
+                self.seen[name].append((time.monotonic(), serial))
 
 
 def delays_of(changes: Sequence[Change], seen: Sequence[tuple[float, int]]) -> list[float]:
@@ -242,7 +243,7 @@ def zkdns_rig(directory: Path, zookeeper: str) -> Iterator[ZkdnsRig]:
     port = free_port()
     secondaries = make_secondaries(directory / "of-zkdns")
     control = ControlSecondary(port)
-    targets = [f"127.0.0.1:{one.port}" for one in (control, *secondaries)]
+    targets = [f"127.0.0.1:{each}" for each in (control.port, *(one.port for one in secondaries))]
     config = directory / "zkdns.toml"
     config.write_text(f'[transfer]\nallow = ["127.0.0.1"]\nnotify = {targets}\n')
     options = ("--config", str(config), "--zookeeper", zookeeper, "--listen", f"127.0.0.1:{port}")

@@ -88,7 +88,7 @@ def test_secondaries_are_equal_within_a_second_by_one_ixfr(tmp_path: Path) -> No
     secondaries = [kind(tmp_path) for kind in installed(signed=False)]
     port = free_port()
     control = ControlSecondary(port)
-    notified = [f"127.0.0.1:{each.port}" for each in (control, *secondaries)]
+    notified = [f"127.0.0.1:{each}" for each in (control.port, *(one.port for one in secondaries))]
     delays: dict[str, list[float]] = {each.name: [] for each in secondaries}
     controls = []
     with ExitStack() as stack:

@@ -219,7 +219,10 @@ def test_reloads_from_zookeeper_to_a_primary_and_back(hosts: str, tmp_path: Path
     eventually(lambda: root.events("zone_transferable"))
     primary = {"servers": [f"127.0.0.1:{root.port}"], "refresh": 1}
     of_primary = {"static": None, "primary": primary, "only": ["web.*", "*.prod"]}
-    steps = [(of_primary, "primary", {"web.staging"}), (of_zookeeper, "zookeeper", set(SERVICES))]
+    steps: list[tuple[dict[str, object], str, set[str]]] = [
+        (of_primary, "primary", {"web.staging"}),
+        (of_zookeeper, "zookeeper", set(SERVICES)),
+    ]
     with SteadyLoad(server.addresses[0], WEB) as load:
         for number, (settings, source, services) in enumerate(steps, 2):
             server.write(**settings)

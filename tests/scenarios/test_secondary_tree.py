@@ -77,7 +77,7 @@ class Machine:
     @property
     def is_stale(self) -> bool:
         return any(
-            option.otype == dns.edns.OptionType.EDE and option.code == dns.edns.EDECode.STALE_ANSWER  # type: ignore[attr-defined]
+            option.otype == dns.edns.OptionType.EDE and option.code == dns.edns.EDECode.STALE_ANSWER
             for option in self.query(NAMES["web"]).options
         )
 

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,9 +21,18 @@ from zkdns import FixedSet, Registration, ServerSet, UnreachableError, Watch, Zo
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 Sets = Callable[..., ServerSet]
+Proxied = tuple[FaultProxy, ServerSet]
 
 PROMPT = 10.0
 """Seconds: far more than a cancellation takes, and far less than the time-outs that it does not wait for."""
+
+
+@pytest.fixture
+def proxied(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[Proxied]:
+    """A set with a proxy before ZooKeeper, which can stall."""
+    zk.ensure_path(zk_root)
+    with FaultProxy(zookeeper.port) as proxy:
+        yield proxy, ServerSet("test", "web", proxy.address + zk_root, session_timeout=40.0)
 
 
 async def cancel(task: "asyncio.Task[Any]") -> float:
@@ -218,26 +227,22 @@ def test_cancelling_leaves_nothing(call: str) -> None:
         eventually(lambda: not session_threads())
 
 
-def test_a_stalled_create_is_undone_after_a_cancellation(
-    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
-) -> None:
-    with FaultProxy(zookeeper.port) as proxy:
-        zk.ensure_path(zk_root)
-        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=40.0)
+def test_a_stalled_create_is_undone_after_a_cancellation(proxied: Proxied, zk: Any, zk_root: str) -> None:
+    proxy, web = proxied
 
-        async def program() -> None:
-            async with await web.watch_async():
-                proxy.stall()
-                task = begin(web, "register", 60.0)
-                await asyncio.sleep(0.1)
-                assert await cancel(task) < PROMPT
-                proxy.resume()
-                await until(lambda: "zkdns close" not in [each.name for each in threading.enumerate()])
-                await until(lambda: not unfinished_count(web))
-                await until(lambda: not members(zk, f"{zk_root}/discovery/test/web"))
+    async def program() -> None:
+        async with await web.watch_async():
+            proxy.stall()
+            task = begin(web, "register", 60.0)
+            await asyncio.sleep(0.1)
+            assert await cancel(task) < PROMPT
+            proxy.resume()
+            await until(lambda: "zkdns close" not in [each.name for each in threading.enumerate()])
+            await until(lambda: not unfinished_count(web))
+            await until(lambda: not members(zk, f"{zk_root}/discovery/test/web"))
 
-        run(program())
-        assert not claimed_paths(web)
+    run(program())
+    assert not claimed_paths(web)
 
 
 def test_a_registration_that_succeeds_before_the_cancellation_is_undone(zk: Any, server_set: Sets) -> None:
@@ -254,24 +259,20 @@ def test_a_registration_that_succeeds_before_the_cancellation_is_undone(zk: Any,
     eventually(lambda: not session_threads())
 
 
-def test_a_cancelled_close_goes_on_in_the_background(
-    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
-) -> None:
-    with FaultProxy(zookeeper.port) as proxy:
-        zk.ensure_path(zk_root)
-        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=40.0)
+def test_a_cancelled_close_goes_on_in_the_background(proxied: Proxied, zk: Any, zk_root: str) -> None:
+    proxy, web = proxied
 
-        async def program() -> None:
-            registration = await web.register_async("a", 1)
-            proxy.stall()
-            task = asyncio.create_task(registration.close_async())
-            await asyncio.sleep(0.05)
-            assert await cancel(task) < PROMPT
+    async def program() -> None:
+        registration = await web.register_async("a", 1)
+        proxy.stall()
+        task = asyncio.create_task(registration.close_async())
+        await asyncio.sleep(0.05)
+        assert await cancel(task) < PROMPT
 
-        run(program())
-        proxy.resume()
-        eventually(lambda: members(zk, f"{zk_root}/discovery/test/web") == [])
-        eventually(lambda: not session_threads())
+    run(program())
+    proxy.resume()
+    eventually(lambda: members(zk, f"{zk_root}/discovery/test/web") == [])
+    eventually(lambda: not session_threads())
 
 
 def test_a_cancelled_block_closes_its_registration(zk: Any, server_set: Sets) -> None:
@@ -354,29 +355,25 @@ def test_a_loop_that_is_closed_while_a_call_waits(call: str) -> None:
         eventually(lambda: not session_threads())
 
 
-def test_a_registration_for_a_closed_loop_is_undone(
-    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
-) -> None:
+def test_a_registration_for_a_closed_loop_is_undone(proxied: Proxied, zk: Any, zk_root: str) -> None:
     """Its success finds the loop closed, although the program still refers to the task."""
-    with FaultProxy(zookeeper.port) as proxy:
-        zk.ensure_path(zk_root)
-        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=40.0)
-        loop = asyncio.new_event_loop()
-        proxy.stall()
+    proxy, web = proxied
+    loop = asyncio.new_event_loop()
+    proxy.stall()
 
-        async def program() -> list["asyncio.Task[Any]"]:
-            tasks = [begin(web, call, 60.0) for call in ("register", "watch")]
-            await asyncio.sleep(0.05)
-            return tasks
+    async def program() -> list["asyncio.Task[Any]"]:
+        tasks = [begin(web, call, 60.0) for call in ("register", "watch")]
+        await asyncio.sleep(0.05)
+        return tasks
 
-        tasks = loop.run_until_complete(program())
-        loop.close()
-        proxy.resume()
-        eventually(lambda: not session_threads())
-        assert members(zk, f"{zk_root}/discovery/test/web") == []
-        for task in tasks:
-            assert not task.done()
-            expect_destruction(task)
+    tasks = loop.run_until_complete(program())
+    loop.close()
+    proxy.resume()
+    eventually(lambda: not session_threads())
+    assert members(zk, f"{zk_root}/discovery/test/web") == []
+    for task in tasks:
+        assert not task.done()
+        expect_destruction(task)
 
 
 def test_a_change_finds_the_loop_of_an_iteration_closed() -> None:

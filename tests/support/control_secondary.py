@@ -116,4 +116,4 @@ def _is_whole(records: Sequence[dns.rrset.RRset]) -> bool:
     """Whether the newest SOA record has come again: after the last deletions, and at the end."""
     newest = records[0][0]
     same = sum(each.rdtype == _SOA and each[0].serial == newest.serial for each in records)
-    return same == 2 + (records[1].rdtype == _SOA)
+    return bool(same == 2 + (records[1].rdtype == _SOA))

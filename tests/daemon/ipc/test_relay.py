@@ -11,31 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.daemon.ipc.relay_helpers import (
+    ADDRESS,
+    IDENT,
+    UNAVAILABLE,
+    Sink,
+    framed,
+    read_to_the_end,
+    start,
+    start_unread,
+)
 from zkdns.daemon.ipc import relay as relay_module
 from zkdns.daemon.ipc.relay import Relay, RelayedQuery, RelayServer
-from zkdns.transport.contract import DeferredResponse, MessageStream, Render, StreamedResponse
+from zkdns.transport.contract import DeferredResponse, Render
 
-ADDRESS = bytes((10, 0, 0, 1))
-UNAVAILABLE = b"unavailable"
-
-
-class Sink:
-    """A client of a streamed response that takes a limited number of bytes at a time."""
-
-    def __init__(self, room: int = 1 << 30, *, is_tls: bool = False) -> None:
-        self.room, self.is_tls = room, is_tls
-        self.data = b""
-        self.is_whole: bool | None = None
-        self.has_data, self.ended = asyncio.Event(), asyncio.Event()
-
-    def write(self, data: bytes) -> bool:
-        self.data += data
-        self.has_data.set()
-        return len(self.data) < self.room
-
-    def end(self, *, is_whole: bool) -> None:
-        self.is_whole = is_whole
-        self.ended.set()
+LONG = [IDENT + bytes(60_000)] * 100
+"""Messages that exceed the buffers of sockets."""
 
 
 class Answers:
@@ -57,17 +48,6 @@ class Answers:
                 raise self.error
         finally:
             self.is_closed.set()
-
-
-def start(relay: Relay, sink: Sink, query: bytes = b"query") -> MessageStream:
-    """Relay a query over TCP."""
-    response = relay.respond(query, UNAVAILABLE, lambda body, _: body, stream=True)
-    assert isinstance(response, StreamedResponse)
-    return response.start(b"id", ADDRESS, sink)
-
-
-def framed(*messages: bytes) -> bytes:
-    return b"".join(len(message).to_bytes(2) + message for message in messages)
 
 
 async def stop(server: RelayServer) -> None:
@@ -121,33 +101,27 @@ def test_a_response_over_udp_is_delivered_without_its_id(short_path: Path) -> No
 
 
 def test_a_client_that_does_not_read_stops_the_sender(short_path: Path) -> None:
-    answers = Answers(*[b"id" + bytes(60_000)] * 100)
+    answers = Answers(*LONG)
 
     async def test(relay: Relay) -> None:
-        sink = Sink(room=1)
-        stream = start(relay, sink)
-        await sink.has_data.wait()
+        stream, sink = await start_unread(relay)
         before = -1
         while answers.made != before:  # until the buffers of both sockets are full
             before = answers.made
             await asyncio.sleep(0.2)
         assert answers.made < 30
         assert len(sink.data) <= 1 << 17
-        sink.room = 1 << 30
-        stream.resume()
-        await sink.ended.wait()
+        await read_to_the_end(stream, sink)
         assert sink.data == framed(*answers.messages)
 
     run(short_path, answers, test)
 
 
 def test_a_client_that_goes_away_ends_the_response(short_path: Path) -> None:
-    answers = Answers(*[b"id" + bytes(60_000)] * 100)
+    answers = Answers(*LONG)
 
     async def test(relay: Relay) -> None:
-        sink = Sink(room=1)
-        stream = start(relay, sink)
-        await sink.has_data.wait()
+        stream, sink = await start_unread(relay)
         stream.cancel()
         await answers.is_closed.wait()
         assert sink.is_whole is None
@@ -161,7 +135,7 @@ def test_an_error_before_the_first_message_is_unavailable(short_path: Path) -> N
         sink = Sink()
         start(relay, sink)
         await sink.ended.wait()
-        assert (sink.data, sink.is_whole) == (framed(b"id" + UNAVAILABLE), True)
+        assert (sink.data, sink.is_whole) == (framed(IDENT + UNAVAILABLE), True)
 
     run(short_path, Answers(error=ValueError()), test)
 
@@ -182,21 +156,21 @@ def test_without_a_process_the_response_is_unavailable(short_path: Path) -> None
         start(Relay(str(short_path / "nothing")), sink)
         assert not sink.data  # the sink is called later
         await sink.ended.wait()
-        assert sink.data == framed(b"id" + UNAVAILABLE)
+        assert sink.data == framed(IDENT + UNAVAILABLE)
 
     asyncio.run(test())
 
 
 def test_the_number_of_open_queries_is_bounded(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_module, "MAX_WAITING", 0)
-    answers = Answers(*[b"id" + bytes(60_000)] * 100)
+    answers = Answers(*LONG)
 
     async def test(relay: Relay) -> None:
         streams = [start(relay, Sink(room=1)) for _ in range(relay_module.MAX_OPEN)]
         sink = Sink()
         start(relay, sink)
         await sink.ended.wait()
-        assert sink.data == framed(b"id" + UNAVAILABLE)
+        assert sink.data == framed(IDENT + UNAVAILABLE)
         while len(answers.queries) < len(streams):  # noqa: ASYNC110 - until the server has accepted all
             await asyncio.sleep(0.01)
         for stream in streams:
@@ -207,7 +181,7 @@ def test_the_number_of_open_queries_is_bounded(short_path: Path, monkeypatch: py
 
 
 def test_a_response_that_takes_too_long_is_ended(short_path: Path) -> None:
-    answers = Answers(*[b"id" + bytes(60_000)] * 100)
+    answers = Answers(*LONG)
 
     async def test(relay: Relay) -> None:
         sink = Sink(room=1)
@@ -230,7 +204,7 @@ def test_a_process_that_does_not_respond_is_unavailable(
             listening.listen()  # and accepts nothing
             start(Relay(str(short_path / "s")), sink)
             await asyncio.wait_for(sink.ended.wait(), 60.0)
-        assert sink.data == framed(b"id" + UNAVAILABLE)
+        assert sink.data == framed(IDENT + UNAVAILABLE)
 
     asyncio.run(test())
 
@@ -239,20 +213,17 @@ def test_a_new_process_takes_over_the_path(short_path: Path) -> None:
     """The previous process finishes its responses, and new queries go to the new one."""
 
     async def test() -> None:
-        old, new = Answers(*[b"id" + bytes(60_000)] * 20), Answers(b"new")
+        old, new = Answers(*LONG[:20]), Answers(b"new")
         servers = [RelayServer(str(short_path / "s"), each.respond, max_seconds=60.0) for each in (old, new)]
-        relay, first, second = Relay(str(short_path / "s")), Sink(room=1), Sink()
+        relay, second = Relay(str(short_path / "s")), Sink()
         await servers[0].start()
-        stream = start(relay, first)
-        await first.has_data.wait()
+        stream, first = await start_unread(relay)
         await servers[1].start()
         servers[0].stop_accepting()
         start(relay, second)
         await second.ended.wait()
         assert second.data == framed(b"new")
-        first.room = 1 << 30
-        stream.resume()
-        await first.ended.wait()
+        await read_to_the_end(stream, first)
         assert first.data == framed(*old.messages)
         for server in servers:
             await stop(server)

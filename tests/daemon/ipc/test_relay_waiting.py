@@ -8,31 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.ipc.relay_helpers import ADDRESS, IDENT, UNAVAILABLE, Sink, framed, start
 from zkdns.daemon.ipc import relay as relay_module
 from zkdns.daemon.ipc.relay import Relay, RelayedQuery, RelayServer
-from zkdns.transport.contract import DeferredResponse, MessageStream, Render, StreamedResponse
+from zkdns.transport.contract import DeferredResponse, Render
 
-ADDRESS = bytes((10, 0, 0, 1))
-UNAVAILABLE = b"unavailable"
 TIMEOUT = 60.0
-
-
-class Client:
-    """The client of a streamed response."""
-
-    is_tls = False
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.ended = asyncio.Event()
-
-    def write(self, data: bytes) -> bool:
-        self.data += data
-        return True
-
-    def end(self, *, is_whole: bool) -> None:
-        assert is_whole
-        self.ended.set()
 
 
 class Server:
@@ -66,28 +47,18 @@ def run(directory: Path, test: Callable[[Relay, Server], Awaitable[None]]) -> No
     asyncio.run(main())
 
 
-def start(relay: Relay, client: Client, number: int) -> MessageStream:
-    """Relay a query over TCP."""
-    response = relay.respond(b"%d" % number, UNAVAILABLE, lambda body, _: body, stream=True)
-    assert isinstance(response, StreamedResponse)
-    return response.start(b"id", ADDRESS, client)
-
-
-def framed(message: bytes) -> bytes:
-    return len(message).to_bytes(2) + message
-
-
 def test_queries_beyond_the_limit_wait_and_all_are_answered(short_path: Path) -> None:
     async def test(relay: Relay, server: Server) -> None:
-        clients = [Client() for _ in range(20)]
+        clients = [Sink() for _ in range(20)]
         for number, client in enumerate(clients):
-            start(relay, client, number)
+            start(relay, client, b"%d" % number)
         await server.has_two.wait()
         assert relay.open == 2
         server.may_answer.set()
         for client in clients:
             await client.ended.wait()
         assert [client.data for client in clients] == [framed(b"id%d" % number) for number in range(20)]
+        assert all(client.is_whole for client in clients)
         assert server.queries == [b"id%d" % number for number in range(20)]
         assert relay.open == 0
 
@@ -96,8 +67,8 @@ def test_queries_beyond_the_limit_wait_and_all_are_answered(short_path: Path) ->
 
 def test_a_client_that_goes_away_while_it_waits_is_forgotten(short_path: Path) -> None:
     async def test(relay: Relay, server: Server) -> None:
-        clients = [Client() for _ in range(4)]
-        streams = [start(relay, client, number) for number, client in enumerate(clients)]
+        clients = [Sink() for _ in range(4)]
+        streams = [start(relay, client, b"%d" % number) for number, client in enumerate(clients)]
         streams[2].cancel()
         server.may_answer.set()
         for number in (0, 1, 3):
@@ -113,11 +84,11 @@ def test_the_number_of_waiting_queries_is_bounded(short_path: Path, monkeypatch:
     monkeypatch.setattr(relay_module, "MAX_WAITING", 1)
 
     async def test(relay: Relay, server: Server) -> None:
-        clients = [Client() for _ in range(4)]
+        clients = [Sink() for _ in range(4)]
         for number, client in enumerate(clients):
-            start(relay, client, number)
+            start(relay, client, b"%d" % number)
         await clients[3].ended.wait()
-        assert clients[3].data == framed(b"id" + UNAVAILABLE)
+        assert clients[3].data == framed(IDENT + UNAVAILABLE)
         server.may_answer.set()
         for number, client in enumerate(clients[:3]):
             await client.ended.wait()
@@ -133,12 +104,12 @@ def test_a_query_that_waits_too_long_is_unavailable(
     monkeypatch.setattr(relay_module, "FIRST_SECONDS", 0.2)
 
     async def test(relay: Relay, server: Server) -> None:
-        clients = [Client() for _ in range(3)]
+        clients = [Sink() for _ in range(3)]
         for number, client in enumerate(clients):
-            start(relay, client, number)
+            start(relay, client, b"%d" % number)
         for client in clients:
             await client.ended.wait()
-            assert client.data == framed(b"id" + UNAVAILABLE)
+            assert client.data == framed(IDENT + UNAVAILABLE)
         assert relay.open == 0
         server.may_answer.set()
 
@@ -149,9 +120,9 @@ def test_a_query_over_udp_does_not_wait(short_path: Path) -> None:
     """Its client repeats it, and its address may be forged."""
 
     async def test(relay: Relay, server: Server) -> None:
-        clients = [Client(), Client()]
+        clients = [Sink(), Sink()]
         for number, client in enumerate(clients):
-            start(relay, client, number)
+            start(relay, client, b"%d" % number)
         delivered: asyncio.Queue[Render] = asyncio.Queue()
         response = relay.respond(b"query", UNAVAILABLE, lambda body, _: body, stream=False)
         assert isinstance(response, DeferredResponse)

@@ -16,6 +16,7 @@ import dns.tsig
 import dns.tsigkeyring
 
 from tests.secondary.helpers import Line, messages, with_soa_last
+from tests.support.loopback import paired_sockets
 from zkdns.address import UpstreamAddress
 from zkdns.dns.message import Type
 
@@ -72,11 +73,10 @@ class ScriptedPrimary:
                 for message in primary.respond(data) if tls is None else ():
                     self.transport.sendto(message, addr)
 
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-        self._transport, _ = await loop.create_datagram_endpoint(
-            Datagrams, local_addr=("127.0.0.1", self.port)
-        )
+        udp, tcp = paired_sockets()
+        self.port = tcp.getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=tcp, ssl=self._tls)
+        self._transport, _ = await loop.create_datagram_endpoint(Datagrams, sock=udp)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -125,6 +125,15 @@ def in_event_loop(test: Callable[..., Coroutine[object, object, None]]) -> Calla
     return run
 
 
+@asynccontextmanager
+async def followed_zone(services: Members | None = None) -> AsyncIterator[tuple[ScriptedPrimary, Follower]]:
+    """A primary, and a source that has transferred version 5 of its zone. Default: `web` with two members."""
+    primary = ScriptedPrimary(zone(5, services or {"web": hosts(2)}))
+    async with primary, following(Follower(primary)) as follower:
+        await until(lambda: follower.addresses() and follower.publisher.health.ready)
+        yield primary, follower
+
+
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - of another component
@@ -133,11 +142,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 @in_event_loop
 async def test_a_zone_and_its_changes() -> None:
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
-        await until(lambda: follower.publisher.health.ready)
+    async with followed_zone() as (primary, follower):
         assert (follower.addresses(), follower.publisher.table.serial) == (set(hosts(2)), 5)
         primary.versions.append(zone(9, {"web": hosts(3), "api": hosts(1, 1)}))
         follower.zone.notify("127.0.0.1")
@@ -148,34 +153,22 @@ async def test_a_zone_and_its_changes() -> None:
 
 @in_event_loop
 async def test_without_notify_the_serial_is_queried() -> None:
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
-        await until(follower.addresses)
+    async with followed_zone() as (primary, follower):
         primary.versions.append(zone(6, {"web": hosts(3)}))
         await until(lambda: len(follower.addresses()) == 3)
 
 
 @in_event_loop
 async def test_a_changed_serial_alone_is_followed() -> None:
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
-        await until(follower.addresses)
+    async with followed_zone() as (primary, follower):
         primary.versions.append(zone(6, {"web": hosts(2)}))
         await until(lambda: follower.publisher.table.serial == 6)
 
 
 @in_event_loop
 async def test_a_primary_without_ixfr() -> None:
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
+    async with followed_zone() as (primary, follower):
         primary.answers_ixfr = False
-        await until(follower.addresses)
         primary.versions.append(zone(6, {"web": hosts(3)}))
         await until(lambda: len(follower.addresses()) == 3)
         assert primary.queries["AXFR"] == 2
@@ -183,11 +176,7 @@ async def test_a_primary_without_ixfr() -> None:
 
 @in_event_loop
 async def test_a_difference_that_does_not_fit_leads_to_a_full_transfer() -> None:
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
-        await until(follower.addresses)
+    async with followed_zone() as (primary, follower):
         # The difference from 5 to 7 deletes records that version 5 did not have.
         primary.versions[0] = zone(5, {"web": hosts(2, 9)})
         primary.versions.append(zone(7, {"web": hosts(1)}))
@@ -251,16 +240,11 @@ async def test_a_bad_transfer_never_replaces_the_table(
     bad: Callable[[dns.message.Message], Iterable[bytes]],
 ) -> None:
     """The SOA query shows a newer serial, and every transfer fails. Afterwards the primary is repaired."""
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
-        await until(follower.addresses)
+    async with followed_zone() as (primary, follower):
         primary.versions.append(zone(6, {"web": hosts(3)}))
         primary.override = lambda query: None if query.question[0].rdtype == SOA_WIRE else bad(query)
         await until(lambda: follower.is_stale)
         assert (follower.addresses(), follower.publisher.table.serial) == (set(hosts(2)), 5)
-        assert follower.publisher.health.ready
         assert follower.zone.stats.problem
         primary.override = None
         await until(lambda: follower.addresses() == set(hosts(3)))
@@ -273,11 +257,7 @@ async def test_a_bad_transfer_never_replaces_the_table(
 async def test_a_primary_that_does_not_answer_soa_queries(
     bad: Callable[[dns.message.Message], Iterable[bytes]],
 ) -> None:
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
-        await until(follower.addresses)
+    async with followed_zone() as (primary, follower):
         primary.override = bad
         await until(lambda: follower.is_stale)
         assert follower.addresses() == set(hosts(2))
@@ -330,11 +310,7 @@ async def test_a_primary_that_lags_behind_is_passed_over() -> None:
 
 @in_event_loop
 async def test_an_empty_zone_is_held_until_it_is_accepted() -> None:
-    async with (
-        ScriptedPrimary(zone(5, {"web": hosts(2)})) as primary,
-        following(Follower(primary)) as follower,
-    ):
-        await until(follower.addresses)
+    async with followed_zone() as (primary, follower):
         primary.versions.append(zone(6, {}))
         await until(follower.held)
         assert (follower.addresses(), follower.publisher.table.serial) == (set(hosts(2)), 6)
@@ -345,8 +321,7 @@ async def test_an_empty_zone_is_held_until_it_is_accepted() -> None:
 @in_event_loop
 async def test_most_of_a_zone_is_held() -> None:
     many = {"web": hosts(9), "api": hosts(3, 1)}
-    async with ScriptedPrimary(zone(5, many)) as primary, following(Follower(primary)) as follower:
-        await until(follower.addresses)
+    async with followed_zone(many) as (primary, follower):
         primary.versions.append(zone(6, {"web": hosts(1), "api": hosts(3, 1)}))
         await until(follower.held)
         assert follower.held() == set(hosts(9)) - set(hosts(1))
@@ -358,8 +333,7 @@ async def test_most_of_a_zone_is_held() -> None:
 @in_event_loop
 async def test_a_service_that_ends_in_good_order_is_not_held() -> None:
     services = {"web": hosts(9), "api": hosts(2, 1)}
-    async with ScriptedPrimary(zone(5, services)) as primary, following(Follower(primary)) as follower:
-        await until(follower.addresses)
+    async with followed_zone(services) as (primary, follower):
         primary.versions.append(zone(6, {"web": hosts(9)}))
         await until(lambda: not follower.addresses("api"))
         assert not follower.held("api")
@@ -368,8 +342,7 @@ async def test_a_service_that_ends_in_good_order_is_not_held() -> None:
 @in_event_loop
 async def test_members_that_the_primary_holds_stay_until_it_releases_them() -> None:
     services = {"web": hosts(3)}
-    async with ScriptedPrimary(zone(5, services)) as primary, following(Follower(primary)) as follower:
-        await until(follower.addresses)
+    async with followed_zone(services) as (primary, follower):
         primary.versions.append(zone(6, services, held=hosts(3)))
         await until(lambda: follower.held() == set(hosts(3)))
         assert not follower.guard.guard.held  # the primary counts their time
@@ -385,8 +358,7 @@ async def test_all_held_members_may_be_released_at_once() -> None:
     """Their removal is no suspicious loss: the primary has decided it."""
     services = {"web": hosts(5), "api": hosts(5, 1)}
     held = hosts(5) + hosts(5, 1)
-    async with ScriptedPrimary(zone(5, services)) as primary, following(Follower(primary)) as follower:
-        await until(follower.addresses)
+    async with followed_zone(services) as (primary, follower):
         primary.versions.append(zone(6, services, held=held))
         await until(lambda: follower.held("api"))
         primary.versions.append(zone(7, {}))
