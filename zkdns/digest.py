@@ -58,7 +58,7 @@ class Digest(msgspec.Struct, frozen=True):
 
 def attributes(member: Member, *, is_held: bool) -> list[str]:
     """The attributes of a member for its TXT record, in the form of RFC 6763 §6.3, without its znode."""
-    texts = [f"member={member.name}", f"status={member.status.value}"]
+    texts = [f"member={member.name}", f"status={member.status}"]
     if member.shard is not None:
         texts.append(f"shard={member.shard}")
     if member.weight != 1:

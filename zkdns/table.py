@@ -160,7 +160,8 @@ class Service:
 
     def by_precedence(self) -> list[MemberSet]:
         """All sets in order of precedence."""
-        return sorted(self.sets.values(), key=_precedence)
+        sets = list(self.sets.values())
+        return sorted(sets, key=_precedence) if len(sets) > 1 else sets
 
 
 def _precedence(member_set: MemberSet) -> tuple[bool, str]:

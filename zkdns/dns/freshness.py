@@ -81,6 +81,8 @@ class Freshness:
             service: the key of its service. Without a service: any other labels.
             exists: whether the name is in the table.
         """
+        if exists and self.is_ready:
+            return False
         if exists and service in self._table.services:
             return not all(state.ready for state in self._states_of(service))
         if not all(state.ready for state in self._states_in(apex)):

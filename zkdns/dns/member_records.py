@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -57,7 +58,7 @@ def joined_of(order: int) -> int:
     return order >> _JOINED_SHIFT & _MAX_JOINED
 
 
-class LabeledMember:
+class LabeledMember(msgspec.Struct, eq=False, gc=False):
     """A member of a service in one state, with its label. It is the source of a TXT record.
 
     Attributes:
@@ -73,48 +74,20 @@ class LabeledMember:
         addresses: the addresses of its service endpoint; None until needed.
     """
 
-    __slots__ = (
-        "addresses",
-        "base",
-        "hosts",
-        "is_departed",
-        "is_served",
-        "label",
-        "member",
-        "order",
-        "origin",
-        "weighting",
-    )
-
-    def __init__(
-        self,
-        member: Member,
-        origin: str,
-        order: int,
-        base: bytes,
-        weighting: Weighting,
-        *,
-        is_served: bool,
-        is_departed: bool,
-        label: bytes = b"",
-    ) -> None:
-        self.member, self.origin, self.order, self.base, self.label = member, origin, order, base, label
-        self.weighting, self.is_served, self.is_departed = weighting, is_served, is_departed
-        self.hosts: Mapping[str, tuple[bytes, Endpoint]] | None = None
-        self.addresses: tuple[str, ...] | None = None
+    member: Member
+    origin: str
+    order: int
+    base: bytes
+    weighting: Weighting
+    is_served: bool
+    is_departed: bool
+    label: bytes = b""
+    hosts: Mapping[str, tuple[bytes, Endpoint]] | None = None
+    addresses: tuple[str, ...] | None = None
 
     def with_label(self, label: bytes) -> LabeledMember:
         """The member with another label, and without anything that was computed from it."""
-        return LabeledMember(
-            self.member,
-            self.origin,
-            self.order,
-            self.base,
-            self.weighting,
-            is_served=self.is_served,
-            is_departed=self.is_departed,
-            label=label,
-        )
+        return msgspec.structs.replace(self, label=label, hosts=None, addresses=None)
 
     @property
     def precedence(self) -> tuple[int, bool, int]:
@@ -157,12 +130,15 @@ class MemberIndex(Protocol):
         """Remove a member that was added."""
 
 
-class Use(NamedTuple):
+class Use(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The use of a key by a member. Orders are unique among all uses in an index."""
 
     order: int
     entry: LabeledMember
     endpoint: Endpoint | None
+
+
+_order = attrgetter("order")
 
 
 class Uses(Generic[Key]):
@@ -181,7 +157,7 @@ class Uses(Generic[Key]):
         """The uses of a key, in order."""
         uses = self._uses.get(key)
         if isinstance(uses, dict):
-            return sorted(uses.values())
+            return sorted(uses.values(), key=_order)
         return () if uses is None else (uses,)
 
     def add(self, key: Key, use: Use) -> None:
@@ -250,7 +226,7 @@ class SharedRecords(Generic[Key, ItemT]):
         """Make the items of the keys whose members have changed."""
         changed = list(self._changed)
         # A member may have left one of the keys and taken another one, so that the places must be free.
-        for keys in chunks_of(changed):
+        for keys in chunks_of(changed if self._places else ()):
             for key in keys:
                 place = self._places.pop(key, None)
                 if place is not None:
@@ -387,15 +363,13 @@ class HostUsers(NamedTuple):
     entries: dict[LabeledMember, None]
 
 
-def unresolved_hosts(member: Member) -> list[str]:
+def unresolved_hosts(member: Member) -> set[str]:
     """The host names of a member's endpoints, whose addresses depend on name resolution."""
-    hosts = []
-    own = member.service
-    if own is not None and not is_ip(own.host):
-        hosts.append(own.host)
-    if member.additional:
-        others = {each.host for each in member.additional.values() if own is None or each.host != own.host}
-        hosts += [host for host in others if not is_ip(host)]
+    own = member.service.host if member.service else ""
+    hosts = {own} if own and not is_ip(own) else set()
+    for endpoint in member.additional.values():
+        if endpoint.host != own and not is_ip(endpoint.host):
+            hosts.add(endpoint.host)
     return hosts
 
 
@@ -493,8 +467,8 @@ class Addresses(SharedRecords[str, Address]):
 
     def make(self, uses: Sequence[Use]) -> Address:
         """The item of an address."""
-        order, entry, _ = uses[0]
-        address = self._hosts.service_addresses(entry)[order - entry.order]
+        first = uses[0]
+        address = self._hosts.service_addresses(first.entry)[first.order - first.entry.order]
         return Address(address, _merged(uses))
 
 
@@ -512,9 +486,9 @@ class Targets(SharedRecords[tuple[str, int], Target]):
 
     def make(self, uses: Sequence[Use]) -> Target | None:
         """The target of the member that represents all members at this host and port."""
-        _, entry, endpoint = representative(uses)
-        assert endpoint is not None  # noqa: S101 - `uses_of` passes it
-        return self._hosts.target(entry, endpoint, _merged(uses))
+        best = representative(uses)
+        assert best.endpoint is not None  # noqa: S101 - `uses_of` passes it
+        return self._hosts.target(best.entry, best.endpoint, _merged(uses))
 
 
 class _EndpointTargets(Targets):

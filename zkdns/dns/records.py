@@ -114,7 +114,7 @@ class SrvRenderer(Renderer[Target]):
         self._start = owner + _SRV_START.pack(Type.SRV, CLASS_IN, ttl)
         self._own = to_wire(names.own)
         suffix = to_wire(names.between)[:-1] + query.pointer_to(names.shared)
-        self._starts = [(qtype, suffix + _start_of_address(qtype, ttl)) for qtype in (Type.A, Type.AAAA)]
+        self._a, self._aaaa = (suffix + _start_of_address(qtype, ttl) for qtype in (Type.A, Type.AAAA))
 
     def render_answer(self, item: Target) -> bytes:
         """The SRV record of a target."""
@@ -131,12 +131,10 @@ class SrvRenderer(Renderer[Target]):
         if not item.addresses:
             return ()
         label = bytes((len(item.label),)) + item.label
-        return tuple(
-            label + start + pack_address(address)
-            for qtype, start in self._starts
-            for address in item.addresses
-            if is_of_type(address, qtype)
-        )
+        records: tuple[bytes, ...] = ()
+        for address in item.addresses:  # nearly always one
+            records += (label + (self._aaaa if ":" in address else self._a) + pack_address(address),)
+        return records
 
 
 class TextRenderer(Renderer[TextSource]):

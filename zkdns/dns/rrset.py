@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import accumulate, compress, repeat
 from operator import attrgetter
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -94,6 +94,7 @@ class Item(Protocol):
 
 
 ItemT = TypeVar("ItemT", bound=Item)
+RenderedT = TypeVar("RenderedT")
 
 
 class Renderer(Generic[ItemT]):
@@ -125,30 +126,20 @@ class Renderer(Generic[ItemT]):
 
     def answer(self, item: ItemT) -> bytes:
         """The answer record of an item."""
-        found = self._answers.get(item)
-        if found is None:
-            found = self._old_answers.pop(item, None) or self.render_answer(item)
-            self._answers[item] = found
-        return found
+        return _rendered((item,), self._answers, self._old_answers, self.render_answer)[0]
 
     def additional(self, item: ItemT) -> tuple[bytes, ...]:
         """The additional records of an item."""
-        found = self._additional.get(item)
-        if found is None:
-            found = self._old_additional.pop(item, None) or self.render_additional(item)
-            self._additional[item] = found
-        return found
+        return _rendered((item,), self._additional, self._old_additional, self.render_additional)[0]
 
     def block_of_answers(self, items: Sequence[ItemT]) -> _Block:
         """The answer records of items."""
-        found = list(map(self._answers.get, items))
-        if None in found:
-            return _Block(list(map(self.answer, items)), (1,) * len(items))
-        return _Block(cast("list[bytes]", found), (1,) * len(items))
+        answers = _rendered(items, self._answers, self._old_answers, self.render_answer)
+        return _Block(answers, (1,) * len(items))
 
     def block_of_additional(self, items: Sequence[ItemT]) -> _Block:
         """The additional records of items."""
-        groups = list(map(self.additional, items))
+        groups = _rendered(items, self._additional, self._old_additional, self.render_additional)
         return _Block(list(map(b"".join, groups)), list(map(len, groups)))
 
     def retain(self, count: int) -> None:
@@ -162,6 +153,19 @@ class Renderer(Generic[ItemT]):
             self._answers, self._old_answers = {}, self._answers
         if len(self._additional) > most:
             self._additional, self._old_additional = {}, self._additional
+
+
+def _rendered(
+    items: Iterable[ItemT],
+    known: dict[ItemT, RenderedT],
+    old: dict[ItemT, RenderedT],
+    render: Callable[[ItemT], RenderedT],
+) -> list[RenderedT]:
+    """The records of items: known ones, old ones (which become known ones), and new ones."""
+    for item in items:
+        if item not in known:
+            known[item] = old.pop(item, None) or render(item)
+    return [known[item] for item in items]
 
 
 class _RecordRenderer(Renderer[Record]):
@@ -264,6 +268,11 @@ class PackedRecords:
         numbers = self._block_numbers()
         others = (*numbers[number + 1 :], *numbers[:number])
         return (block.data[at:], *(self._block(other).data for other in others), block.data[:at])
+
+    def rotations(self, starts: Iterable[int]) -> list[bytes]:
+        """All groups from each of these numbers on, then the earlier ones. They must be in one block."""
+        block = self._block(0)
+        return [block.data[at:] + block.data[:at] for at in map(block.offsets.__getitem__, starts)]
 
     def take(self, first: int, limit: int, room: int) -> tuple[bytes, int, int]:
         """Take consecutive groups, starting with number `first`.

@@ -30,8 +30,9 @@ class _Count(msgspec.Struct):
     """The responses of one service."""
 
     left: itertools.repeat[bool]
-    service: Service
-    name: str
+    service: Service | None = None
+    """The service at the last `take`, and its name."""
+    name: str = ""
     taken: int = 0
     """The number of responses at the last `take`."""
 
@@ -60,9 +61,7 @@ class ServiceCounts:
         if count is None:
             if not service or service not in self._services:
                 return responses
-            found = self._services[service]
-            name = found.first.name.without(self._zone)
-            count = self._counts[service] = _Count(itertools.repeat(True, _MAX_RESPONSES), found, name)
+            count = self._counts[service] = _Count(itertools.repeat(True, _MAX_RESPONSES))
         return itertools.compress(responses, count.left)
 
     def drop_absent(self, keys: Iterable[Labels]) -> None:
@@ -84,9 +83,8 @@ class ServiceCounts:
                 service = self._services.get(key)
                 if total == count.taken or service is None:
                     continue
-                if (
-                    service is not count.service
-                ):  # it was removed and added again, perhaps in another spelling
+                # It is new, or was removed and added again, perhaps in another spelling.
+                if service is not count.service:
                     count.service, count.name = service, service.first.name.without(self._zone)
                 part[count.name] = total - count.taken
                 count.taken = total

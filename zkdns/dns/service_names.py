@@ -19,7 +19,7 @@ import functools
 import heapq
 import itertools
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Literal, NamedTuple, TypeVar, cast
 
@@ -88,7 +88,7 @@ class KnownSet:
     def __init__(self, member_set: MemberSet, precedence: int, prefix: str) -> None:
         self.member_set, self.precedence, self.prefix = member_set, precedence, prefix
         self.entries: dict[str, LabeledMember] = {}
-        self.held: Mapping[str, float] = {}
+        self.held = member_set.held
         self.is_numbered = True
 
 
@@ -135,12 +135,12 @@ class ServiceView:
         # All members by the label that they would have if they were alone; those with other labels by these.
         self._claims: dict[bytes, LabeledMember | list[LabeledMember]] = {}
         self._relabeled: dict[bytes, LabeledMember] = {}
-        # The members with names that are not in lower case, by the lower-case name.
+        # The members with names that may not be in lower case, by the lower-case name.
         self._folded: dict[str, dict[LabeledMember, None]] = {}
         self._present: Ordered[int, LabeledMember] = Ordered()
         self._with_service = 0
         self._indexes: dict[str, MemberIndex] = {}
-        self._nodes: dict[Labels, Node] = {}
+        self._nodes: dict[Labels, Node] = {(): _ServiceNode(self, self._names)}
         self._ended: list[LabeledMember] = []
 
     @property
@@ -171,7 +171,7 @@ class ServiceView:
         for entry in (yield from self._resolved_differently()):
             if entry not in removed:
                 removed[entry] = None
-                added.append(entry.with_label(b""))
+                added.append(self._relabel(entry, b""))
         if removed or added:
             yield from self._replace(removed, added)
         return True
@@ -213,8 +213,7 @@ class ServiceView:
                 if (entry := entries.get(member.name)) is None or entry.member is not member
             ]
             yield len(compared) * COMPARISON
-        new = sum(member.name not in entries for member in changed)
-        if len(entries) + new > len(members):
+        if entries and len(entries) + sum(member.name not in entries for member in changed) > len(members):
             gone = [name for name in entries if name not in members]
             for names in chunks_of(gone, COMPARED_AT_ONCE):
                 removed.update(dict.fromkeys(map(entries.pop, names)))
@@ -335,10 +334,6 @@ class ServiceView:
 
     def _claim(self, entry: LabeledMember) -> None:
         """Let a new entry take part in the assignment of its label."""
-        if entry.is_departed:
-            self._departed[entry.origin, entry.member.name] = entry
-        else:
-            self._known[entry.precedence[0]].entries[entry.member.name] = entry
         claims = self._claims.setdefault(entry.base, entry)
         if isinstance(claims, list):
             claims.append(entry)
@@ -375,9 +370,18 @@ class ServiceView:
                 self._unindex(entry)
                 self._unclaim(entry)
                 self._ended.append(entry)
-                changed = entry.with_label(label)
+                changed = self._relabel(entry, label)
                 self._claim(changed)
                 self._index(changed)
+
+    def _relabel(self, entry: LabeledMember, label: bytes) -> LabeledMember:
+        """Replace the entry of a member by one with another label."""
+        changed = entry.with_label(label)
+        if entry.is_departed:
+            self._departed[entry.origin, entry.member.name] = changed
+        else:
+            self._known[entry.precedence[0]].entries[entry.member.name] = changed
+        return changed
 
     def _index(self, entry: LabeledMember) -> None:
         """Add an entry with a label to all indexes."""
@@ -385,9 +389,8 @@ class ServiceView:
             return
         if entry.label is not entry.base and entry.label != entry.base:
             self._relabeled[entry.label] = entry
-        folded = _fold(entry.member.name)
-        if folded != entry.member.name:
-            self._folded.setdefault(folded, {})[entry] = None
+        if not entry.member.name.islower():
+            self._folded.setdefault(_fold(entry.member.name), {})[entry] = None
         for host in unresolved_hosts(entry.member):
             users = self._host_users.get(host)
             if users is None:
@@ -406,8 +409,8 @@ class ServiceView:
             return
         if self._relabeled.get(entry.label) is entry:
             del self._relabeled[entry.label]
-        folded = _fold(entry.member.name)
-        if folded != entry.member.name:
+        if not entry.member.name.islower():
+            folded = _fold(entry.member.name)
             del self._folded[folded][entry]
             if not self._folded[folded]:
                 del self._folded[folded]
@@ -441,7 +444,7 @@ class ServiceView:
     def find(self, prefix: Labels) -> Node | None:
         """The node at these labels (in lower case) before the service's own name; None: no such name."""
         if not prefix:
-            return self._service_node
+            return self._nodes[()]
         if prefix[-1] in PROTOCOLS:
             return self._endpoint_node(prefix)
         if len(prefix) == 1:
@@ -507,11 +510,6 @@ class ServiceView:
         return self._index_of("addresses", lambda: OwnAddresses(self._own)).of(address)
 
     # -- nodes ---------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def _service_node(self) -> Node:
-        node = self._nodes[()] = _ServiceNode(self, self._names)
-        return node
 
     @functools.cached_property
     def _rfc2782_names(self) -> TargetNames:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeAlias, TypeVar, cast
 
@@ -75,8 +75,10 @@ class UnfinishedError(Exception):
         return self._deferral(self._key, retry)
 
 
-def chunks_of(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:
-    """The items in parts for one step each."""
+def chunks_of(items: Sequence[Item], size: int = CHUNK) -> Iterable[Sequence[Item]]:
+    """The items in parts for one step each. The items must not change meanwhile."""
+    if len(items) <= size:  # most services are that small
+        return (items,) if items else ()
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
