@@ -22,11 +22,14 @@ _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
 _LOG_TAIL = 4000
 
-# The fastest start, by measurement. With -UsePerfData a killed JVM leaves no file in /tmp.
+# The fastest start, by measurement. The verification of bytecode would take a sixth of its processor time.
+# With -UsePerfData a killed JVM leaves no file in /tmp.
 _JVM_FLAGS = (
     "-Xshare:auto",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:-BytecodeVerificationRemote",
     "-XX:-UsePerfData",
     "-Djava.awt.headless=true",
     "-Dzookeeper.jmx.log4j.disable=true",
