@@ -37,35 +37,54 @@ _TESTS = Path(__file__).parent
 _SLOWEST_FILES = (
     "test_image.py",
     "faults/test_long_cut.py",
-    "faults/test_held_members.py",
-    "faults/test_slow_networks.py",
     "faults/test_cuts.py",
-    "faults/test_pauses.py",
-    "faults/test_suspended.py",
-    "faults/test_processes.py",
-    "serverset/test_faults.py",
     "faults/test_one_server.py",
-    "faults/test_data_loss.py",
-    "faults/test_changes_from_outside.py",
-    "faults/test_snapshots.py",
-    "systemd/test_booted.py",
-    "scenarios/test_reload_zookeeper.py",
+    "faults/test_slow_networks.py",
+    "faults/test_pauses.py",
+    "faults/test_processes.py",
+    "faults/test_suspended.py",
+    "daemon/supervisor/test_processes.py",
+    "scenarios/test_reload.py",
+    "serverset/test_sync.py",
     "faults/test_table.py",
+    "faults/test_held_members.py",
+    "clients/test_clients.py",
+    "systemd/test_booted.py",
+    "scenarios/test_zookeeper.py",
     "test_readme.py",
+    "serverset/test_faults.py",
+    "scenarios/test_secondary.py",
+    "scenarios/test_secondaries.py",
+    "faults/test_changes_from_outside.py",
+    "faults/test_ensemble.py",
+    "scenarios/test_cli_examples.py",
+    "scenarios/test_reload_zookeeper.py",
+    "faults/test_protocol.py",
+    "daemon/supervisor/test_activation.py",
+    "serverset/test_ensemble.py",
+    "faults/test_data_loss.py",
+    "daemon/worker/test_forwarding.py",
+    "faults/test_snapshots.py",
+    "cli/test_accept.py",
     "cli/test_output_failures.py",
+    "faults/test_denied_root.py",
+    "scenarios/test_reload_refused.py",
+    "cli/test_explain.py",
     "admin/page/test_accessibility.py",
     "packaging/test_wheel.py",
     "packaging/test_pythons.py",
-    "serverset/test_sync.py",
-    "daemon/supervisor/test_activation.py",
-    "admin/test_sse.py",
-    "daemon/worker/test_forwarding.py",
-    "daemon/supervisor/test_processes.py",
+    "cli/test_top.py",
     "scenarios/test_admin.py",
-    "faults/test_protocol.py",
-    "clients/test_clients.py",
+    "admin/test_sse.py",
+    "scenarios/test_setup_and_doctor.py",
+    "scenarios/test_transfer_abuse.py",
+    "cli/test_register_errors.py",
+    "scenarios/test_access_control.py",
     "test_support.py",
     "differential/test_differential.py",
+    "cli/test_doctor.py",
+    "cli/test_watch.py",
+    "faults/test_network.py",
 )
 """The files that take longest, which start first: otherwise the last one would run alone at the end."""
 
@@ -78,16 +97,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if _NEED_ZOOKEEPER.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.zookeeper)
     if hasattr(config, "workerinput"):  # a worker of pytest-xdist; the order without it is that of the paths
-        items.sort(key=_start_order)
+        place = _start_order(items)
+        items.sort(key=lambda item: place[item.path])
 
 
-def _start_order(item: pytest.Item) -> int:
-    """The position of the file of a test: slow ones, those that mostly wait for processes, and the others."""
-    file = item.path.relative_to(_TESTS).as_posix()
-    if file in _SLOWEST_FILES:
-        return _SLOWEST_FILES.index(file)
-    waits = any(item.get_closest_marker(name) for name in ("processes", "zookeeper"))
-    return len(_SLOWEST_FILES) + (not waits)
+def _start_order(items: list[pytest.Item]) -> dict[Path, tuple[int, int]]:
+    """The places of the files: slow ones in turn with those that use only the processor, then the others.
+
+    Slow files mostly wait. If they all started first, the processor would be idle, and busy later.
+    """
+    waits = dict.fromkeys((item.path for item in items), False)
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("processes", "zookeeper")):
+            waits[item.path] = True
+    slow = [path for name in _SLOWEST_FILES if (path := _TESTS / name) in waits]
+    others = sorted(waits.keys() - slow, key=lambda path: (waits[path], path))
+    places = {path: (number, 0) for number, path in enumerate(slow)}
+    return places | {path: (number, 1) for number, path in enumerate(others)}
 
 
 @pytest.fixture(autouse=True)
