@@ -4,6 +4,7 @@ A test that uses one of these fixtures gets the marker `zookeeper`. A file sets 
 `pytestmark`.
 """
 
+import gc
 import logging
 import os
 import uuid
@@ -114,6 +115,20 @@ def _start_order(items: list[pytest.Item]) -> dict[Path, tuple[int, int]]:
     others = sorted(waits.keys() - slow, key=lambda path: (waits[path], path))
     places = {path: (number, 0) for number, path in enumerate(slow)}
     return places | {path: (number, 1) for number, path in enumerate(others)}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect the tests without garbage collections, and exclude them from those of the tests.
+
+    They are half a million objects: a full collection would take half a second, and some tests need many.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
