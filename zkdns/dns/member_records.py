@@ -525,6 +525,9 @@ class EndpointNames:
     def __contains__(self, labels: object) -> bool:
         return labels in self._members
 
+    def __iter__(self) -> Iterator[Labels]:
+        return iter(self._members)
+
     def is_nonterminal(self, labels: Labels) -> bool:
         """Whether there are names that end with these labels (possibly none)."""
         return labels in self._nonterminals

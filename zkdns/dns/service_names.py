@@ -37,18 +37,14 @@ from zkdns.dns.member_records import (
     OwnAddresses,
     Shards,
     Targets,
-    Use,
-    Uses,
-    endpoint_key,
     is_in_order,
     order_of,
-    representative,
     unresolved_hosts,
 )
 from zkdns.dns.message import Type
 from zkdns.dns.ordered import Ordered
 from zkdns.dns.records import Address, FixedNode, Node, Target, TargetNames
-from zkdns.dns.rrset import EQUAL_WEIGHT, Weighting, weighting_of
+from zkdns.dns.rrset import EQUAL_WEIGHT, weighting_of
 from zkdns.dns.steps import CHUNK, COMPARED_AT_ONCE, COMPARISON, MEMBER, Run, Steps, chunks_of
 from zkdns.names import MAX_LABEL, Labels
 from zkdns.serverset.member import Endpoint, Member
@@ -62,18 +58,15 @@ _ENDPOINTS = "endpoints"  # the name of an index
 IndexT = TypeVar("IndexT", bound=MemberIndex)
 
 
-class ServedMember(NamedTuple):
-    """A served member, with its label and weighting.
+class MemberName(NamedTuple):
+    """The member whose records are at a name directly below the service's own name.
 
-    `represented_by` is the member whose records stand for this one, because it has the same endpoint. None:
-    this member has records of its own.
+    `host` is the additional endpoint whose host has the name. None: it is a name of the member itself.
     """
 
-    label: bytes
-    origin: str
-    member: Member
-    weighting: Weighting
-    represented_by: Member | None
+    kind: Literal["member", "shard", "host"]
+    entry: LabeledMember
+    host: Endpoint | None = None
 
 
 class KnownSet:
@@ -142,6 +135,7 @@ class ServiceView:
         self._indexes: dict[str, MemberIndex] = {}
         self._nodes: dict[Labels, Node] = {(): _ServiceNode(self, self._names)}
         self._ended: list[LabeledMember] = []
+        self._changed_labels: dict[bytes, None] | None = None
 
     @property
     def size(self) -> int:
@@ -185,6 +179,14 @@ class ServiceView:
         self._others.may_exist = True
         return label not in self._claims and b"-" not in label
 
+    def take_changed_labels(self) -> Collection[bytes] | None:
+        """The labels before the service's own name whose member may have changed since the last call.
+
+        None: this is the first call.
+        """
+        changed, self._changed_labels = self._changed_labels, {}
+        return changed
+
     def take_ended(self) -> Iterator[Labels]:
         """The names that may have ended since the last call, as labels before the service's own name."""
         ended, self._ended = self._ended, []
@@ -197,7 +199,7 @@ class ServiceView:
     def _take_labels(self, entries: list[LabeledMember]) -> Iterator[Labels]:
         """All labels of these members, which are released one by one."""
         while entries:
-            for label in self._labels_of(entries.pop()):
+            for label in self.labels_of(entries.pop()):
                 yield (label,)
 
     def _compare(
@@ -385,6 +387,7 @@ class ServiceView:
 
     def _index(self, entry: LabeledMember) -> None:
         """Add an entry with a label to all indexes."""
+        self._note_labels(entry)
         if not entry.is_served:
             return
         if entry.label is not entry.base and entry.label != entry.base:
@@ -405,6 +408,7 @@ class ServiceView:
 
     def _unindex(self, entry: LabeledMember) -> None:
         """Remove an entry from all indexes."""
+        self._note_labels(entry)
         if not entry.is_served:
             return
         if self._relabeled.get(entry.label) is entry:
@@ -425,6 +429,10 @@ class ServiceView:
         self._with_service -= entry.member.service is not None
         for index in self._indexes.values():
             index.remove(entry)
+
+    def _note_labels(self, entry: LabeledMember) -> None:
+        if self._changed_labels is not None:
+            self._changed_labels.update(dict.fromkeys(self.labels_of(entry)))
 
     def _index_of(self, name: str, make: Callable[[], IndexT]) -> IndexT:
         """The index with this name, which is created in steps and then maintained."""
@@ -448,8 +456,20 @@ class ServiceView:
         if prefix[-1] in PROTOCOLS:
             return self._endpoint_node(prefix)
         if len(prefix) == 1:
-            return self._member_node(prefix[0]) or self._host_node(prefix[0])
+            found = self.name_at(prefix[0])
+            return None if found is None else self.node_of(found)
         return None
+
+    def present(self) -> Sequence[LabeledMember]:
+        """The served members in order, without departed ones."""
+        return self._present.values
+
+    def shared_prefixes(self) -> Iterator[Labels]:
+        """The labels of `prefixes` at which several members may have records."""
+        yield ()
+        for path in self._endpoints:
+            for protocol in PROTOCOLS:
+                yield (*path, protocol)
 
     def prefixes(self) -> Iterator[Labels]:
         """All labels at which `find` returns a node with records."""
@@ -472,29 +492,14 @@ class ServiceView:
         entries = (entry for entry in self._departed.values() if entry.is_served)
         return sorted(entries, key=lambda entry: entry.order)
 
-    def served_members(self) -> Iterator[ServedMember]:
-        """The members at the service's own name.
-
-        The newest one represents all members with the same endpoint.
-        """
-        uses: Uses[tuple[str, int]] = Uses()
-        for entry in self._present:
-            if entry.member.service:
-                uses.add(endpoint_key(entry.member.service), Use(entry.order, entry, entry.member.service))
-        newest = {key: representative(uses.of(key)).entry for key in uses}
-        for entry in self._present:
-            first = newest[endpoint_key(entry.member.service)] if entry.member.service else entry
-            represented_by = first.member if first is not entry else None
-            yield ServedMember(entry.label, entry.origin, entry.member, entry.weighting, represented_by)
-
-    def member_at(self, label: bytes) -> tuple[Literal["member", "shard", "host"], str, Member] | None:
-        """The member with this label (in lower case) before the service's own name, and the kind of label."""
+    def name_at(self, label: bytes) -> MemberName | None:
+        """The member with this label (in lower case) before the service's own name."""
         if entry := self._named(label):
-            return "member", entry.origin, entry.member
+            return MemberName("member", entry)
         if entry := self._at_shard(label):
-            return "shard", entry.origin, entry.member
+            return MemberName("shard", entry)
         if found := self._host_at(label):
-            return "host", found[0].origin, found[0].member
+            return MemberName("host", *found)
         return None
 
     def rfc2782_node(self, before: int, protocol: bytes) -> Node | None:
@@ -521,34 +526,18 @@ class ServiceView:
         node = self._nodes[(b"",)] = _Rfc2782Node(self, self._rfc2782_names)
         return node
 
-    def _member_node(self, label: bytes) -> Node | None:
-        """The node of a member, found by its label, its znode's name or its shard."""
-        entry = self._named(label) or self._at_shard(label)
-        if entry is None:
-            return None
-        endpoints = entry.member.endpoints
-        addresses = list(map(Address, self._hosts.addresses(endpoints[0]))) if endpoints else []
+    def node_of(self, name: MemberName) -> Node:
+        """The node at the name of a member, or at that of an additional endpoint's host."""
+        entry, host = name.entry, name.host
+        endpoint = next(iter(entry.member.endpoints), None) if host is None else host
+        addresses = list(map(Address, self._hosts.addresses(endpoint))) if endpoint else []
+        target = None if host is None else self._hosts.target(entry, host, entry.weighting)
         return FixedNode(
             self._names,
             addresses=addresses,
-            targets=self._hosts.own_targets(entry),
-            texts=(entry,),
-            is_unresolved=not addresses and bool(endpoints),
-        )
-
-    def _host_node(self, label: bytes) -> Node | None:
-        """The node of an additional endpoint's host, if it is not the member's own host."""
-        found = self._host_at(label)
-        if found is None:
-            return None
-        entry, endpoint = found
-        addresses = list(map(Address, self._hosts.addresses(endpoint)))
-        target = self._hosts.target(entry, endpoint, entry.weighting)
-        return FixedNode(
-            self._names,
-            addresses=addresses,
-            targets=[target] if target else [],
-            is_unresolved=not addresses,
+            targets=self._hosts.own_targets(entry) if host is None else [target] if target else [],
+            texts=(entry,) if host is None else (),
+            is_unresolved=not addresses and endpoint is not None,
         )
 
     def _endpoint_node(self, prefix: Labels) -> Node | None:
@@ -623,7 +612,7 @@ class ServiceView:
             return None
         return self._index_of("shards", Shards).get(label)
 
-    def _labels_of(self, entry: LabeledMember) -> Iterator[bytes]:
+    def labels_of(self, entry: LabeledMember) -> Iterator[bytes]:
         """All labels of names that exist because of this member."""
         yield entry.label
         yield _fold(entry.member.name).encode()

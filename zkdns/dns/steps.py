@@ -63,16 +63,21 @@ class UnfinishedError(Exception):
     """A query needs work that is not finished yet.
 
     Attributes:
-        defer: makes the deferred response.
+        key: the service whose steps are not finished.
     """
 
     def __init__(self, key: Labels, deferral: Deferral) -> None:
         super().__init__(key)
-        self._key, self._deferral = key, deferral
+        self.key, self._deferral = key, deferral
 
     def defer(self, retry: Retry) -> bytes:
         """Make a deferred response, for which `retry` is called when the work is finished."""
-        return self._deferral(self._key, retry)
+        return self._deferral(self.key, retry)
+
+
+def _never(_key: Labels, _retry: Retry) -> bytes:
+    """The deferral of `StepRunner.in_pieces`, which makes no response."""
+    raise NotImplementedError
 
 
 def chunks_of(items: Sequence[Item], size: int = CHUNK) -> Iterable[Sequence[Item]]:
@@ -157,6 +162,20 @@ class StepRunner:
             yield
         finally:
             self.deferral = deferral
+
+    def in_pieces(self, find: Callable[[], Result]) -> Generator[None, None, Result]:
+        """Call a function, and run the steps that it needs in pieces. Returns its result."""
+        while True:
+            deferral, self.deferral = self.deferral, _never
+            try:
+                return find()
+            except UnfinishedError as unfinished:
+                key = unfinished.key
+            finally:
+                self.deferral = deferral
+            yield
+            while not self.advance(key, self.work_at_once):
+                yield
 
     def is_unfinished(self, key: Labels) -> bool:
         """Whether the service has unfinished steps."""

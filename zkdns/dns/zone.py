@@ -117,6 +117,7 @@ class Zone:
 
     Attributes:
         steps: runs the work on views, at once unless it has a deferral.
+        moves: number of calls of `refresh` in which services have come or gone.
 
     Args:
         table: services and members; `refresh` must be called after each change.
@@ -144,6 +145,7 @@ class Zone:
         self._small_views: LRUCache[Labels, ServiceView] = LRUCache(_MAX_CACHED_MEMBERS, _size_of)
         self._large_views = _LargeViews(self.steps.release)
         self._changed: set[Labels] = set()
+        self.moves = 0
         self._locations: dict[Labels, _Location] = {}
         self._services_at: Counter[_Location] = Counter()
         # Keys by name in wire format, without the root label: the services in a zone.
@@ -167,6 +169,11 @@ class Zone:
     def services(self) -> Collection[Labels]:
         """The keys of all services."""
         return self._table.services.keys()
+
+    def is_read(self, key: Labels) -> bool:
+        """Whether the service with this key exists, and its members are known."""
+        service = self._table.services.get(key)
+        return service is not None and not service.is_unread
 
     @property
     def hides_empty_services(self) -> bool:
@@ -260,12 +267,20 @@ class Zone:
         if service.is_unread:
             yield key
             return
-        more = rfc2782_names(key, _own_labels(service)) if len(key[0]) < MAX_LABEL else ()
         view = self.view(key)
-        names = ((*prefix, *key) for prefix in view.prefixes())
-        yield from (name for name in (*names, *more) if wire_length(name) <= MAX_NAME)
+        yield from self._with_rfc2782_names(service, view.prefixes())
         if isinstance(view, DnsSdServiceView):
             yield from view.instance_names()
+
+    def shared_names(self, key: Labels) -> Iterator[Labels]:
+        """The names of `names_of_service` at which several members may have records."""
+        yield from self._with_rfc2782_names(self._table.services[key], self.view(key).shared_prefixes())
+
+    def _with_rfc2782_names(self, service: Service, prefixes: Iterable[Labels]) -> Iterator[Labels]:
+        key = service.key
+        more = rfc2782_names(key, _own_labels(service)) if len(key[0]) < MAX_LABEL else ()
+        names = ((*prefix, *key) for prefix in prefixes)
+        yield from (name for name in (*names, *more) if wire_length(name) <= MAX_NAME)
 
     def dns_sd_names(self) -> Iterator[Labels]:
         """The names with records of whole domains (DNS-SD); a service may have precedence at some of them."""
@@ -515,6 +530,7 @@ class Zone:
                 continue
             others.update(*(rivals(key, each[0] + 1) for each in (known, location) if each is not None))
         if moved:
+            self.moves += 1
             others |= self._affected_by(moved)
             changed.add(ANY_SERVICE)
         changed |= self._locations.keys() & others

@@ -10,10 +10,12 @@ import dns.rdatatype
 from tests.dns.helpers import put
 from zkdns.config import load_config
 from zkdns.dns.authority import Authority
-from zkdns.dns.transfer.contents import service_blocks, soa_template, zone_blocks
+from zkdns.dns.steps import run_at_once
+from zkdns.dns.transfer.contents import soa_template
 from zkdns.dns.transfer.versions import ZoneVersions
+from zkdns.dns.transfer.zone_records import ZoneRecords
 from zkdns.names import Labels
-from zkdns.table import ANY_SERVICE, Table
+from zkdns.table import Table
 
 ZONE = (b"discovery",)
 
@@ -33,6 +35,7 @@ class Versions:
         self.authority.set_health(ready=True, stale=False)
         soa = soa_template(self.authority.zone, ZONE)
         self.zone = ZoneVersions(ZONE, soa, max_versions=max_versions, max_bytes=max_bytes)
+        self._records = ZoneRecords(self.authority, {ZONE: self.zone})
 
     def publish(self, serial: int, **services: Sequence[str]) -> bool:
         """Set the members of services of the environment `prod`, and publish a version."""
@@ -40,15 +43,9 @@ class Versions:
         for name, members in services.items():
             keys |= self.table.apply(put(f"{name}.prod", members))
         self.table.serial = serial
-        for key in self.authority.refresh(keys) - {ANY_SERVICE}:
-            steps = service_blocks(self.authority.zone, key)
-            try:
-                while True:
-                    next(steps)
-            except StopIteration as ended:
-                self.zone.stage(key, ended.value.get(ZONE, ()))
-        self.zone.stage(ANY_SERVICE, zone_blocks(self.authority.zone, ZONE))
-        return self.zone.publish(serial)
+        self._records.refresh(keys)
+        run_at_once(self._records.stage())
+        return self._records.publish(ZONE, serial)
 
 
 def records_in(messages: Iterable[bytes]) -> list[str]:

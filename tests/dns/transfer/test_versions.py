@@ -164,9 +164,8 @@ def test_large_services_are_in_several_messages() -> None:
     assert len(wires) > 3
     assert all(len(wire) <= 65535 - 100 for wire in wires)
     assert min(map(len, wires[:-1])) > 48_000
-    assert len(records_in(wires)) == sum(block.records for block in version.blocks()) + 2
-    blocks = tuple(version.blocks())
-    assert sum(map(len, split_records(blocks))) == size_of(blocks)
+    assert len(records_in(wires)) == sum(block.records for block in version.blocks) + 2
+    assert sum(map(len, split_records(version.blocks))) == size_of(version.blocks)
 
 
 @settings(max_examples=50, deadline=None)
@@ -182,7 +181,7 @@ def test_all_differences_lead_to_the_present_version(steps: list[dict[str, set[i
         )
         version = versions.zone.current()
         assert version is not None
-        contents[serial] = set(split_records(version.blocks()))
+        contents[serial] = set(split_records(version.blocks))
     for serial, content in contents.items():
         records = content
         differences = versions.zone.differences_since(serial)

@@ -21,6 +21,7 @@ from zkdns.dns.freshness import Freshness
 from zkdns.dns.member_labels import label_prefix, member_label
 from zkdns.dns.message import CLASS_IN, Query, Type
 from zkdns.dns.reverse import ReverseZones, address_of
+from zkdns.dns.served_members import served_members
 from zkdns.dns.service_names import PROTOCOLS
 from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.errors import BadValueError
@@ -195,7 +196,7 @@ class NameClassifier:
 
     def _classify_member(self, key: Labels, origin: str, name: str) -> NameClass:
         """Classify the own name of a member, given by its znode. It has none if it is not answered."""
-        for served in self._zone.view(key).served_members():
+        for served in served_members(self._zone.view(key)):
             if (served.origin, served.member.name) == (origin, name):
                 return self._classify_in_zone((served.label, *key))
         service = to_text(key)
@@ -287,9 +288,9 @@ class NameClassifier:
         if labels[-len(key) :] != key:
             if labels[0].startswith(b"_"):
                 return "rfc2782", f"it is the service {service} in RFC 2782's form: SRV", None
-            owner = self._zone.view(key).member_at(labels[0])
+            owner = self._zone.view(key).name_at(labels[0])
             rule = f"it is the DNS-SD instance name of a member of {service}"
-            return "dns-sd", rule, (owner[1], owner[2].name) if owner else None
+            return "dns-sd", rule, (owner.entry.origin, owner.entry.member.name) if owner else None
         if not prefix:
             return "service", f"it is the service {service}", None
         if prefix[-1] in PROTOCOLS:
@@ -297,16 +298,16 @@ class NameClassifier:
                 return "environment", f"the names of additional endpoints of {service} are below it", None
             endpoint = to_text(prefix[:-1]).removeprefix("_")
             return "endpoint", f"it is the additional endpoint {endpoint} of {service}: SRV", None
-        owner = self._zone.view(key).member_at(prefix[0])
+        owner = self._zone.view(key).name_at(prefix[0])
         assert owner is not None  # noqa: S101 - all other names below a service are handled above
-        kind, origin, member = owner
+        member = owner.entry.member
         name = member.name
         rules = {
             "member": f"it is the member {name} of {service}",
             "shard": f"it is shard {member.shard} of {service}: the member {name}",
             "host": f"it is the host of an additional endpoint of {service}'s member {name}",
         }
-        return kind, rules[kind], (origin, name)
+        return owner.kind, rules[owner.kind], (owner.entry.origin, name)
 
     # -- names in the zones that do not exist --------------------------------------------------------------
 

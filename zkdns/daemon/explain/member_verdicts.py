@@ -11,7 +11,7 @@ from zkdns.address import HostPort
 from zkdns.admin.api_types import ExplainedMember, Session, Verdict
 from zkdns.clock import elapsed_seconds
 from zkdns.daemon.watcher.context import WatcherContext
-from zkdns.dns.service_names import ServedMember
+from zkdns.dns.served_members import ServedMember, served_members
 from zkdns.dns.zone import Policy, Zone
 from zkdns.durations import format_duration
 from zkdns.errors import BadMemberError
@@ -43,7 +43,7 @@ class MemberVerdicts:
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
         """Yield all members of a service, and the znodes that could not be parsed or read."""
         service = self._table.services[key]
-        by_member = {(one.origin, one.member.name): one for one in self._zone.view(key).served_members()}
+        by_member = {(one.origin, one.member.name): one for one in served_members(self._zone.view(key))}
         has_weighted = any(one.weighting.weight > 0 and not one.weighting.held for one in by_member.values())
         policy = self._zone.policy_of(key)
         beyond = _members_beyond_limit(list(by_member.values()), policy, has_weighted=has_weighted)
@@ -152,14 +152,12 @@ class MemberVerdicts:
 
 
 def _members_beyond_limit(
-    served_members: list[ServedMember], policy: Policy, *, has_weighted: bool
+    served: list[ServedMember], policy: Policy, *, has_weighted: bool
 ) -> set[tuple[str, str]]:
     """Return the members that no answer has, because of `max_answers` and a fixed order."""
     if policy.max_answers is None or policy.order != "fixed":
         return set()
-    candidates = [
-        one for one in served_members if one.represented_by is None and one.member.service is not None
-    ]
+    candidates = [one for one in served if one.represented_by is None and one.member.service is not None]
     if has_weighted:
         candidates = [one for one in candidates if one.weighting.weight > 0]
     return {(one.origin, one.member.name) for one in candidates[policy.max_answers :]}

@@ -14,14 +14,15 @@ A version has the content of the table at its serial, and nothing else:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
 
 import structlog
 
 from zkdns.daemon.ipc.feed import Subscriber
 from zkdns.dns.authority import Authority
-from zkdns.dns.transfer.contents import service_blocks, zone_blocks
 from zkdns.dns.transfer.versions import ZoneVersions
+from zkdns.dns.transfer.zone_records import ZoneRecords
 from zkdns.names import Labels, to_text
 from zkdns.table import ANY_SERVICE, Table
 
@@ -29,6 +30,8 @@ log = structlog.get_logger("zkdns.transfer")
 
 TICK_SECONDS = 0.2
 """Changes within this time make one version."""
+PIECE_SECONDS = 0.005
+"""Time after which work is interrupted to answer queries."""
 _MAX_ROUNDS = 5
 """After this many rounds, in each of which services have changed, the rest is made without a pause."""
 
@@ -56,7 +59,7 @@ class ZoneUpdates:
         self._table, self._authority, self._versions = table, authority, versions
         self._on_version, self._tick_seconds = on_version, tick_seconds
         self._subscriber: Subscriber | None = None
-        self._dirty: set[Labels] = {ANY_SERVICE}
+        self._records = ZoneRecords(authority, versions)
         self._has_changed = asyncio.Event()
         self._lock = asyncio.Lock()
         self._has_warned = False
@@ -72,7 +75,7 @@ class ZoneUpdates:
 
     def on_change(self, keys: Iterable[Labels]) -> None:
         """Note that these services have changed, or with () the health of a source."""
-        self._dirty |= self._authority.refresh(keys)
+        self._records.refresh(keys)
         self._has_changed.set()
 
     async def run(self) -> None:
@@ -87,37 +90,17 @@ class ZoneUpdates:
         async with self._lock:
             self._has_changed.clear()
             rounds = 0
-            while self._dirty:
+            while self._records.has_changed:
                 rounds += 1
-                keys, self._dirty = self._dirty, set()
-                for key in keys:
-                    await self._stage(key, may_pause=rounds < _MAX_ROUNDS)
+                await _run(self._records.stage(), may_pause=rounds < _MAX_ROUNDS)
             self._publish()  # without a pause since the last look at the changed services
-
-    async def _stage(self, key: Labels, *, may_pause: bool) -> None:
-        """Make the records of a service, or with `ANY_SERVICE` those of the zones as a whole."""
-        if key == ANY_SERVICE:
-            return  # `_publish` always makes these, since they may depend on the whole table
-        steps = service_blocks(self._authority.zone, key)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as ended:
-                for apex, versions in self._versions.items():
-                    versions.stage(key, ended.value.get(apex, ()))
-                break
-            if may_pause:
-                await asyncio.sleep(0)
-        if may_pause:
-            await asyncio.sleep(0)
 
     def _publish(self) -> None:
         serial = self._table.serial
         for apex, versions in self._versions.items():
             if not self._is_whole(apex):
                 continue
-            versions.stage(ANY_SERVICE, zone_blocks(self._authority.zone, apex))
-            if versions.publish(serial):
+            if self._records.publish(apex, serial):
                 self._on_version(apex)
             elif versions.has_unpublished and not self._has_warned:
                 self._has_warned = True
@@ -129,3 +112,12 @@ class ZoneUpdates:
         if self._subscriber is None or freshness.is_unknown(apex, apex, ANY_SERVICE, exists=True):
             return False
         return all(map(self._subscriber.is_whole, freshness.sources_in(apex)))
+
+
+async def _run(steps: Generator[None, None, None], *, may_pause: bool) -> None:
+    """Run steps. With pauses, queries are answered meanwhile."""
+    pause_at = time.monotonic() + PIECE_SECONDS
+    for _ in steps:
+        if may_pause and time.monotonic() > pause_at:
+            await asyncio.sleep(0)
+            pause_at = time.monotonic() + PIECE_SECONDS

@@ -29,7 +29,7 @@ def full_zone(query: Query, version: Version, reserved: int) -> Iterator[bytes]:
         reserved: bytes to leave free in each message, for the signature.
     """
     soa = Block(1, version.soa.record(version.serial))
-    return _pack(query, _between(soa, version.blocks()), reserved)
+    return _pack(query, _between(soa, version.blocks), reserved)
 
 
 def differences(

@@ -1,13 +1,14 @@
 """The versions of a zone: its records now, and a journal of the differences between the last versions.
 
-    stage(service, blocks) … ──▶ publish(serial) ──▶ the next version, and the difference between both
+    stage(removed, added) … ──▶ publish(serial) ──▶ the next version, and the difference between both
 
-A transfer that has begun keeps the blocks of its version. They are shared by all versions that have them.
+A version is a set of blocks. A transfer that has begun keeps those of its version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from zkdns.dns.serial import is_newer
@@ -39,13 +40,8 @@ class Version(NamedTuple):
 
     serial: int
     soa: SoaTemplate
-    content: tuple[tuple[Block, ...], ...]
+    blocks: tuple[Block, ...]
     """All records except the SOA."""
-
-    def blocks(self) -> Iterator[Block]:
-        """All records except the SOA."""
-        for blocks in self.content:
-            yield from blocks
 
 
 class ZoneVersions:
@@ -71,8 +67,8 @@ class ZoneVersions:
         self._soa = soa
         self._max_versions, self._max_bytes = max_versions, max_bytes
         self._serial: int | None = None
-        self._content: dict[Labels, tuple[Block, ...]] = {}
-        self._staged: dict[Labels, tuple[Block, ...]] = {}
+        self._blocks: Counter[Block] = Counter()
+        self._staged: Counter[Block] = Counter()  # negative numbers for removed blocks
         self._journal: dict[int, Difference] = {}  # by the older serial, the oldest difference first
         self._version: Version | None = None
 
@@ -89,20 +85,17 @@ class ZoneVersions:
     def current(self) -> Version | None:
         """The present version. None: there is none yet."""
         if self._version is None and self._serial is not None:
-            self._version = Version(self._serial, self._soa, tuple(self._content.values()))
+            self._version = Version(self._serial, self._soa, tuple(self._blocks))
         return self._version
 
-    def stage(self, part: Labels, blocks: tuple[Block, ...]) -> None:
-        """Set the records of a part of the next version.
-
-        Args:
-            part: the key of a service, or () for the records of the zone as a whole.
-            blocks: all records of this part.
-        """
-        if blocks == self._content.get(part, ()):
-            self._staged.pop(part, None)
-        else:
-            self._staged[part] = blocks
+    def stage(self, removed: Iterable[Block], added: Iterable[Block]) -> None:
+        """Replace blocks in the next version."""
+        staged = self._staged
+        for blocks, step in ((removed, -1), (added, +1)):
+            for block in blocks:
+                staged[block] += step
+                if not staged[block]:
+                    del staged[block]
 
     def publish(self, serial: int) -> bool:
         """Make the staged records the present version.
@@ -113,15 +106,14 @@ class ZoneVersions:
         """
         if serial == self._serial:
             return False
-        staged, self._staged = self._staged, {}
+        staged, self._staged = self._staged, Counter()
         if self._serial is not None:
-            self._add_difference(self._difference(self._serial, serial, staged))
-        for part, blocks in staged.items():
-            self.size += size_of(blocks) - size_of(self._content.get(part, ()))
-            if blocks:
-                self._content[part] = blocks
-            else:
-                self._content.pop(part, None)
+            self._add_difference(_difference(self._serial, serial, staged))
+        for block, step in staged.items():
+            self.size += step * len(block.data)
+            self._blocks[block] += step
+            if not self._blocks[block]:
+                del self._blocks[block]
         self._serial, self._version = serial, None
         return True
 
@@ -154,23 +146,6 @@ class ZoneVersions:
             found.append(Difference(start, at, (), ()))
         return found
 
-    def _difference(self, before: int, after: int, staged: dict[Labels, tuple[Block, ...]]) -> Difference:
-        removed: dict[bytes, None] = {}
-        added: dict[bytes, None] = {}
-        for part, blocks in staged.items():
-            # The first and last blocks of a large service are often the same.
-            old, new = _without_common(self._content.get(part, ()), blocks)
-            left, came = dict.fromkeys(split_records(old)), dict.fromkeys(split_records(new))
-            removed |= {record: None for record in left if record not in came}
-            added |= {record: None for record in came if record not in left}
-        moved = removed.keys() & added.keys()  # a name that now belongs to another service
-        return Difference(
-            before,
-            after,
-            join_records([record for record in removed if record not in moved]),
-            join_records([record for record in added if record not in moved]),
-        )
-
     def _add_difference(self, difference: Difference) -> None:
         if not is_newer(difference.after, difference.before) or difference.before in self._journal:
             self._journal.clear()  # serials have begun anew: IXFR cannot describe that
@@ -190,14 +165,12 @@ def size_of(blocks: tuple[Block, ...]) -> int:
     return sum(len(block.data) for block in blocks)
 
 
-def _without_common(
-    old: tuple[Block, ...], new: tuple[Block, ...]
-) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-    """Both without the blocks that are the same at the beginning and at the end."""
-    start, shortest = 0, min(len(old), len(new))
-    while start < shortest and old[start] == new[start]:
-        start += 1
-    end = 0
-    while end < shortest - start and old[-1 - end] == new[-1 - end]:
-        end += 1
-    return old[start : len(old) - end], new[start : len(new) - end]
+def _difference(before: int, after: int, staged: Counter[Block]) -> Difference:
+    removed = dict.fromkeys(split_records(block for block, step in staged.items() if step < 0))
+    added = dict.fromkeys(split_records(block for block, step in staged.items() if step > 0))
+    return Difference(
+        before,
+        after,
+        join_records([record for record in removed if record not in added]),
+        join_records([record for record in added if record not in removed]),
+    )
