@@ -50,7 +50,7 @@ Run: TypeAlias = Callable[[Steps], None]
 """Runs the steps of one service. Raises `UnfinishedError` if there are many."""
 
 
-def run_at_once(steps: Generator[int, None, Result]) -> Result:
+def run_at_once(steps: Generator[object, None, Result]) -> Result:
     """Run all steps, and return their result."""
     while True:
         try:
