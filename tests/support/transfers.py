@@ -78,7 +78,7 @@ def transfer(server: ZkdnsServer, zone: dns.zone.Zone | None = None, **options: 
 
 def serial_of(zone: dns.zone.Zone) -> int:
     """The serial of a zone's SOA record."""
-    return int(zone.find_rdataset(ZONE, "SOA")[0].serial)
+    return int(zone.get_soa().serial)
 
 
 def records_of(zone: dns.zone.Zone) -> set[tuple[str, str, int, str]]:
