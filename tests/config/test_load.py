@@ -240,6 +240,7 @@ allow_notify = ["10.1.0.0/16"]
     assert load(primary=("10.0.0.53",)).primary.refresh == 5
     state = load(primary=("10.0.0.53",), environment={"STATE_DIRECTORY": "/var/lib/zkdns"})
     assert state.snapshot.path == "/var/lib/zkdns/table"
+    assert state.transfer.directory is None
 
 
 def _flags(name: str, value: object) -> dict[str, Any]:

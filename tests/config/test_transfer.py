@@ -32,6 +32,7 @@ def test_all_settings_are_read() -> None:
         allow = ["10.0.0.2", "10.1.0.0/16"]
         notify = ["10.0.0.2", "10.0.0.3:5353#Key.One", "[fd00::1]:53"]
         journal = 0
+        directory = "zones"
         max_transfers = 3
         [[transfer.keys]]
         name = "Key.One"
@@ -50,6 +51,7 @@ def test_all_settings_are_read() -> None:
             NotifyTarget(HostPort("fd00::1", 53)),
         ),
         journal=0,
+        directory=str(Path("zones").absolute()),
         max_transfers=3,
         keys=(
             TransferKey("key.one", secret=b"a secret of these tests"),

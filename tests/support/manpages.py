@@ -64,7 +64,7 @@ _FILES = {
 }
 _SYSTEMD = {
     "CONFIGURATION_DIRECTORY": "The configuration file is `zkdns.toml` in this directory, if it exists.",
-    "STATE_DIRECTORY": "The snapshot is `table` in this directory.",
+    "STATE_DIRECTORY": "The snapshot is `table` in this directory, and stored zones are in `zones`.",
     "RUNTIME_DIRECTORY": "The Unix socket of the HTTP API is `api` in this directory.",
     "CREDENTIALS_DIRECTORY": "The credentials for ZooKeeper are `zookeeper.toml` in this directory, and the "
     "token for changes over HTTP is `admin_token`.",

@@ -267,6 +267,9 @@ def _add_defaults(
     has_snapshot = bool(values.keys() & {"zookeeper.hosts", "primary.servers"})
     if has_snapshot and (snapshot := _path_in("STATE_DIRECTORY", "table", environment)):
         values.setdefault("snapshot.path", snapshot)
+    is_primary = bool(values.keys() & {"transfer.allow", "transfer.keys"})
+    if is_primary and (zones := _path_in("STATE_DIRECTORY", "zones", environment)):
+        values.setdefault("transfer.directory", zones)
     if credentials := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
         values.setdefault("zookeeper.credentials", credentials)
     if "primary.servers" in values and (

@@ -213,6 +213,8 @@ class TransferSettings(msgspec.Struct, frozen=True):
     A change of one member of a service takes some 1 KiB, so that a secondary that was away for some thousand
     changes still gets differences.
     """
+    directory: str | None = None
+    """Directory that keeps the zones and their journals over restarts. None: they are in memory only."""
     max_transfers: int = 8
     """Full transfers at the same time. Each holds at most some 500 KiB, and takes the time of one core."""
 

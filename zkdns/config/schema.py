@@ -545,6 +545,14 @@ TRANSFER = (
         in_flags=False,
     ),
     Setting(
+        "transfer.directory",
+        path,
+        "DIRECTORY",
+        "Directory that keeps the zones and their journals over restarts.",
+        used_by=_TRANSFER,
+        in_flags=False,
+    ),
+    Setting(
         "transfer.max_transfers",
         integer(1, MAX_TRANSFERS),
         "COUNT",

@@ -11,7 +11,7 @@ import itertools
 import random
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -166,7 +166,7 @@ class Zone:
         return self._zones
 
     @property
-    def services(self) -> Collection[Labels]:
+    def services(self) -> KeysView[Labels]:
         """The keys of all services."""
         return self._table.services.keys()
 

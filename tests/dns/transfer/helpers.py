@@ -9,6 +9,8 @@ import dns.rdatatype
 
 from tests.dns.helpers import put
 from zkdns.config import load_config
+from zkdns.daemon.transfer.zone_store import Parts, StoredZone
+from zkdns.daemon.transfer.zone_updates import restore_zone
 from zkdns.dns.authority import Authority
 from zkdns.dns.steps import run_at_once
 from zkdns.dns.transfer.contents import soa_template
@@ -28,9 +30,9 @@ class Versions:
         authority: the names of the table.
     """
 
-    def __init__(self, *, max_versions: int = 100, max_bytes: int = 1 << 20) -> None:
+    def __init__(self, *, max_versions: int = 100, max_bytes: int = 1 << 20, ttl: int = 5) -> None:
         self.table = Table(departed_seconds=0)
-        config = load_config(flags={}, environment={}, file=None)
+        config = load_config(flags={"ttl": ttl}, environment={}, file=None)
         self.authority = Authority(self.table, config, _raise)
         self.authority.set_health(ready=True, stale=False)
         soa = soa_template(self.authority.zone, ZONE)
@@ -46,6 +48,14 @@ class Versions:
         self._records.refresh(keys)
         run_at_once(self._records.stage())
         return self._records.publish(ZONE, serial)
+
+    def restore(self, stored: StoredZone) -> None:
+        """Restore the version that was stored."""
+        restore_zone(self.zone, self._records, stored)
+
+    def parts(self) -> Parts:
+        """The records of the present version, to store them."""
+        return self._records.parts(ZONE)
 
 
 def records_in(messages: Iterable[bytes]) -> list[str]:

@@ -88,7 +88,7 @@ def _raise(_query: bytes, error: Exception) -> None:
 
 
 def is_led_to(old: set[bytes], difference: Difference) -> set[bytes]:
-    """The records after a difference, each of whose records must exist before, or not."""
+    """The records after a difference. Its removed records must exist before, and its added ones must not."""
     removed, added = set(split_records(difference.removed)), set(split_records(difference.added))
     assert removed <= old
     assert not added & old

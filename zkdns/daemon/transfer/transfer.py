@@ -10,6 +10,7 @@
     RelayServer        daemon/ipc/relay.py           receives queries from the workers
     TransferResponder  dns/transfer/responder.py     decides who gets which response
     Notifier           notifier.py                   sends NOTIFY
+    ZoneStore          zone_store.py                 keeps the versions on disk over restarts
 
 It runs only if zone transfers are configured. The secrets of TSIG keys are in this process alone.
 """
@@ -19,6 +20,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
+from functools import partial
+from pathlib import Path
 
 import dns.name
 import dns.tsig
@@ -31,6 +34,7 @@ from zkdns.daemon.ipc.child import RETIRE_SECONDS, Follow, Orders, Report, Retir
 from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
 from zkdns.daemon.ipc.relay import RelayedQuery, RelayServer
 from zkdns.daemon.transfer.notifier import Notifier
+from zkdns.daemon.transfer.zone_store import ZoneStore
 from zkdns.daemon.transfer.zone_updates import ZoneUpdates
 from zkdns.dns.authority import Authority
 from zkdns.dns.transfer.contents import soa_template
@@ -96,6 +100,15 @@ class _Transfers:
             task.feed, table, self._updates.on_change, self._on_health, namespaces=config.namespaces
         )
         self._updates.follow(self._subscriber)
+        directory = config.transfer.directory if config.transfer.journal else None
+        self._stores = (
+            {apex: ZoneStore(Path(directory), apex, soa_template(zone, apex)) for apex in config.zones}
+            if directory is not None
+            else {}
+        )
+        for apex, store in self._stores.items():
+            if (stored := store.load()) is not None:
+                self._updates.restore(apex, stored)
         self._responder = TransferResponder(
             self._versions,
             keys,
@@ -115,6 +128,7 @@ class _Transfers:
             self._subscriber.run(),
             self._updates.run(),
             self._notifier.run(),
+            *(store.run() for store in self._stores.values()),
             self._report(send_report),
         )
 
@@ -129,6 +143,8 @@ class _Transfers:
 
     async def finish(self) -> None:
         """Wait until the responses that have begun are sent, for a limited time."""
+        for store in self._stores.values():
+            await store.stop()
         try:
             async with asyncio.timeout(RETIRE_SECONDS):
                 await self.server.wait_until_idle()
@@ -144,6 +160,8 @@ class _Transfers:
                 "zone_transferable", zone=to_text(apex), serial=versions.serial, zone_bytes=versions.size
             )
         self._notifier.notify(apex)
+        if apex in self._stores:
+            self._stores[apex].note(self._versions[apex], partial(self._updates.parts, apex))
 
     def _on_health(self, health: SourceHealth) -> None:
         self._authority.set_health(ready=health.ready, stale=health.is_stale, source=health.source)

@@ -66,7 +66,7 @@ def owner_in_zone(name: Labels, apex: Labels) -> bytes:
 
 
 def with_target(rest: bytes, owner: Labels, apex: Labels) -> bytes:
-    """A record without its owner, whose data is a name that may refer to the owner."""
+    """A record without its owner name. Its data is a name, which may end with a pointer to the owner."""
     target, _ = name_at(rest, RECORD.size, owner)
     data = owner_in_zone(target, apex) if target[-len(apex) :] == apex else to_wire(target)
     rtype, rclass, ttl, _ = RECORD.unpack_from(rest)

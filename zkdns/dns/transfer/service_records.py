@@ -40,9 +40,11 @@ TRACKED_MEMBERS: Final = 200
 """Services with more members are updated name by name. Smaller ones take some milliseconds as a whole."""
 RECORDS_PER_STEP: Final = 250
 """Records between two pauses of `ServiceRecords.update`; they take about a millisecond."""
-_MEMBERS_PER_BUCKET = 8  # whose records have some 8 KiB
+_MEMBERS_PER_BUCKET = 8  # some 8 KiB of records
 _ASTERISK = b"*"
 
+Buckets: TypeAlias = Sequence[tuple[Block, ...]]
+"""The blocks of a service in one zone, by the hash of a key of each record."""
 BlockChanges: TypeAlias = dict[Labels, tuple[Sequence[Block], Sequence[Block]]]
 """The blocks that are replaced, and the new ones, by the apex of their zone."""
 
@@ -70,8 +72,8 @@ class _ZonePart:
 
     __slots__ = ("buckets",)
 
-    def __init__(self, count: int) -> None:
-        self.buckets: list[tuple[Block, ...]] = [()] * count
+    def __init__(self, buckets: Buckets) -> None:
+        self.buckets = list(buckets)
 
     def blocks(self) -> Iterator[Block]:
         """All blocks."""
@@ -139,7 +141,17 @@ class ServiceRecords:
         self._zones: dict[Labels, _ZonePart] = {}
         self._count = 1  # of buckets
         self._shared: dict[tuple[Labels, int], _Shared] = {}
-        self._view: weakref.ref[ServiceView] | None = None  # whose changed labels are taken
+        self._view: weakref.ref[ServiceView] | None = None  # the source of changed labels
+
+    def buckets(self, apex: Labels) -> Buckets:
+        """The blocks in a zone."""
+        part = self._zones.get(apex)
+        return () if part is None else tuple(part.buckets)
+
+    def restore(self, apex: Labels, buckets: Buckets) -> None:
+        """Set the blocks in a zone before the first `update`, which then replaces them."""
+        self._zones[apex] = _ZonePart(buckets)
+        self._count = max(len(buckets), 1)
 
     def update(self, zone: Zone, key: Labels, *, is_renamed: bool) -> Generator[None, None, BlockChanges]:
         """Update after changes of the service, in steps. Returns the changes of blocks.
@@ -155,11 +167,11 @@ class ServiceRecords:
         before: BlockChanges = {}
         view = yield from zone.steps.in_pieces(lambda: _view_of(zone, key))
         is_tracked = view is not None and view.size > self._tracked_members
-        labels = view.take_changed_labels() if view is not None and is_tracked else None
+        labels = view.take_changed_labels() if view is not None else None
         count = max(view.size // _MEMBERS_PER_BUCKET, 1) if view is not None and is_tracked else 1
         is_known = self._view is not None and self._view() is view and not is_renamed
         has_room = self._count // 4 <= count <= self._count * 2
-        if not is_known or labels is None or not has_room:
+        if not is_known or not is_tracked or not has_room:
             labels = None  # all records are made again
             before = {apex: (list(part.blocks()), ()) for apex, part in self._zones.items()}
             self._zones, self._shared = {}, {}
@@ -175,7 +187,7 @@ class ServiceRecords:
         for apex, edited in edits.zones.items():
             part = self._zones.get(apex)
             if part is None:
-                part = self._zones[apex] = _ZonePart(self._count)
+                part = self._zones[apex] = _ZonePart([()] * self._count)
             removed, added = yield from part.apply(edited)
             changes[apex] = [*changes.get(apex, ((), ()))[0], *removed], added
         return changes
@@ -265,7 +277,7 @@ class _Source:
             for label in labels:
                 yield label, self._view.name_at(label)
             return
-        for entry in self._view.present().copy():
+        for entry in list(self._view.present()):
             for label in dict.fromkeys(self._view.labels_of(entry)):
                 found = self._view.name_at(label)
                 if found is not None and found.entry is entry:  # each name once
@@ -280,10 +292,12 @@ class _Source:
             return
         node = yield from self._zone.steps.in_pieces(lambda: self._node_at(name))
         rests: list[bytes] = []
-        for qtype in MEMBER_NAME_TYPES if node is not None else ():
-            if items := node.items(qtype):
-                renderer = node.renderer(query_for(name), qtype, self._ttl)
-                rests += filter(None, (_rest(renderer, item) for item in items))
+        if node is not None:
+            query = query_for(name)
+            for qtype in MEMBER_NAME_TYPES:
+                if items := node.items(qtype):
+                    renderer = node.renderer(query, qtype, self._ttl)
+                    rests += filter(None, (_rest(renderer, item) for item in items))
         self._replace(name, label, rests, is_new=is_new)
 
     def _replace(self, name: Labels, label: bytes, rests: Sequence[bytes], *, is_new: bool) -> None:

@@ -8,7 +8,7 @@ A version is a set of blocks. A transfer that has begun keeps those of its versi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from zkdns.dns.serial import is_newer
@@ -48,6 +48,7 @@ class ZoneVersions:
     """The present version of one zone, and the journal.
 
     No two versions have the same serial: staged records wait in `publish` until the serial is another one.
+    Only a restored version may have had other records; there are then no differences from its serial.
 
     Attributes:
         apex: the zone's name.
@@ -67,6 +68,8 @@ class ZoneVersions:
         self._soa = soa
         self._max_versions, self._max_bytes = max_versions, max_bytes
         self._serial: int | None = None
+        self._restored: int | None = None
+        self._ambiguous: int | None = None  # a serial that has stood for two contents
         self._blocks: Counter[Block] = Counter()
         self._staged: Counter[Block] = Counter()  # negative numbers for removed blocks
         self._journal: dict[int, Difference] = {}  # by the older serial, the oldest difference first
@@ -76,6 +79,26 @@ class ZoneVersions:
     def journal_length(self) -> int:
         """Number of differences in the journal."""
         return len(self._journal)
+
+    def is_outdated(self, serial: int) -> bool:
+        """Whether a version with this serial would be the first one, and older than the restored one."""
+        return self._serial is None and self._restored is not None and is_newer(self._restored, serial)
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether the serial had other records in an earlier process."""
+        return self._serial is not None and self._serial == self._ambiguous
+
+    @property
+    def journal(self) -> Iterable[Difference]:
+        """The differences, the oldest first."""
+        return self._journal.values()
+
+    @property
+    def latest_difference(self) -> Difference | None:
+        """The difference that leads to the present version. None: it is not in the journal."""
+        latest = next(reversed(self._journal.values()), None)
+        return latest if latest is not None and latest.after == self._serial else None
 
     @property
     def serial(self) -> int | None:
@@ -97,6 +120,34 @@ class ZoneVersions:
                 if not staged[block]:
                     del staged[block]
 
+    def restore(
+        self,
+        serial: int,
+        blocks: Iterable[Block],
+        past: Iterable[Difference],
+        following: Sequence[Difference],
+    ) -> None:
+        """Restore the version of an earlier process, before the first `publish` adds a difference to it.
+
+        It is not served. The caller stages all of its blocks as removed.
+
+        Args:
+            serial: the serial of these blocks.
+            blocks: all records of the zone.
+            past: the differences that lead to this serial, the oldest first.
+            following: those that follow, so that the version has the last one's serial.
+        """
+        restored = Counter(blocks)
+        for difference in following:
+            restored.update(difference.added)
+            restored.subtract(difference.removed)
+            # All blocks of the version must be staged as removed, not only those that the caller knows.
+            self.stage(difference.added, difference.removed)
+        self._apply(restored)
+        self._restored = following[-1].after if following else serial
+        for difference in (*past, *following):
+            self._add_difference(difference)
+
     def publish(self, serial: int) -> bool:
         """Make the staged records the present version.
 
@@ -107,13 +158,15 @@ class ZoneVersions:
         if serial == self._serial:
             return False
         staged, self._staged = self._staged, Counter()
-        if self._serial is not None:
-            self._add_difference(_difference(self._serial, serial, staged))
-        for block, step in staged.items():
-            self.size += step * len(block.data)
-            self._blocks[block] += step
-            if not self._blocks[block]:
-                del self._blocks[block]
+        before = self._restored if self._serial is None else self._serial
+        if before is not None:
+            difference = _difference(before, serial, staged)
+            if before != serial:
+                self._add_difference(difference)
+            elif difference.size:
+                self._ambiguous = serial
+                self._clear_journal()
+        self._apply(staged)
         self._serial, self._version = serial, None
         return True
 
@@ -146,10 +199,21 @@ class ZoneVersions:
             found.append(Difference(start, at, (), ()))
         return found
 
+    def _apply(self, staged: Counter[Block]) -> None:
+        for block, step in staged.items():
+            self.size += step * len(block.data)
+            self._blocks[block] += step
+            if not self._blocks[block]:
+                del self._blocks[block]
+
+    def _clear_journal(self) -> None:
+        self._journal.clear()
+        self.journal_bytes = 0
+
     def _add_difference(self, difference: Difference) -> None:
-        if not is_newer(difference.after, difference.before) or difference.before in self._journal:
-            self._journal.clear()  # serials have begun anew: IXFR cannot describe that
-            self.journal_bytes = 0
+        is_next = is_newer(difference.after, difference.before) and difference.before not in self._journal
+        if not is_next or difference.before == self._ambiguous:
+            self._clear_journal()  # serials have started again, which IXFR cannot describe
             return
         self._journal[difference.before] = difference
         self.journal_bytes += difference.size + _CHANGE_OVERHEAD
@@ -166,11 +230,10 @@ def size_of(blocks: tuple[Block, ...]) -> int:
 
 
 def _difference(before: int, after: int, staged: Counter[Block]) -> Difference:
-    removed = dict.fromkeys(split_records(block for block, step in staged.items() if step < 0))
-    added = dict.fromkeys(split_records(block for block, step in staged.items() if step > 0))
-    return Difference(
-        before,
-        after,
-        join_records([record for record in removed if record not in added]),
-        join_records([record for record in added if record not in removed]),
-    )
+    counts: Counter[bytes] = Counter()
+    for block, step in staged.items():
+        for record in split_records((block,)):
+            counts[record] += step
+    removed = [record for record, count in counts.items() if count < 0]
+    added = [record for record, count in counts.items() if count > 0]
+    return Difference(before, after, join_records(removed), join_records(added))
