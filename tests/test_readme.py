@@ -26,7 +26,6 @@ from tests.support.thrift import IDL, EchoServer
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.address import UpstreamAddress
 from zkdns.admin.api import Api
 from zkdns.admin.backend import Backend
 from zkdns.admin.sse import Events
@@ -35,8 +34,7 @@ from zkdns.admin.token import Tokens
 from zkdns.balance.ring import Ring
 from zkdns.cli import main
 from zkdns.cli.help import pages as topics
-from zkdns.config import SETTINGS, PrimarySettings, load_config
-from zkdns.secondary.access import load_primary_access
+from zkdns.config import SETTINGS, load_config
 from zkdns.serverset.auth import load_access
 from zkdns.serverset.member import decode_member, encode_member
 from zkdns.serverset.static_file import parse_static
@@ -241,19 +239,10 @@ def load_credentials(text: str, directory: Path) -> None:
     assert access.sasl
 
 
-def load_tsig_key(block: str, directory: Path) -> None:
-    file = directory / "primary.toml"
-    file.write_text(block, encoding="utf-8")
-    file.chmod(0o600)
-    server = UpstreamAddress("10.0.0.53", 53)
-    assert load_primary_access(PrimarySettings((server,), key=str(file))).key is not None
-
-
 LOADERS: dict[str, Callable[[str, Path], None]] = {
     "zkdns.toml": load_configuration,
     "services.toml": load_services,
     "zookeeper.toml": load_credentials,
-    "primary.toml": load_tsig_key,
 }
 """How the file in the first line of a `toml` block is loaded."""
 

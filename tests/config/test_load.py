@@ -30,6 +30,7 @@ from zkdns.config import (
     ZooKeeperSettings,
     load_config,
 )
+from zkdns.config.model import TsigKey
 from zkdns.errors import ConfigError
 from zkdns.namespace import parse_namespace
 
@@ -219,7 +220,7 @@ def test_the_settings_of_a_secondary(tmp_path: Path) -> None:
 [primary]
 servers = ["10.0.0.53", "tcp://10.0.0.54:5353", "tls://10.0.0.55#ns1.example.com"]
 refresh = 30
-key = "primary.toml"
+key = {name = "One.", secret_file = "one.key"}
 ca = "ca.pem"
 allow_notify = ["10.1.0.0/16"]
 """
@@ -233,7 +234,7 @@ allow_notify = ["10.1.0.0/16"]
             UpstreamAddress("10.0.0.55", 853, "ns1.example.com"),
         ),
         refresh=30,
-        key=str(tmp_path / "primary.toml"),
+        key=TsigKey("one", secret_file=str(tmp_path / "one.key")),
         ca=str(tmp_path / "ca.pem"),
         allow_notify=("10.1.0.0/16",),
     )
@@ -254,7 +255,12 @@ def test_a_primary_excludes_other_sources(other: str) -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["refresh", "key", "ca", "allow_notify"])
+def test_a_key_needs_a_primary() -> None:
+    (error,) = errors_of('[primary.key]\nname = "one"\nsecret = "c2VjcmV0"')
+    assert "primary.key: has no effect without a primary" in error
+
+
+@pytest.mark.parametrize("key", ["refresh", "ca", "allow_notify"])
 def test_settings_of_a_secondary_need_a_primary(key: str) -> None:
     value = {"refresh": "7", "allow_notify": ("10.0.0.0/8",)}.get(key, "file")
     (error,) = errors_of(**_flags(f"primary_{key}", value))

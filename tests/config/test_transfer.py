@@ -9,8 +9,8 @@ import pytest
 
 from tests.config.helpers import load, load_or_errors
 from zkdns.address import HostPort
-from zkdns.config.model import NotifyTarget, TransferKey, TransferSettings
-from zkdns.config.secret_file import read_secret
+from zkdns.config.model import NotifyTarget, TransferSettings, TsigKey
+from zkdns.config.tsig_key import load_secret
 from zkdns.errors import BadValueError
 
 SECRET = base64.b64encode(b"a secret of these tests").decode()
@@ -54,8 +54,8 @@ def test_all_settings_are_read() -> None:
         directory=str(Path("zones").absolute()),
         max_transfers=3,
         keys=(
-            TransferKey("key.one", secret=b"a secret of these tests"),
-            TransferKey("two", "hmac-sha512", secret_file=str(Path("two.key").absolute())),
+            TsigKey("key.one", secret=b"a secret of these tests"),
+            TsigKey("two", "hmac-sha512", secret_file=str(Path("two.key").absolute())),
         ),
     )
     assert config.transfer.is_enabled
@@ -101,15 +101,32 @@ def test_every_error_has_its_key_and_the_accepted_values(toml: str, error: str) 
 
 def test_a_secret_file_has_base64_and_is_private(tmp_path: Path) -> None:
     file = tmp_path / "key"
+    key = TsigKey("one", secret_file=str(file))
     file.write_text(f"{SECRET}\n")
     file.chmod(0o640)
-    assert read_secret(str(file)) == b"a secret of these tests"
+    assert load_secret(key) == b"a secret of these tests"
     file.chmod(0o644)
-    with pytest.raises(BadValueError, match="accessible to every user"):
-        read_secret(str(file))
+    with pytest.raises(BadValueError, match=f"{file}: is accessible to every user"):
+        load_secret(key)
     file.chmod(0o600)
     file.write_text("no secret")
-    with pytest.raises(BadValueError, match="is not a secret; write base64"):
-        read_secret(str(file))
-    with pytest.raises(BadValueError, match="cannot be read"):
-        read_secret(str(tmp_path / "other"))
+    with pytest.raises(BadValueError, match=f"{file}: is not a secret; write base64"):
+        load_secret(key)
+    file.unlink()
+    with pytest.raises(BadValueError, match=f"{file}: cannot be read"):
+        load_secret(key)
+
+
+@pytest.mark.parametrize(
+    ("toml", "error"),
+    [
+        ('name = "one"', "primary.key: has no secret, or two; write either secret or secret_file"),
+        (f'secret = "{SECRET}"', "primary.key: has no name"),
+        ('name = "one"\nsecret = "?"', "primary.key.secret: is not a secret; write base64"),
+        ('name = "one"\nsecrets = 1', "primary.key: unknown key 'secrets'; did you mean secret?"),
+    ],
+)
+def test_the_key_of_a_secondary_has_the_same_form(toml: str, error: str) -> None:
+    found = load_or_errors(f'[primary]\nservers = ["10.0.0.53"]\n[primary.key]\n{toml}')[1]
+    assert any(error in each for each in found)
+    assert not any(SECRET in each for each in found)

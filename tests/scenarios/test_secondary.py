@@ -42,7 +42,7 @@ class Secondary(ZkdnsServer):
         directory: for its files.
         primary: the port of its primary.
         port: its own port.
-        transfer: the content of the section `[transfer]`.
+        transfer: the content of the section `[transfer]`, which other sections may follow.
         arguments: as in the base class.
     """
 
@@ -186,11 +186,11 @@ def test_tsig_between_servers(tmp_path: Path, stack: ExitStack) -> None:
     signed = f'notify = ["127.0.0.1:{port}#{KEY_NAME}"]\n'
     root = stack.enter_context(Primary(tmp_path, signed + KEYS))
     root.wait_transferable()
-    key = tmp_path / "key.toml"
-    key.write_text(f'name = "{KEY_NAME}"\nalgorithm = "hmac-sha256"\nsecret = "{SECRET}"\n')
-    key.chmod(0o600)
-    options = ("--primary-key", str(key), *RARELY)
-    leaf = stack.enter_context(Secondary(tmp_path / "leaf", root.port, port, "", *options))
+    file = tmp_path / "secret"
+    file.touch(0o600)
+    file.write_text(SECRET)
+    key = f'[primary.key]\nname = "{KEY_NAME}"\nsecret_file = "{file}"\n'
+    leaf = stack.enter_context(Secondary(tmp_path / "leaf", root.port, port, key, *RARELY))
     leaf.wait_ready()
     assert leaf.lookup(WEB) == root.lookup(WEB) == {"10.0.0.1", "10.0.0.2"}
     root.write({"web.staging": ["10.0.0.3:80"], "db.prod": ["10.0.1.1:5432"]})

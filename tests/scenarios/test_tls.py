@@ -251,10 +251,9 @@ def test_a_secondary_follows_over_tls(tmp_path: Path, authority: CertificateAuth
 def test_a_secondary_signs_over_tls(tmp_path: Path, authority: CertificateAuthority) -> None:
     with TlsPrimary(tmp_path, authority.sign(PRIMARY_NAME), KEYS) as primary:
         primary.wait_transferable()
-        key = tmp_path / "key.toml"
-        key.touch(0o600)
-        key.write_text(f'name = "{KEY_NAME}"\nalgorithm = "hmac-sha256"\nsecret = "{SECRET}"\n')
-        with TlsSecondary(primary, authority.file, PRIMARY_NAME, "--primary-key", str(key)) as secondary:
+        config = tmp_path / "secondary.toml"
+        config.write_text(f'[primary.key]\nname = "{KEY_NAME}"\nsecret = "{SECRET}"\n')
+        with TlsSecondary(primary, authority.file, PRIMARY_NAME, "--config", str(config)) as secondary:
             secondary.wait_ready()
             eventually(lambda: secondary.lookup(WEB) == {"10.0.0.1", "10.0.0.2"})
 

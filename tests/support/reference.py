@@ -19,7 +19,8 @@ from zkdns.cli.command import Command
 from zkdns.cli.options import SettingOption, default_text
 from zkdns.cli.statuses import COMMON_STATUSES, ExitStatus
 from zkdns.config import SETTINGS, Setting
-from zkdns.config.schema import SERVICE_SETTINGS, TRANSFER_KEY_SETTINGS, ZONE_SETTINGS
+from zkdns.config.schema import SERVICE_SETTINGS, ZONE_SETTINGS
+from zkdns.config.tsig_key import TSIG_KEY_SETTINGS
 from zkdns.telemetry.process_stats import ProcessStats
 from zkdns.telemetry.prometheus import render
 from zkdns.telemetry.stats import (
@@ -194,7 +195,8 @@ def _options(options: list[Row]) -> str:
 # -- settings -----------------------------------------------------------------------------------------------
 
 NAMED_TABLES = {
-    "transfer.keys": ("[[transfer.keys]]", TRANSFER_KEY_SETTINGS),
+    "primary.key": ("[primary.key]", TSIG_KEY_SETTINGS),
+    "transfer.keys": ("[[transfer.keys]]", TSIG_KEY_SETTINGS),
     "forward.zone": ('[forward.zone."DOMAIN"]', ZONE_SETTINGS),
     "service": ('[service."NAME"]', SERVICE_SETTINGS),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from zkdns.causes import cause_of
-from zkdns.config.secret_file import check_private
+from zkdns.config.private_file import check_private
 from zkdns.errors import BadValueError
 
 MIN_LENGTH: Final = 16

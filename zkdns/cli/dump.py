@@ -39,9 +39,7 @@ _SOURCES = tuple(
     if row.key in {"zookeeper.hosts", "primary.servers", "static", "demo", "offline"}
 )
 _SOURCE_OPTIONS = tuple(
-    row
-    for row in SETTINGS
-    if row.key in {*ACCESS_KEYS, "primary.key", "primary.ca", "namespace", "snapshot.path"}
+    row for row in SETTINGS if row.key in {*ACCESS_KEYS, "primary.ca", "namespace", "snapshot.path"}
 )
 
 

@@ -20,8 +20,8 @@ from zkdns.cli.statuses import ExitStatus, status_of
 from zkdns.cli.streams import write_error
 from zkdns.config import SETTINGS, Config, PrimarySettings, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
-from zkdns.config.secret_file import read_secret
 from zkdns.config.setting import flag_of
+from zkdns.config.tsig_key import load_secret
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError, ZkdnsError
 from zkdns.names import to_text
@@ -304,7 +304,7 @@ def check_static(path: str, namespaces: Sequence[Namespace]) -> None:
 
 
 def check_primary(settings: PrimarySettings) -> None:
-    """Read the key file and the CA certificates of primaries to check them.
+    """Read the secret of the key and the CA certificates of primaries to check them.
 
     Raises:
         ConfigError: they have errors.
@@ -341,11 +341,11 @@ def check_secrets(config: Config) -> None:
         ConfigError: with the errors of all files.
     """
     errors = []
-    for file in filter(None, (key.secret_file for key in config.transfer.keys)):
+    for key in config.transfer.keys:
         try:
-            read_secret(file)
+            load_secret(key)
         except BadValueError as error:
-            errors.append(f"{file}: {error}")
+            errors.append(str(error))
     if errors:
         raise ConfigError(errors)
 

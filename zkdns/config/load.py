@@ -272,10 +272,6 @@ def _add_defaults(
         values.setdefault("transfer.directory", zones)
     if credentials := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
         values.setdefault("zookeeper.credentials", credentials)
-    if "primary.servers" in values and (
-        key := _file_in("CREDENTIALS_DIRECTORY", "primary.toml", environment)
-    ):
-        values.setdefault("primary.key", key)
     if "tls.listen" in values and (certificate := _file_in("CREDENTIALS_DIRECTORY", "tls.pem", environment)):
         values.setdefault("tls.certificate", certificate)
     if token := _file_in("CREDENTIALS_DIRECTORY", "admin_token", environment):

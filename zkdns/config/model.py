@@ -64,6 +64,17 @@ class ZooKeeperSettings(msgspec.Struct, frozen=True):
         return ",".join(map(str, self.observers)) + slash + chroot
 
 
+class TsigKey(msgspec.Struct, frozen=True):
+    """`[[transfer.keys]]`, `[primary.key]`: a TSIG key. It has either `secret` or `secret_file`."""
+
+    name: str
+    """In lower case."""
+    algorithm: str = "hmac-sha256"
+    secret: bytes | None = None
+    secret_file: str | None = None
+    """Path of the file with the secret. Only the transfer process or the watcher reads it."""
+
+
 class PrimarySettings(msgspec.Struct, frozen=True):
     """`[primary]`: the servers from which a secondary transfers its zones."""
 
@@ -75,8 +86,7 @@ class PrimarySettings(msgspec.Struct, frozen=True):
     One UDP query every 5 seconds costs a primary next to nothing, and bounds the delay if a NOTIFY is lost,
     or none is sent.
     """
-    key: str | None = None
-    """Path of the file with the TSIG key. Only the watcher reads it."""
+    key: TsigKey | None = None
     ca: str | None = None
     """Path of the trusted CA certificates for servers with TLS; None: the system's."""
     allow_notify: tuple[str, ...] = ()
@@ -175,17 +185,6 @@ class GuardSettings(msgspec.Struct, frozen=True):
     """
 
 
-class TransferKey(msgspec.Struct, frozen=True):
-    """`[[transfer.keys]]`: a TSIG key. It has either `secret` or `secret_file`."""
-
-    name: str
-    """In lower case."""
-    algorithm: str = "hmac-sha256"
-    secret: bytes | None = None
-    secret_file: str | None = None
-    """Path of the file with the secret. Only the transfer process reads it."""
-
-
 class NotifyTarget(msgspec.Struct, frozen=True):
     """A secondary that gets a NOTIFY after each change."""
 
@@ -202,7 +201,7 @@ class TransferSettings(msgspec.Struct, frozen=True):
 
     allow: tuple[str, ...] = ()
     """Networks of secondaries that need no key."""
-    keys: tuple[TransferKey, ...] = ()
+    keys: tuple[TsigKey, ...] = ()
     """Keys of secondaries. A signed query needs no permitted network."""
     require_tls: bool = False
     """Refuse transfers that are not over TLS."""

@@ -27,7 +27,6 @@ from zkdns.config.model import (
     LogLevel,
     Order,
     ServiceOverride,
-    TransferKey,
 )
 from zkdns.config.parsers import (
     ADMIN_PORT,
@@ -46,7 +45,6 @@ from zkdns.config.parsers import (
     parse_listen_address,
     parse_notify_target,
     parse_tls_address,
-    parse_tsig_secret,
     parse_upstream_or_word,
     parse_zone,
     parse_zone_upstream,
@@ -57,6 +55,7 @@ from zkdns.config.parsers import (
     text,
 )
 from zkdns.config.setting import Process, Setting, list_of_tables, named_tables
+from zkdns.config.tsig_key import parse_tsig_key, parse_tsig_keys
 from zkdns.errors import BadValueError
 from zkdns.namespace import Namespace, parse_member_prefix, parse_namespace
 
@@ -182,39 +181,6 @@ _ZONE_UPSTREAMS = Setting(
     join=join_upstreams,
 )
 
-TRANSFER_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1")
-"""The algorithms of TSIG keys (RFC 8945 §6)."""
-
-TRANSFER_KEY_SETTINGS = (
-    Setting("name", text(parse_domain, "the name of the key"), "NAME", "Name of the key."),
-    Setting(
-        "algorithm",
-        one_of(*TRANSFER_ALGORITHMS),
-        "ALGORITHM",
-        f"One of {', '.join(TRANSFER_ALGORITHMS)}. Default: {TRANSFER_ALGORITHMS[0]}.",
-    ),
-    Setting("secret", parse_tsig_secret, "BASE64", "The secret."),
-    Setting("secret_file", path, "FILE", "Private file with the secret, in place of `secret`."),
-)
-"""The keys of `[[transfer.keys]]`."""
-
-
-def _make_transfer_key(given: dict[str, Any], _location: Location) -> TransferKey | None:
-    """Return the key of one table; None if an error is reported already."""
-    if "name" not in given:
-        raise BadValueError('has no name; write the name of the key, such as name = "zkdns-secondary"')
-    if ("secret" in given) == ("secret_file" in given):
-        raise BadValueError("has no secret, or two; write either secret or secret_file")
-    return None if None in given.values() else TransferKey(**given)
-
-
-_parse_key_tables = list_of_tables(TRANSFER_KEY_SETTINGS, _make_transfer_key)
-
-
-def _parse_transfer_keys(value: object, location: Location) -> tuple[TransferKey | None, ...]:
-    return tuple(_parse_key_tables(value, location))
-
-
 ZONE_SETTINGS = (_ZONE_UPSTREAMS,)
 """The keys of `[forward.zone."…"]`."""
 SERVICE_SETTINGS = (_TTL, _ORDER, _MAX_ANSWERS)
@@ -312,7 +278,15 @@ SOURCES = (
         f"Maximum time between two queries for the serial of a zone, 1 to {MAX_REFRESH}.",
         used_by=_WATCHER,
     ),
-    Setting("primary.key", path, "FILE", "Private file with the TSIG key.", used_by=_WATCHER),
+    Setting(
+        "primary.key",
+        parse_tsig_key,
+        "TABLE",
+        "TSIG key that signs queries to the primaries, as a table [primary.key].",
+        used_by=_WATCHER,
+        in_environment=False,
+        in_flags=False,
+    ),
     Setting(
         "primary.ca",
         path,
@@ -514,7 +488,7 @@ TRANSFER = (
     ),
     Setting(
         "transfer.keys",
-        _parse_transfer_keys,
+        parse_tsig_keys,
         "TABLES",
         "TSIG keys with which secondaries may copy the zones, as tables [[transfer.keys]].",
         used_by=_TRANSFER | _SUPERVISOR,

@@ -174,6 +174,21 @@ def named_tables(rows: tuple[Setting, ...], make: Callable[..., _T]) -> Parser[d
     return parse
 
 
+def table(
+    rows: tuple[Setting, ...], make: Callable[[dict[str, Any], Location], _T | None]
+) -> Parser[_T | None]:
+    """Return a parser of a table, such as `[primary.key]`.
+
+    `make` gets its values and its location. A table with an error becomes None.
+    """
+    by_key = {row.key: row for row in rows}
+
+    def parse(value: object, location: Location) -> _T | None:
+        return make(parse_table(check_table(value), by_key, location), location)
+
+    return parse
+
+
 def list_of_tables(
     rows: tuple[Setting, ...], make: Callable[[dict[str, Any], Location], _T | None]
 ) -> Parser[list[_T | None]]:
@@ -181,10 +196,7 @@ def list_of_tables(
 
     `make` gets the values and the location of each table. A table with an error becomes None.
     """
-    by_key = {row.key: row for row in rows}
-
-    def parse_one(value: object, location: Location) -> _T | None:
-        return make(parse_table(check_table(value), by_key, location), location)
+    parse_one = table(rows, make)
 
     def parse(value: object, location: Location) -> list[_T | None]:
         if not isinstance(value, list) or not value:

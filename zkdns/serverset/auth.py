@@ -16,7 +16,7 @@ from zkdns.causes import cause_of
 from zkdns.config import Setting, ZooKeeperSettings
 from zkdns.config.load import read_toml
 from zkdns.config.parsers import Location, one_of, text
-from zkdns.config.secret_file import check_private
+from zkdns.config.private_file import check_private
 from zkdns.config.setting import parse_table
 from zkdns.errors import BadValueError, ConfigError, MissingExtraError
 

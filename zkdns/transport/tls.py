@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from zkdns.causes import cause_of
-from zkdns.config.secret_file import check_private
+from zkdns.config.private_file import check_private
 from zkdns.errors import BadValueError
 
 log = structlog.get_logger("zkdns.tls")

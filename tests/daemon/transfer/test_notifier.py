@@ -15,7 +15,7 @@ import dns.rdatatype
 from zkdns.address import HostPort
 from zkdns.config.model import NotifyTarget
 from zkdns.daemon.transfer.notifier import Notifier
-from zkdns.dns.transfer.tsig import make_key
+from zkdns.dns.tsig import make_key
 
 ZONE, INNER = (b"discovery",), (b"inner", b"discovery")
 KEY = make_key("one", "hmac-sha256", b"a secret of these tests")

@@ -20,7 +20,7 @@ from tests.daemon.watcher.scripted_primary import ScriptedPrimary, error
 from tests.secondary.helpers import Line, lines, messages
 from tests.support.tls import CertificateAuthority
 from zkdns.config import Config, GuardSettings
-from zkdns.config.model import PrimarySettings
+from zkdns.config.model import PrimarySettings, TsigKey
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.daemon.watcher.primary_client import PrimaryClient, TransferLimits, check_transfer
@@ -370,19 +370,14 @@ KEY = dns.tsig.Key("xfr.example.", base64.b64encode(b"k" * 32).decode(), "hmac-s
 WRONG = dns.tsig.Key("xfr.example.", base64.b64encode(b"w" * 32).decode(), "hmac-sha256.")
 
 
-def key_file(directory: Path) -> str:
-    file = directory / "key.toml"
-    secret = base64.b64encode(b"k" * 32).decode()
-    file.write_text(f'name = "xfr.example"\nalgorithm = "hmac-sha256"\nsecret = "{secret}"\n')
-    file.chmod(0o600)
-    return str(file)
+TSIG_KEY = TsigKey("xfr.example", secret=b"k" * 32)
 
 
 @in_event_loop
-async def test_tsig(tmp_path: Path) -> None:
+async def test_tsig() -> None:
     async with ScriptedPrimary(zone(5, {"web": hosts(30)})) as primary:
         primary.key = KEY
-        async with following(Follower(primary, key=key_file(tmp_path))) as follower:
+        async with following(Follower(primary, key=TSIG_KEY)) as follower:
             await until(follower.addresses)
             assert follower.addresses() == set(hosts(30))
             primary.key = None  # its messages are not signed any more
@@ -393,10 +388,10 @@ async def test_tsig(tmp_path: Path) -> None:
 
 
 @in_event_loop
-async def test_a_wrong_tsig_key(tmp_path: Path) -> None:
+async def test_a_wrong_tsig_key() -> None:
     async with ScriptedPrimary(zone(5, {"web": hosts(3)})) as primary:
         primary.override = lambda query: signed_with(WRONG, query)
-        async with following(Follower(primary, key=key_file(tmp_path))) as follower:
+        async with following(Follower(primary, key=TSIG_KEY)) as follower:
             await until(lambda: follower.zone.problem)
             assert "a signature is wrong" in follower.zone.problem
             assert not follower.publisher.health.ready

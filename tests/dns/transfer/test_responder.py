@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.dns.transfer.helpers import ZONE, Versions, records_in
 from zkdns.dns.transfer.responder import Refusal, TransferResponder
-from zkdns.dns.transfer.tsig import make_key
+from zkdns.dns.tsig import make_key
 
 NOW = 1_800_000_000
 FRIEND, STRANGER = bytes((10, 0, 0, 2)), bytes((192, 0, 2, 1))

@@ -27,7 +27,7 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.config.model import NotifyTarget
-from zkdns.dns.transfer.tsig import FUDGE
+from zkdns.dns.tsig import FUDGE
 from zkdns.names import Labels, to_text
 
 log = structlog.get_logger("zkdns.transfer")

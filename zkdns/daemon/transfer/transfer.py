@@ -27,8 +27,8 @@ import dns.name
 import dns.tsig
 import structlog
 
-from zkdns.config.model import TransferKey
-from zkdns.config.secret_file import read_secret
+from zkdns.config.model import TsigKey
+from zkdns.config.tsig_key import load_secret
 from zkdns.daemon.gc_tuning import collect_young_generations_only
 from zkdns.daemon.ipc.child import RETIRE_SECONDS, Follow, Orders, Report, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
@@ -39,8 +39,8 @@ from zkdns.daemon.transfer.zone_updates import ZoneUpdates
 from zkdns.dns.authority import Authority
 from zkdns.dns.transfer.contents import soa_template
 from zkdns.dns.transfer.responder import Refusal, TransferResponder
-from zkdns.dns.transfer.tsig import make_key
 from zkdns.dns.transfer.versions import ZoneVersions
+from zkdns.dns.tsig import make_key
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.names import Labels, to_text
 from zkdns.table import Table
@@ -221,20 +221,16 @@ class _Transfers:
         )
 
 
-def _load_key(key: TransferKey) -> dns.tsig.Key:
+def _load_key(key: TsigKey) -> dns.tsig.Key:
     """Make a TSIG key.
 
     Raises:
         ConfigError: the file with its secret cannot be used.
     """
-    secret = key.secret
-    if secret is None:
-        assert key.secret_file is not None  # noqa: S101 - the configuration has one of them
-        try:
-            secret = read_secret(key.secret_file)
-        except BadValueError as error:
-            raise ConfigError([f"{key.secret_file}: {error}"]) from None
-    return make_key(key.name, key.algorithm, secret)
+    try:
+        return make_key(key.name, key.algorithm, load_secret(key))
+    except BadValueError as error:
+        raise ConfigError([str(error)]) from None
 
 
 def _log_error(query: bytes, error: Exception) -> None:

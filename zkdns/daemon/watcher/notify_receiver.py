@@ -7,7 +7,6 @@ They are accepted from the addresses of the primaries, from permitted networks, 
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import time
 from collections.abc import AsyncGenerator
@@ -19,16 +18,13 @@ from zkdns.config import Config
 from zkdns.daemon.ipc.relay import RelayedQuery, RelayServer
 from zkdns.dns.message import AA, HEADER, HEADER_SIZE, QR, Rcode, Type, end_of_question
 from zkdns.names import to_text
-from zkdns.secondary.access import TsigKey, load_primary_access
+from zkdns.secondary.access import load_primary_access
 from zkdns.secondary.records import BadTransferError, TransferMessage, read_message
 from zkdns.transport.local_addresses import unmapped
 
 if TYPE_CHECKING:
-    import dns.name
-    import dns.tsig
-
     from zkdns.daemon.watcher.primary_source import PrimarySource
-    from zkdns.dns.transfer.tsig import Signer
+    from zkdns.dns.tsig import Signer
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -116,21 +112,13 @@ class NotifyReceiver:
 
     def _verify(self, message: bytes, at: int) -> Signer | None:
         """Verify a signature, and return the signer of the response. None: its record is malformed."""
-        from zkdns.dns.transfer.tsig import MalformedTsigError, read_tsig, verify  # noqa: PLC0415 - rare
+        from zkdns.dns.tsig import MalformedTsigError, read_tsig, verify  # noqa: PLC0415 - rare
 
+        keys = {self._key.name: self._key} if self._key is not None else {}
         try:
-            return verify(read_tsig(message, at), _keys_of(self._key), int(time.time()))
+            return verify(read_tsig(message, at), keys, int(time.time()))
         except MalformedTsigError:
             return None
-
-
-def _keys_of(key: TsigKey | None) -> dict[dns.name.Name, dns.tsig.Key]:
-    from zkdns.dns.transfer.tsig import make_key  # noqa: PLC0415 - as above
-
-    if key is None:
-        return {}
-    made = make_key(to_text(key.name), key.algorithm, base64.b64decode(key.secret.reveal()))
-    return {made.name: made}
 
 
 def _response(message: bytes, rcode: Rcode) -> bytes:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import time
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -17,8 +18,10 @@ from zkdns.names import Labels
 from zkdns.secondary.access import PrimaryAccess
 from zkdns.secondary.inbound import Inbound, build_query, check_rcode, read_soa
 from zkdns.secondary.records import BadTransferError, Soa, TransferMessage, read_message
-from zkdns.secondary.tsig import SignedExchange
 from zkdns.transport.framing import LENGTH
+
+if TYPE_CHECKING:
+    from zkdns.dns.tsig import SignedExchange
 
 _ID_SIZE = 2
 
@@ -77,7 +80,7 @@ class PrimaryClient:
                         return soa
                     break  # the response is truncated
         ident = _new_id()
-        exchange = SignedExchange(self._key) if self._key else None
+        exchange = self._new_exchange()
         reader, writer = await self._connect()
         with contextlib.closing(writer):
             query = build_query(apex, Type.SOA, ident)
@@ -100,7 +103,7 @@ class PrimaryClient:
             OSError: the primary cannot be reached, or is too slow.
         """
         ident = _new_id()
-        exchange = SignedExchange(self._key) if self._key else None
+        exchange = self._new_exchange()
         qtype = Type.AXFR if serial is None else Type.IXFR
         inbound = Inbound(apex, qtype, ident, serial)
         deadline = time.monotonic() + self._limits.total
@@ -120,8 +123,17 @@ class PrimaryClient:
                 is_complete = inbound.feed(_verified(message, exchange))
                 await asyncio.sleep(0)  # a message of 64 KiB takes a few milliseconds
             if exchange is not None:
-                exchange.finish()
+                with _tsig_errors():
+                    exchange.finish()
         return inbound
+
+    def _new_exchange(self) -> SignedExchange | None:
+        """Return the signatures of one query. None: there is no key."""
+        if self._key is None:
+            return None
+        from zkdns.dns.tsig import SignedExchange  # noqa: PLC0415 - only needed with a key
+
+        return SignedExchange(self._key, time.time)
 
     async def _query_over_udp(self, apex: Labels) -> Soa | None:
         """Query the SOA record over UDP. None: the response is truncated.
@@ -129,7 +141,7 @@ class PrimaryClient:
         Messages that are no response to the query are ignored.
         """
         ident = _new_id()
-        exchange = SignedExchange(self._key) if self._key else None
+        exchange = self._new_exchange()
         query = build_query(apex, Type.SOA, ident)
         loop = asyncio.get_running_loop()
         address = self.address
@@ -229,5 +241,17 @@ def _verified(message: bytes, exchange: SignedExchange | None) -> TransferMessag
     if exchange is not None:
         if read.tsig_at is None:
             check_rcode(read)
-        exchange.verify(message, read.tsig_at)
+        with _tsig_errors():
+            exchange.verify(message, read.tsig_at)
     return read
+
+
+@contextlib.contextmanager
+def _tsig_errors() -> Iterator[None]:
+    """Convert errors of signatures to `BadTransferError`."""
+    from zkdns.dns.tsig import TsigError  # noqa: PLC0415 - as above
+
+    try:
+        yield
+    except TsigError as error:
+        raise BadTransferError(str(error)) from None

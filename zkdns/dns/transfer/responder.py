@@ -34,8 +34,8 @@ from zkdns.dns.message import (
 )
 from zkdns.dns.serial import is_newer
 from zkdns.dns.transfer import messages
-from zkdns.dns.transfer.tsig import BADTIME, Keys, MalformedTsigError, Request, Signer, read_tsig, verify
 from zkdns.dns.transfer.versions import ZoneVersions
+from zkdns.dns.tsig import BADTIME, Keys, MalformedTsigError, Request, Signer, read_tsig, verify
 from zkdns.names import Labels, to_text
 
 MAX_REMEMBERED: Final = 4096

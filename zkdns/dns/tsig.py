@@ -1,12 +1,16 @@
-"""TSIG (RFC 8945): verifies the signature of a query, and signs the messages of its response.
+"""TSIG (RFC 8945): signatures of queries and responses, and their verification.
 
-dnspython computes the signatures. This file has the rules of a server.
+    client  SignedExchange.sign ──▶ query ──▶ read_tsig, verify ──▶ Signer     server
+            SignedExchange.verify ◀────────── messages ◀─────────── Signer.sign
+
+dnspython computes the signatures; this file has the rules. It is imported only where there is a key.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import dns.exception
@@ -24,34 +28,45 @@ FUDGE: Final = 300
 """Seconds by which the clocks may differ (RFC 8945 §10)."""
 BADSIG, BADKEY, BADTIME, BADTRUNC = 16, 17, 18, 22
 
-ALGORITHMS: Final = ("hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1")
-
 Keys: TypeAlias = Mapping[dns.name.Name, dns.tsig.Key]
 _Tsig: TypeAlias = dns.rdtypes.ANY.TSIG.TSIG
 
-_sign: Any = dns.tsig.sign  # dnspython has no types for these two
+_sign: Any = dns.tsig.sign  # dnspython has no types for these three
+_validate: Any = dns.tsig.validate
 _make_tsig: Any = dns.rdtypes.ANY.TSIG.TSIG
 _MIN_MAC = 10  # bytes (RFC 8945 §5.2.2.1)
 _TIME_BYTES = 6
+_MAX_UNSIGNED = 100  # messages between two signatures (RFC 8945 §5.3.1)
 
 
 class MalformedTsigError(Exception):
     """The TSIG record is malformed, or is not the last record; the query gets FORMERR (RFC 8945 §5.2)."""
 
 
+class TsigError(Exception):
+    """A response is not signed as it must be. The text is the reason."""
+
+
 class Request(NamedTuple):
-    """A signed query."""
+    """A signed message."""
 
     message: bytes
-    """The query without its TSIG record."""
+    """The message without its TSIG record."""
     owner: dns.name.Name
     """The name of the key."""
     tsig: _Tsig
 
 
+class _Key(dns.tsig.Key):
+    """A key whose `repr` does not contain the secret."""
+
+    def __repr__(self) -> str:
+        return f"_Key({self.name}, {self.algorithm})"
+
+
 def make_key(name: str, algorithm: str, secret: bytes) -> dns.tsig.Key:
     """A key; `name` is in presentation form."""
-    return dns.tsig.Key(dns.name.from_text(name).canonicalize(), secret, algorithm)
+    return _Key(dns.name.from_text(name).canonicalize(), secret, algorithm)
 
 
 def read_tsig(message: bytes, start: int) -> Request:
@@ -68,13 +83,16 @@ def read_tsig(message: bytes, start: int) -> Request:
         if rclass != dns.rdataclass.ANY or ttl or at + length != len(message):
             raise MalformedTsigError
         rdata = dns.rdata.from_wire(rclass, dns.rdatatype.TSIG, message, at, length)
-    except (dns.exception.DNSException, ValueError):
+    except (dns.exception.DNSException, ValueError, struct.error):
         raise MalformedTsigError from None
     if not isinstance(rdata, dns.rdtypes.ANY.TSIG.TSIG):
         raise MalformedTsigError
     *counts, additional = HEADER.unpack_from(message)
     unsigned = HEADER.pack(*counts, additional - 1) + message[HEADER_SIZE:start]
     return Request(unsigned, owner.canonicalize(), rdata)
+
+
+# -- server --------------------------------------------------------------------------------------------------
 
 
 def verify(request: Request, keys: Keys, now: int) -> Signer:
@@ -155,12 +173,102 @@ class Signer:
             record, self._context = _sign(
                 message, self._key, record, self._time, self._mac, self._context, multi=True
             )
-        data = _data_of(record)
-        *counts, additional = HEADER.unpack_from(message)
-        head = RECORD.pack(TSIG, dns.rdataclass.ANY, 0, len(data))
-        return b"".join(
-            (HEADER.pack(*counts, additional + 1), message[HEADER_SIZE:], self._owner, head, data)
+        return _append(message, self._owner, record)
+
+
+# -- client --------------------------------------------------------------------------------------------------
+
+
+class SignedExchange:
+    """One query and its responses: signs the query, and verifies each message.
+
+    Args:
+        key: the key.
+        clock: returns the seconds since the epoch.
+    """
+
+    def __init__(self, key: dns.tsig.Key, clock: Callable[[], float]) -> None:
+        self._key, self._clock = key, clock
+        self._query_mac = b""
+        self._context: Any = None  # of dnspython
+        self._unsigned = 0
+
+    def sign(self, query: bytes) -> bytes:
+        """Return the query with a TSIG record."""
+        ident, *_ = HEADER.unpack_from(query)
+        record = _make_tsig(
+            dns.rdataclass.ANY, dns.rdatatype.TSIG, self._key.algorithm, 0, FUDGE, b"", ident, 0, b""
         )
+        record, _ = _sign(query, self._key, record, int(self._clock()), b"")
+        self._query_mac = record.mac
+        return _append(query, to_wire(self._key.name.labels[:-1]), record)
+
+    def verify(self, message: bytes, tsig_at: int | None) -> None:
+        """Verify a message of the response, in order.
+
+        Args:
+            message: the message.
+            tsig_at: the offset of its TSIG record. None: it has none.
+
+        Raises:
+            TsigError: it is not signed as it must be.
+        """
+        if tsig_at is None:
+            self._unsigned += 1
+            if self._context is None or self._unsigned >= _MAX_UNSIGNED:
+                raise TsigError("a message is not signed")
+            self._context.update(message)
+            return
+        self._unsigned = 0
+        try:
+            signed = read_tsig(message, tsig_at)
+            self._context = _validate(
+                message,
+                self._key,
+                signed.owner,
+                signed.tsig,
+                int(self._clock()),
+                self._query_mac,
+                tsig_at,
+                self._context,
+                multi=True,
+            )
+        except MalformedTsigError:
+            raise TsigError("its TSIG record is malformed") from None
+        except (dns.exception.DNSException, ValueError) as error:
+            reason = _REASONS.get(type(error).__name__, f"its TSIG record is not valid ({error})")
+            raise TsigError(reason) from None
+
+    def finish(self) -> None:
+        """Check that the last message was signed.
+
+        Raises:
+            TsigError: it was not.
+        """
+        if self._unsigned:
+            raise TsigError("the last message is not signed")
+
+
+_REASONS = {
+    "PeerBadKey": "the primary does not accept the key (BADKEY): name or algorithm may differ",
+    "PeerBadSignature": "the primary rejects the signature (BADSIG): the secret differs",
+    "PeerBadTime": "the primary rejects the time of the signature (BADTIME): the clocks differ",
+    "BadSignature": "a signature is wrong: the secret differs, or the message was changed",
+    "BadTime": "the time of a signature is too far from this machine's: the clocks differ",
+    "BadKey": "a message is signed with another key",
+    "BadAlgorithm": "a message is signed with another algorithm",
+}
+
+
+# -- both ----------------------------------------------------------------------------------------------------
+
+
+def _append(message: bytes, owner: bytes, record: _Tsig) -> bytes:
+    """Return a message with a TSIG record; `owner` is the name of the key in wire format."""
+    data = _data_of(record)
+    *counts, additional = HEADER.unpack_from(message)
+    head = RECORD.pack(TSIG, dns.rdataclass.ANY, 0, len(data))
+    return b"".join((HEADER.pack(*counts, additional + 1), message[HEADER_SIZE:], owner, head, data))
 
 
 def _data_of(record: _Tsig) -> bytes:
