@@ -21,9 +21,11 @@ from __future__ import annotations
 import array
 import itertools
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,6 +41,7 @@ from zkdns.dns.message import (
     QUESTION_POINTER,
     RA,
     RD,
+    RECORD,
     TC,
     TYPE_CLASS,
     Rcode,
@@ -49,20 +52,13 @@ from zkdns.forward.reply import MAX_TTL, TTL_FIELD, Reply
 from zkdns.forward.rewriting import follow_aliases, is_subdomain, name_at, rewrite
 
 _OPCODE = 0x7800
+_QUERY_FLAGS = (RD | AD, RD | AD | CD)  # without and with CD
 _RANDOM_BYTES = 4096  # read by one system call; two bytes for each id
 
 # Plain integers: access to a member of an enumeration takes several times as long.
 _NOERROR, _NXDOMAIN = int(Rcode.NOERROR), int(Rcode.NXDOMAIN)
 _SOA_TYPE, _OPT_TYPE, _ANY_TYPE = int(Type.SOA), int(Type.OPT), int(Type.ANY)
-# Bytes of a record before its data if its owner is a pointer. By type, the size of a record with an address,
-# type and class, and the length of the data.
-_RECORD_HEAD, _TTL_AT = 12, 6
-_ADDRESS_RECORDS = {
-    int(rtype): (_RECORD_HEAD + length, TYPE_CLASS.pack(rtype, CLASS_IN), length.to_bytes(2))
-    for rtype, length in ((Type.A, 4), (Type.AAAA, 16))
-}
 _UNUSUAL_FLAGS = QR | _OPCODE | TC | 0xF
-_OPT_START, _NO_OPTIONS = b"\0\0\x29", b"\0\0"
 _NS_TYPE, _CNAME_TYPE = int(Type.NS), int(Type.CNAME)
 _OF_SEVERAL_RRSETS = frozenset({_CNAME_TYPE, 39, 46})  # CNAME, DNAME, RRSIG
 
@@ -97,10 +93,9 @@ def build_query(question: Question, ident: int, *, edns: bool = True) -> bytes:
         ident: the id of the message.
         edns: whether to add an OPT record, which is required to request DNSSEC records.
     """
-    flags = RD | AD | CD if question.cd else RD | AD
-    header = HEADER.pack(ident, flags, 1, 0, 0, edns)
-    opt = PLAIN_OPT[question.do] if edns else b""
-    return header + question.name + TYPE_CLASS.pack(question.qtype, CLASS_IN) + opt
+    header = HEADER.pack(ident, _QUERY_FLAGS[question.cd], 1, 0, 0, edns)
+    query = header + question.name + TYPE_CLASS.pack(question.qtype, CLASS_IN)
+    return query + PLAIN_OPT[question.do] if edns else query
 
 
 def read_reply(message: bytes, question: Question) -> Reply:
@@ -172,42 +167,31 @@ def _read_any(message: bytes, question: Question) -> Reply:
 def _read_addresses(message: bytes, question: Question) -> Reply | None:
     """Read the usual reply: addresses of the name with equal TTLs, and an OPT record without options.
 
-    All records have the same size, so that they are compared as bytes.
-
     Returns:
         None: it is another message, valid or not.
     """
-    form = _ADDRESS_RECORDS.get(question.qtype)
+    form = _ADDRESS_FORMS.get(question.qtype)
     if form is None or len(message) < HEADER_SIZE:
         return None
-    size, type_class, length = form
+    type_class, records, size = form
     _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
     start = HEADER_SIZE + len(question.name) + TYPE_CLASS.size
     end = start + size * answers
-    head = message[start : start + _RECORD_HEAD]
     if (
-        (flags & _UNUSUAL_FLAGS, questions, authorities, additionals) != (QR, 1, 0, 1)
+        flags & _UNUSUAL_FLAGS != QR
+        or questions != 1
+        or authorities
+        or additionals != 1
         or len(message) != end + OPT.size
         or message[HEADER_SIZE:start].lower() != question.name + type_class  # these types have no letters
-        or not head.startswith(QUESTION_POINTER + type_class)
-        or not head.endswith(length)
-        or (answers > 1 and any(message[at : at + _RECORD_HEAD] != head for at in range(start, end, size)))
-        or not message.startswith(_OPT_START, end)
-        or message[end + 5] != 0  # upper bits of the response code
-        or not message.endswith(_NO_OPTIONS)
+        or (found := records.fullmatch(message, start)) is None
     ):
         return None
-    ttl: int
-    (ttl,) = TTL_FIELD.unpack_from(head, _TTL_AT)
-    if ttl > MAX_TTL:
-        return None
+    ttl = int.from_bytes(found[1])
     ends, ttls_at = _layout(size, answers)
     return Reply(
-        rcode=_NOERROR,
-        truncated=False,
         authentic=bool(flags & AD),
         has_edns=True,
-        is_negative=False,
         ttl=ttl,
         records=message[start:end],
         counts=(answers, 0, 0),
@@ -218,10 +202,44 @@ def _read_addresses(message: bytes, question: Question) -> Reply | None:
     )
 
 
+class _AddressForm(NamedTuple):
+    """The form of the usual reply to a question for addresses.
+
+    Attributes:
+        type_class: the type and class of the question.
+        records: matches the records. The first group is the TTL, which all of them have.
+        size: bytes of a record with an address.
+    """
+
+    type_class: bytes
+    records: re.Pattern[bytes]
+    size: int
+
+
+def _make_address_form(rtype: int, length: int) -> _AddressForm:
+    """Return the form for this type, whose addresses have this number of bytes."""
+    type_class = TYPE_CLASS.pack(rtype, CLASS_IN)
+    start = re.escape(QUESTION_POINTER + type_class)
+    data = re.escape(length.to_bytes(2)) + b".{%d}" % length
+    records = re.compile(
+        start + rb"([\x00-\x7f].{3})" + data  # RFC 2181 §8: the top bit of a TTL is 0
+        + b"(?:" + start + rb"\1" + data + b")*"
+        + rb"\x00\x00\x29.{2}\x00.{3}\x00\x00",  # OPT with 0 as upper bits of the RCODE, without options
+        re.DOTALL,
+    )  # fmt: skip
+    return _AddressForm(type_class, records, len(QUESTION_POINTER) + RECORD.size + length)
+
+
+_ADDRESS_FORMS = {
+    int(rtype): _make_address_form(rtype, length) for rtype, length in ((Type.A, 4), (Type.AAAA, 16))
+}
+
+
 @lru_cache(maxsize=64)
 def _layout(size: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the offsets of the ends and of the TTLs of records of this size (`Reply.ends`, `ttls_at`)."""
-    return tuple(range(size, size * count + 1, size)), tuple(range(_TTL_AT, size * count, size))
+    ttl_at = len(QUESTION_POINTER) + TYPE_CLASS.size
+    return tuple(range(size, size * count + 1, size)), tuple(range(ttl_at, size * count, size))
 
 
 def _read_head(message: bytes, question: Question) -> tuple[int, list[int], int]:

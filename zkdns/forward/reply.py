@@ -15,6 +15,7 @@ MAX_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
 
 _RECORD_OVERHEAD = 110  # bytes of memory of each record's TTL and offsets (measured)
 
+_FLAGS = QR | RA
 _CONCLUSIVE = frozenset({int(Rcode.NOERROR), int(Rcode.NXDOMAIN)})
 
 TTL_FIELD: Final = struct.Struct("!I")
@@ -44,11 +45,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             records that lead to it, and the zone has the answer (`own_names.py`).
     """
 
-    rcode: int
-    truncated: bool
+    rcode: int = 0
+    truncated: bool = False
     authentic: bool
     has_edns: bool
-    is_negative: bool
+    is_negative: bool = False
     ttl: int
     records: bytes
     counts: tuple[int, int, int]
@@ -102,22 +103,28 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             ede_text: the text of `ede`.
             trust_ad: whether AD is passed on to clients that want it (RFC 6840 §5.8).
         """
-        edns, rcode = query.edns, self.rcode
+        edns, question, rcode = query.edns, query.question, self.rcode
         if edns is None and rcode > 0xF:  # noqa: PLR2004 - the size of the header's field; the lower bits are another code
             rcode = Rcode.SERVFAIL
-        flags = QR | RA | (query.rd and RD) | (query.cd and CD) | (self.truncated and TC) | rcode & 0xF
+        flags = _FLAGS | rcode & 0xF
+        if query.rd:
+            flags |= RD
+        if query.cd:
+            flags |= CD
+        if self.truncated:
+            flags |= TC
         if trust_ad and self.authentic and (query.ad or (edns is not None and edns.do)):
             flags |= AD
-        room = limit - HEADER_SIZE - len(query.question)
         errors = self.ede if ede is None else pack_ede(ede, ede_text) + self.ede
+        room = limit - HEADER_SIZE - len(question)
         opt = response_opt(edns, rcode, errors, room)
-        room -= len(opt)
         records: bytes | bytearray = self.records
         is_unchanged = self.is_verbatim and not age and not min_ttl and self.ttl and self.ttls
         if not is_unchanged or max(self.ttls) > max_ttl:
             records = self._records_at(age, min_ttl, max_ttl)
         answers, authorities, additionals = self.counts
-        if len(records) > room:
+        if len(records) + len(opt) > room:
+            room -= len(opt)
             kept = bisect_right(self.ends, room)
             if kept < answers + authorities:
                 flags |= TC
@@ -125,8 +132,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             answers = min(answers, kept)
             authorities = min(authorities, kept - answers)
             additionals = kept - answers - authorities
-        header = HEADER.pack(query.id, flags, 1, answers, authorities, additionals + bool(opt))
-        return b"".join((header, query.question, records, opt))
+        if opt:
+            additionals += 1
+        header = HEADER.pack(query.id, flags, 1, answers, authorities, additionals)
+        return b"".join((header, question, records, opt))
 
     def at_age(self, age: int, min_ttl: int = 0, max_ttl: int = MAX_TTL) -> Reply:
         """Return the reply with the TTLs that it has at this age; the arguments are those of `render`."""
