@@ -58,12 +58,13 @@ class WaitingPlaces(Generic[Waiter]):
             client: its client, as of `client_key`.
             zone: its forward zone.
         """
-        waiters = self._zones.get(zone)
-        if waiters is None:
-            waiters = self._zones[zone] = _Zone()
-        self._owners[waiter] = client, waiters
-        waiters.add(waiter, client)
-        if len(self._owners) <= self._max_waiting:
+        in_zone = self._zones.get(zone)
+        if in_zone is None:
+            in_zone = self._zones[zone] = _Zone()
+        owners = self._owners
+        owners[waiter] = client, in_zone
+        in_zone.add(waiter, client)
+        if len(owners) <= self._max_waiting:
             return None
         greediest = max(self._zones.values(), key=_Zone.weight)
         oldest = greediest.oldest_of_greediest()
@@ -74,8 +75,7 @@ class WaitingPlaces(Generic[Waiter]):
         """Free the place of a query, if it has one."""
         owner = self._owners.pop(waiter, None)
         if owner is not None:
-            client, waiters = owner
-            waiters.remove(waiter, client)
+            owner[1].remove(waiter, owner[0])
 
 
 class TurnQueue(Generic[Item]):
@@ -120,8 +120,8 @@ class _Zone(Generic[Waiter]):
     def __init__(self) -> None:
         self.count = 0
         self._waiters: dict[bytes, dict[Waiter, None]] = {}  # by client, the oldest first
-        self._clients: dict[int, dict[bytes, None]] = {}  # by their number of queries
-        self._most = 0
+        self._clients: dict[int, dict[bytes, None]] = {}  # with at least two queries, by their number
+        self._most = 1
 
     def weight(self) -> int:
         """The largest product of the number of a client's queries and of all queries."""
@@ -129,38 +129,36 @@ class _Zone(Generic[Waiter]):
 
     def oldest_of_greediest(self) -> Waiter:
         """The oldest query of the client that has the most."""
-        client = next(iter(self._clients[self._most]))
+        client = next(iter(self._clients[self._most] if self._most > 1 else self._waiters))
         return next(iter(self._waiters[client]))
 
     def add(self, waiter: Waiter, client: bytes) -> None:
         """Add a query."""
         self.count += 1
         waiters = self._waiters.get(client)
-        if waiters is not None:
+        if waiters is None:  # nearly always, as long as upstreams are quick
+            self._waiters[client] = {waiter: None}
+        else:
             waiters[waiter] = None
             self._move(client, len(waiters) - 1, len(waiters))
-            return
-        self._waiters[client] = {waiter: None}
-        self._clients.setdefault(1, {})[client] = None
-        if not self._most:
-            self._most = 1
 
     def remove(self, waiter: Waiter, client: bytes) -> None:
         """Remove a query."""
+        self.count -= 1
         waiters = self._waiters[client]
         del waiters[waiter]
-        self.count -= 1
-        self._move(client, len(waiters) + 1, len(waiters))
-        if not waiters:
+        if waiters:
+            self._move(client, len(waiters) + 1, len(waiters))
+        else:
             del self._waiters[client]
 
     def _move(self, client: bytes, before: int, now: int) -> None:
-        """Note that the number of a client's queries has changed by one."""
-        if before:
+        """Note that the number of a client's queries has changed by one; both numbers are positive."""
+        if before > 1:
             del self._clients[before][client]
             if not self._clients[before]:
                 del self._clients[before]
-        if now:
+        if now > 1:
             self._clients.setdefault(now, {})[client] = None
         if now > self._most or (before == self._most and before not in self._clients):
             self._most = now
