@@ -7,14 +7,16 @@
 
 A `Resolution` (zkdns.forward.resolution) decides each step without I/O, and the resolver carries it out.
 
-No event delays other work for long: messages are read for a limited time, time-outs are handled one by one
-with other work in between, and the event loop watches one file descriptor for all UDP sockets.
+No event delays other work for long: few messages are read at a time, time-outs are handled one by one with
+other work in between, and the event loop watches one file descriptor for all UDP sockets.
+
+Nearly all resolutions are finished before their timer. So they wait for it in slots of 10 ms, where adding or
+removing one is a single dictionary operation. The event loop has one timer, for the first slot.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import math
 import os
@@ -57,13 +59,7 @@ MAX_IN_FLIGHT: Final = 2000
 The forwarder limits its questions itself (`zkdns.forward.forwarder.MAX_WAITING`). The watcher uses resolvers
 without a forwarder.
 """
-# Datagrams are read for this long before other sockets, the feed and timers are served.
-_RECEIVE_SECONDS = 0.0001
-# Number of finished resolutions that are removed from the heap for each new one. So the heap stays small, and
-# the timer rarely has to remove any.
-_MAX_REMOVED_PER_TIMER = 2
-# The same for the timer: some 20 µs.
-_MAX_REMOVED_AT_ONCE = 32
+_SLOTS_PER_SECOND = 100  # of timers, which are therefore up to 10 ms late
 # Every recursive resolver has this RRset in its cache, so the response depends on no other server.
 _PROBE_QUESTION = Question(b"\0", Type.NS)
 _CHECKS_PER_PROBE = 3  # how often dead upstreams are checked in the interval between two probes
@@ -119,10 +115,10 @@ class Resolver:
         self._limit_seconds = limit_seconds
         self._check_seconds = probe_seconds / _CHECKS_PER_PROBE
         self._ids = random_ids()
-        self._numbers = itertools.count()
-        self._running: set[Resolution] = set()
+        # The current resolutions by the slot of their timer, and those whose timer is due, the oldest first.
+        self._slots: dict[int, dict[Resolution, None]] = {}
+        self._due: deque[Resolution] = deque()  # includes some that are over or have a slot again
         self._late: dict[Attempt, None] = {}  # late attempts over UDP that are still open, the oldest first
-        self._timers: list[tuple[float, int, Resolution]] = []  # a heap; includes some finished resolutions
         # Outcomes that were known before `resolve` returned, and are reported later.
         self._outcomes: deque[tuple[Question, OnOutcome, Reply | Failure]] = deque()
         self._clock = time.monotonic
@@ -133,7 +129,7 @@ class Resolver:
             tls = ssl.create_default_context()  # takes 20 ms, so not at the first query
         self._tcp = TcpClient(self._on_tcp_message, tls, times=tcp_times)
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self._timer_slot: float = math.inf
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_handling_timers = False
         self._log_once = LogOnce(log, "upstream_result_failed")
@@ -170,18 +166,19 @@ class Resolver:
             if timer is not None:
                 timer.cancel()
         self._timer = self._probe_timer = None
-        self._timer_at = math.inf
+        self._timer_slot = math.inf
         remove_server(self._udp.fileno())
         self._udp.close()
         self._udp = None
         self._tcp.close()
-        self._timers.clear()
-        self._outcomes.extend((one.question, one.on_outcome, STOPPED) for one in self._running)
+        for resolution in (*self._due, *itertools.chain.from_iterable(self._slots.values())):
+            if not resolution.is_over:
+                resolution.is_over = True
+                self._outcomes.append((resolution.question, resolution.on_outcome, STOPPED))
+        self._due.clear()
+        self._slots.clear()
         self.failed += self.in_flight
         self.in_flight = 0
-        for resolution in self._running:
-            resolution.is_over = True
-        self._running.clear()
         while self._outcomes:
             self._report(*self._outcomes.popleft())
 
@@ -217,9 +214,8 @@ class Resolver:
             self._report_later(question, on_outcome, failure)
             return None
         now = self._clock()
-        resolution = Resolution(question, self.upstreams, now, on_outcome, limit_seconds=self._limit_seconds)
+        resolution = Resolution(question, self.upstreams, now, on_outcome, None, self._limit_seconds)
         self.in_flight += 1
-        self._running.add(resolution)
         outcome = self._execute(resolution, resolution.start(now), now)
         if outcome is not None:
             self._finish(resolution, outcome)
@@ -233,7 +229,7 @@ class Resolver:
 
     def cancel(self, resolution: Resolution) -> None:
         """End a resolution, if it is not over. Its outcome is not reported."""
-        if not resolution.is_over and resolution in self._running:
+        if not resolution.is_over:
             self._end(resolution)
             self.in_flight -= 1
             self.cancelled += 1
@@ -247,11 +243,9 @@ class Resolver:
     # -- events --------------------------------------------------------------------------------------------
 
     def _receive(self) -> bool:
-        """Read datagrams for a limited time; the event loop calls again if there are more."""
-        end = self._clock() + _RECEIVE_SECONDS
-        while self._udp is not None and self._udp.receive(self._on_message):
-            if self._clock() >= end:
-                break
+        """Read a few datagrams; the event loop calls again if there are more, after it has served others."""
+        if self._udp is not None:
+            self._udp.receive(self._on_message)
         return False
 
     def _on_tcp_message(self, owner: Owner, message: bytes | OSError, sent_at: float) -> None:
@@ -277,45 +271,62 @@ class Resolver:
                 self._release(attempt)
             self._continue(resolution, step, now)
         upstream = attempt.upstream
-        if (upstream.failures or upstream in self._dead) and upstream.is_dead != (upstream in self._dead):
+        if (self._dead or upstream.failures) and upstream.is_dead != (upstream in self._dead):
             self._check_upstreams(now)
 
     def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, math.inf
+        self._timer, self._timer_slot = None, math.inf
+        now = self._clock()
+        for slot in sorted(slot for slot in self._slots if slot <= now * _SLOTS_PER_SECOND):
+            for resolution in self._slots.pop(slot):
+                resolution.slot = 0
+                self._due.append(resolution)
         if not self._is_handling_timers:
             self._is_handling_timers = True
             self._defer(self._handle_timer)
+        self._set_timer()
 
     def _handle_timer(self) -> None:
-        """Handle the timer of one resolution; other work is done before the next one.
-
-        Nearly all resolutions are finished before their timer. These are removed from the heap, several in
-        one call.
-        """
-        now = self._clock()
-        for _ in range(_MAX_REMOVED_AT_ONCE):
-            if not self._timers:
-                break
-            at, _, resolution = self._timers[0]
-            is_obsolete = resolution.is_over or resolution.scheduled_at != at
-            if at > now and not is_obsolete:
-                break
-            heapq.heappop(self._timers)
-            if not is_obsolete:
-                resolution.scheduled_at = 0.0
-                self._defer(self._handle_timer)  # first, so that an exception does not stop the others
-                step = resolution.on_timer(now)
-                late = (attempt for attempt in resolution.attempts if attempt.is_late and attempt.is_open)
-                self._late |= {attempt: None for attempt in late if not attempt.uses_stream}
-                self._continue(resolution, step, now)
-                self._check_upstreams(now)
-                return
-        else:
-            self._defer(self._handle_timer)
+        """Handle the timer of one resolution; other work is done before the next one."""
+        while self._due and (self._due[0].is_over or self._due[0].slot):
+            self._due.popleft()
+        if not self._due:
+            self._is_handling_timers = False
             return
-        self._is_handling_timers = False
-        if self._timers and self._udp is not None:
-            self._set_timer(self._timers[0][0])
+        resolution = self._due.popleft()
+        self._defer(self._handle_timer)  # first, so that an exception does not stop the others
+        now = self._clock()
+        step = resolution.on_timer(now)
+        late = (attempt for attempt in resolution.attempts if attempt.is_late and attempt.is_open)
+        self._late |= {attempt: None for attempt in late if not attempt.uses_stream}
+        self._continue(resolution, step, now)
+        self._check_upstreams(now)
+
+    def _wait(self, resolution: Resolution) -> None:
+        """Call `on_timer` of a resolution at its `wake_at`, rounded up, unless it is over before."""
+        slot = int(resolution.wake_at * _SLOTS_PER_SECOND) + 1
+        if slot == resolution.slot:
+            return
+        if resolution.slot:
+            self._slots[resolution.slot].pop(resolution, None)
+        resolution.slot = slot
+        waiting = self._slots.get(slot)
+        if waiting is not None:
+            waiting[resolution] = None
+            return
+        self._slots[slot] = {resolution: None}
+        if slot < self._timer_slot:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Set the timer to the first slot, and remove empty slots."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_slot = None, math.inf
+        self._slots = {slot: waiting for slot, waiting in self._slots.items() if waiting}
+        if self._slots:
+            self._timer_slot = slot = min(self._slots)
+            self._timer = self._loop.call_at(slot / _SLOTS_PER_SECOND, self._on_timer)
 
     # -- steps ---------------------------------------------------------------------------------------------
 
@@ -335,16 +346,8 @@ class Resolver:
         """Send attempts and set the timer; return the outcome if there is one."""
         while isinstance(step, Attempt):
             step = self._send(resolution, step, now)
-        wake_at = resolution.wake_at
-        if step is None and resolution.scheduled_at != wake_at:
-            resolution.scheduled_at = wake_at
-            timers = self._timers
-            for _ in range(_MAX_REMOVED_PER_TIMER):
-                if timers and timers[0][2].is_over:
-                    heapq.heappop(timers)
-            heapq.heappush(timers, (wake_at, next(self._numbers), resolution))
-            if wake_at < self._timer_at:
-                self._set_timer(wake_at)
+        if step is None:
+            self._wait(resolution)
         return step
 
     def _send(self, resolution: Resolution, attempt: Attempt, now: float, *, may_take: bool = True) -> Step:
@@ -381,11 +384,12 @@ class Resolver:
 
     def _release(self, attempt: Attempt) -> None:
         """Release the socket or TCP query of an attempt."""
-        carrier, attempt.carrier = attempt.carrier, None
         if attempt.is_late:
             self._late.pop(attempt, None)
+        carrier = attempt.carrier
         if carrier is None:
             return
+        attempt.carrier = None
         if attempt.uses_stream:
             self._tcp.cancel(carrier)
         elif self._udp is not None:
@@ -408,8 +412,10 @@ class Resolver:
         """Release everything of a resolution."""
         resolution.is_over = True
         for attempt in resolution.attempts:
-            self._release(attempt)
-        self._running.discard(resolution)
+            if attempt.carrier is not None or attempt.is_late:
+                self._release(attempt)
+        if resolution.slot in self._slots:
+            self._slots[resolution.slot].pop(resolution, None)
 
     def _report(self, question: Question, on_outcome: OnOutcome, outcome: Reply | Failure) -> None:
         try:
@@ -425,14 +431,6 @@ class Resolver:
         if self._outcomes:  # empty after `stop`
             self._report(*self._outcomes.popleft())
 
-    def _set_timer(self, at: float) -> None:
-        """Call `_on_timer` at this time, which is earlier than that of the present timer."""
-        if self._is_handling_timers:  # `_handle_timer` sets the timer at its end
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_at = self._loop.call_at(at, self._on_timer), at
-
     # -- probes --------------------------------------------------------------------------------------------
 
     def _probe(self, upstream: Upstream, question: Question, now: float) -> None:
@@ -440,7 +438,6 @@ class Resolver:
         resolution = Resolution(
             question, self.upstreams, now, _ignore_outcome, upstream, limit_seconds=PROBE_LIMIT_SECONDS
         )
-        self._running.add(resolution)
         outcome = self._execute(resolution, resolution.start(now), now)
         if outcome is not None:
             self._finish(resolution, outcome)
