@@ -19,7 +19,7 @@ import selectors
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from zkdns.address import UpstreamAddress
 from zkdns.transport.sockets import raise_open_file_limit, socket_address
@@ -42,10 +42,15 @@ class SocketLimitError(OSError):
 
 _IS_LINUX = sys.platform == "linux"
 _connect = ctypes.PyDLL(None).connect  # PyDLL keeps the GIL: the call does not wait
-_NO_ADDRESS = bytes(16)  # a sockaddr of the family AF_UNSPEC
+_ADDRESS_SIZE = 16
+_NO_ADDRESS = bytes(_ADDRESS_SIZE)  # a sockaddr of the family AF_UNSPEC
 
 OwnerT = TypeVar("OwnerT")
 """The owner of a query, which is passed on with its messages."""
+
+
+_Destination: TypeAlias = tuple[socket.AddressFamily, list[socket.socket], tuple[Any, ...]]
+"""An address family, its spare sockets, and an address for the socket functions."""
 
 
 class UdpClient(Generic[OwnerT]):
@@ -61,7 +66,7 @@ class UdpClient(Generic[OwnerT]):
         self._poll = _new_poll() if poll is None else poll
         # By file descriptor: the socket, the owner of its query, and the spare sockets of its family.
         self._waiting: dict[int, tuple[socket.socket, OwnerT, list[socket.socket]]] = {}
-        self._addresses: dict[UpstreamAddress, tuple[socket.AddressFamily, tuple[Any, ...]]] = {}
+        self._addresses: dict[UpstreamAddress, _Destination] = {}
         # Without a port, and watched.
         self._spare: dict[socket.AddressFamily, list[socket.socket]] = {
             socket.AF_INET: [],
@@ -93,8 +98,7 @@ class UdpClient(Generic[OwnerT]):
         """
         if len(self._waiting) >= self._max_sockets:
             raise SocketLimitError(errno.EMFILE, "too many queries are waiting for responses")
-        family, at = self._addresses.get(address) or self._find(address)
-        spare = self._spare[family]
+        family, spare, at = self._addresses.get(address) or self._find(address)
         sock = spare.pop() if spare else self._new(family)
         try:
             sock.connect(at)
@@ -113,18 +117,20 @@ class UdpClient(Generic[OwnerT]):
             is_answered: whether it has received its reply, and nothing else. Otherwise a message or error may
                 arrive that a later query must not receive, so the socket is not used again.
         """
-        waiting = self._waiting.pop(sock.fileno(), None)
+        fd = sock.fileno()
+        waiting = self._waiting.pop(fd, None)
         if waiting is None:
             return
-        _, _, spare = waiting
-        if is_answered and len(spare) < _MAX_SPARE_SOCKETS and _disconnect(sock):
+        spare = waiting[2]
+        if is_answered and len(spare) < _MAX_SPARE_SOCKETS and _disconnect(fd):
             spare.append(sock)
         else:
             self._close(sock)
 
-    def _find(self, address: UpstreamAddress) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-        """The address for the socket functions. One with an interface is not kept: its number may change."""
-        found = socket_address(address.host, address.port)
+    def _find(self, address: UpstreamAddress) -> _Destination:
+        """The destination of an address. One with an interface is not kept: its number may change."""
+        family, at = socket_address(address.host, address.port)
+        found = family, self._spare[family], at
         if "%" not in address.host:
             self._addresses[address] = found
         return found
@@ -180,12 +186,12 @@ class UdpClient(Generic[OwnerT]):
         self._poll.close()
 
 
-def _disconnect(sock: socket.socket) -> bool:
+def _disconnect(fd: int) -> bool:
     """Release the port of a connected socket, and return whether that succeeded.
 
     Only Linux is known to release the port.
     """
-    return _IS_LINUX and _connect(sock.fileno(), _NO_ADDRESS, len(_NO_ADDRESS)) == 0
+    return _IS_LINUX and _connect(fd, _NO_ADDRESS, _ADDRESS_SIZE) == 0
 
 
 def is_resource_shortage(error: OSError) -> bool:

@@ -202,12 +202,15 @@ class Upstream:
         return True
 
     def _measure(self, seconds: float) -> None:
-        if self.rtt is None:
-            self.rtt, self._variation = seconds, seconds / 2
+        rtt, variation, times = self.rtt, self._variation, self._times
+        if rtt is None:
+            rtt, variation = seconds, seconds / 2
         else:
-            self._variation += (abs(seconds - self.rtt) - self._variation) * _VARIATION_GAIN
-            self.rtt += (seconds - self.rtt) * _RTT_GAIN
-        timeout, times = self.rtt + 4 * self._variation, self._times
+            error = seconds - rtt
+            rtt += error * _RTT_GAIN
+            variation += (abs(error) - variation) * _VARIATION_GAIN
+        self.rtt, self._variation = rtt, variation
+        timeout = rtt + 4 * variation
         self._timeout = times.shortest if timeout < times.shortest else min(timeout, times.longest)
 
 
