@@ -46,6 +46,17 @@ def test_classes_are_counted_exactly_in_any_pieces(pieces: list[bytes]) -> None:
     assert sum(counters.computed.counts) == counters.computed.seconds == sum(expected.values())
 
 
+@given(st.lists(st.tuples(st.integers(0, 255), st.floats(0.0, 10.0)), max_size=50))
+def test_a_single_response_is_counted_like_a_batch_of_one(noted: list[tuple[int, float]]) -> None:
+    single, batches = Counters(), Counters()
+    for response_class, seconds in noted:
+        single.add_one(response_class, single.forwarded, seconds)
+        batches.add(bytes((response_class,)), batches.forwarded, seconds)
+    assert single.counts() == batches.counts()
+    assert single.forwarded.counts == batches.forwarded.counts
+    assert single.forwarded.seconds == batches.forwarded.seconds
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 10.0), st.integers(1, 64))))
 def test_latencies_are_counted_in_their_buckets(noted: list[tuple[float, int]]) -> None:
     counters = Counters()

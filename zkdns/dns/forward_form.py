@@ -24,15 +24,17 @@ class ForwardForm:
         limit: maximum size of a response in bytes.
         encode: makes a response after its id ready to send.
         after_name: the end of the question: the root label, type and class.
+        do: whether the client accepts DNSSEC records.
     """
 
-    __slots__ = ("after_name", "encode", "limit", "query")
+    __slots__ = ("after_name", "do", "encode", "limit", "query")
 
     def __init__(self, query: Query, limit: int, encode: Callable[[bytes, int], bytes]) -> None:
         self.query = query
         self.limit = limit
         self.encode = encode
         self.after_name = query.question[-_AFTER_NAME:]
+        self.do = query.edns is not None and query.edns.do
 
     def query_for(self, name: bytes) -> Query:
         """The query of this form for a name in wire format without the root label, in any spelling.
@@ -51,7 +53,10 @@ class OrdinaryNames:
     """
 
     def __init__(self, domains: Iterable[Labels]) -> None:
+        domains = list(domains)
         self._domains = frozenset(to_wire(domain)[:-1] for domain in domains)
+        # Nearly all names have another last label than the domains, and then need no further look-ups.
+        self._last_labels = frozenset(to_wire(domain[-1:])[:-1] for domain in domains)
 
     def __contains__(self, name: bytes) -> bool:
         """Whether a name is valid and in none of the domains.
@@ -59,11 +64,25 @@ class OrdinaryNames:
         Args:
             name: in wire format and lower case, without the root label. It may be malformed.
         """
-        at, size = 0, len(name)
+        size = len(name)
         if not 0 < size < MAX_NAME:
             return False
+        last = at = 0
         while at < size:
-            if name[at] > MAX_LABEL or name[at:] in self._domains:
+            length = name[at]
+            if length > MAX_LABEL:
                 return False
+            last = at
+            at += length + 1
+        if at != size:
+            return False
+        return name[last:] not in self._last_labels or not self._is_in_domain(name)
+
+    def _is_in_domain(self, name: bytes) -> bool:
+        """Whether a valid name is in one of the domains."""
+        at = 0
+        while at < len(name):
+            if name[at:] in self._domains:
+                return True
             at += 1 + name[at]
-        return at == size
+        return False

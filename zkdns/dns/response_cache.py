@@ -107,7 +107,7 @@ _TYPE_AND_CLASS = 4
 _ROOT = b"\0"
 
 # Root and type of an OPT record, and the end of one without options.
-_OPT_START, _NO_OPTIONS = b"\0\0\x29", b"\0\0"
+_OPT_START, _NO_OPTIONS, _OPT_SIZE = b"\0\0\x29", b"\0\0", OPT.size
 _ADDITIONAL_AT, _NO_ADDITIONAL = _HEADER - 2, b"\0\0"
 _NO_RESPONSES = itertools.repeat(b"")
 _ZERO_COOKIE = bytes(CLIENT_COOKIE_SIZE)
@@ -250,15 +250,15 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
         try:
-            entry = self._entries.get(self._option_forms.get(key, b""))
-            if entry is not None:
+            plain_key = self._option_forms.get(key)
+            if plain_key is not None and (entry := self._entries.get(plain_key)) is not None:
                 return entry.responses
             query = self._codec.query(key)
             if not query:  # it is longer than its slot
                 return _NO_RESPONSES
             if query[_ADDITIONAL_AT:_HEADER] != _NO_ADDITIONAL:
                 opt = query.find(_OPT_START, _HEADER)
-                if opt + OPT.size != len(query) or query[-2:] != _NO_OPTIONS:
+                if opt + _OPT_SIZE != len(query) or not query.endswith(_NO_OPTIONS):
                     return self._with_options(key, query, opt)
             return self._answer_miss(key, query)
         except UnfinishedError as unfinished:

@@ -29,7 +29,8 @@ _COUNTED_TYPES = {
 _TYPE_NAMES = (*_COUNTED_TYPES.values(), OTHER)
 _RCODE_NAMES = (*(code.name for code in Rcode), OTHER)
 _OTHER_TYPE, _OTHER_RCODE, _RCODES = len(_COUNTED_TYPES), len(Rcode), len(_RCODE_NAMES)
-_TYPE_INDEXES = {number.to_bytes(2): index for index, number in enumerate(_COUNTED_TYPES)}
+_TYPE_CLASSES = {number.to_bytes(2): 1 + index * _RCODES for index, number in enumerate(_COUNTED_TYPES)}
+_OTHER_CLASS = 1 + _OTHER_TYPE * _RCODES
 _RCODE_INDEXES = {code.value: index for index, code in enumerate(Rcode)}
 # The start of an OPT record (owner name and type), and the offset of the upper bits of the response code.
 _CODE = 0xF
@@ -47,23 +48,21 @@ def classify(body: bytes, question: int = 0) -> int:
     """
     if not body:
         return 0
-    at = _HEADER
+    at = _HEADER + question
+    first = _OTHER_CLASS
     if question:
-        at += question
-        kind = _TYPE_INDEXES.get(body[at - 4 : at - 2], _OTHER_TYPE)
+        first = _TYPE_CLASSES.get(body[at - 4 : at - 2], _OTHER_CLASS)
     elif body[3]:  # there is a question; its name is never compressed
         while length := body[at]:
             at += length + 1
         at += 1
-        kind = _TYPE_INDEXES.get(body[at : at + 2], _OTHER_TYPE)
+        first = _TYPE_CLASSES.get(body[at : at + 2], _OTHER_CLASS)
         at += 4
-    else:
-        kind = _OTHER_TYPE
     code = body[1] & _CODE
     # A code above 15 has its upper bits in the OPT record, the only record of the response (RFC 6891 §6.1.3).
     if code in _LOWER_BITS and body.startswith(_OPT, at):
         code |= body[at + _UPPER_BITS] << 4
-    return 1 + kind * _RCODES + _RCODE_INDEXES.get(code, _OTHER_RCODE)
+    return first + _RCODE_INDEXES.get(code, _OTHER_RCODE)
 
 
 def describe(response_class: int) -> tuple[str, str]:

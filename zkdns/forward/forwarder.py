@@ -64,7 +64,7 @@ from zkdns.forward.udp_client import affordable_sockets
 from zkdns.forward.upstreams import UDP_TIMES, UdpTimes
 from zkdns.forward.waiting_places import TurnQueue, WaitingPlaces, client_key
 from zkdns.names import Labels, parse_name, to_text
-from zkdns.transport.contract import DeferredResponse, Deliver
+from zkdns.transport.contract import DeferredResponse, Deliver, deferred
 from zkdns.transport.event_loop import Defer, deferrer
 from zkdns.transport.log_once import LogOnce
 
@@ -266,8 +266,8 @@ class Forwarder:
             name: a name in none of `domains`, in wire format without the root label.
             lower: the same in lower case.
         """
-        zone, edns = self.zones.default, form.query.edns
-        question = Question(lower + _ROOT, form.query.qtype, edns is not None and edns.do, form.query.cd)
+        zone = self.zones.default
+        question = Question(lower + _ROOT, form.query.qtype, form.do, form.query.cd)
         if not zone.servers or question in self.cache:
             return None
         current = self._pending.get(question)
@@ -276,7 +276,7 @@ class Forwarder:
         pending = PendingQuery(
             form.query_for(name), question, form.limit, form.encode, zone, may_be_stale=False
         )
-        return DeferredResponse(partial(self._begin, pending))
+        return deferred(partial(self._begin, pending))
 
     def answer(self, query: Query, limit: int, encode: EncodeResponse) -> CacheableAnswer:
         """Return the answer to a query of class IN.
@@ -330,9 +330,7 @@ class Forwarder:
         while entry.is_fresh(now):
             if pending.query.rd and entry.start_prefetch_if_due(now):
                 self.counters.prefetched += self._prefetch(pending)
-            response = pending.finish(
-                self._render(entry.reply, pending, now - entry.stored_at, entry.max_ttl)
-            )
+            response = self._render(entry.reply, pending, now - entry.stored_at, entry.max_ttl)
             while now == self.now:
                 yield response
             now = self.now
@@ -355,7 +353,7 @@ class Forwarder:
             stale = self.cache.get_stale(pending.question, self.now)
             if stale is not None:  # other clients have already waited for a fresh response
                 return self._stale_response(stale, pending)
-        return DeferredResponse(partial(self._begin, pending))
+        return deferred(partial(self._begin, pending))
 
     # -- resolution ----------------------------------------------------------------------------------------
 
@@ -435,8 +433,9 @@ class Forwarder:
         """Resolve a question at once, or when it is the turn of its client if there are many questions."""
         now = self._clock()
         if now >= self._burst_until:
-            self._burst_until, self._burst_left = now + _BURST_SECONDS, _MAX_BURST
-        if self._burst_left and not self._to_resolve:
+            self._burst_until = now + _BURST_SECONDS
+            self._burst_left = 0 if self._to_resolve else _MAX_BURST
+        if self._burst_left:
             self._burst_left -= 1
             current.resolution = current.zone.resolver.resolve(question, self._report)
         else:
@@ -446,6 +445,7 @@ class Forwarder:
         """Resolve a question when it is the turn of its client."""
         if not self._to_resolve:
             self._defer(self._resolve_next)
+            self._burst_left = 0  # later questions must wait too
         self._to_resolve.add(current.client, (question, current))
 
     def _resolve_next(self) -> None:
@@ -530,7 +530,8 @@ class Forwarder:
     def _deliver(self, waiters: Collection[Waiter], outcome: Reply | Failure | Entry) -> None:
         """Deliver an outcome: to one client at once, to the others later, because there may be thousands."""
         if len(waiters) == 1 and not self._to_deliver:
-            self._deliver_one(next(iter(waiters)), outcome)
+            for waiter in waiters:
+                self._deliver_one(waiter, outcome)
             return
         is_delivering = bool(self._to_deliver)
         self._to_deliver.extend((waiter, outcome) for waiter in waiters)
@@ -565,7 +566,7 @@ class Forwarder:
         if isinstance(outcome, Reply):
             self.sources.record(UPSTREAM)
             age = self.now - received_at  # over TCP, a slow client gets its response later
-            return pending.finish(self._render(outcome, pending, age, self.cache.max_ttl_of(outcome)))
+            return self._render(outcome, pending, age, self.cache.max_ttl_of(outcome))
         if isinstance(outcome, Entry):
             return self._stale_response(outcome, pending)
         partial = _partial_answer_of(outcome)
@@ -584,12 +585,13 @@ class Forwarder:
         ede: Ede | None = None,
         ede_text: str = "",
     ) -> bytes:
-        """Return the response from a reply; the arguments are those of `Reply.render`."""
+        """Return the bytes to deliver for a reply; the arguments are those of `Reply.render`."""
         if reply.is_alias_of_ours and self.own_names is not None:
             reply = self.own_names.complete(reply.at_age(age, min_ttl, max_ttl), pending.query, pending.limit)
             age, min_ttl, max_ttl = 0, 0, MAX_TTL
-        return reply.render(
-            pending.query,
+        query = pending.query
+        message = reply.render(
+            query,
             pending.limit,
             age,
             min_ttl=min_ttl,
@@ -598,11 +600,12 @@ class Forwarder:
             ede_text=ede_text,
             trust_ad=self._trust_ad,
         )
+        return pending.encode(message[ID_SIZE:], len(query.question))
 
     def _partial_response(self, partial: Reply, pending: PendingQuery, age: int) -> bytes:
         """Return the part of an answer that the upstream could send, with TC (RFC 2181 §9)."""
         self.sources.record(UPSTREAM)
-        return pending.finish(self._render(partial, pending, age, MAX_TTL))
+        return self._render(partial, pending, age, MAX_TTL)
 
     def _failure_response(self, pending: PendingQuery, errors: bytes, text: str) -> bytes:
         """Return the stale response, or SERVFAIL with these extended errors."""
@@ -618,16 +621,14 @@ class Forwarder:
         """Return the response from a stale entry (RFC 8767 §4)."""
         self.counters.stale += 1
         self.sources.record(STALE)
-        return pending.finish(
-            self._render(
-                entry.reply,
-                pending,
-                0,
-                STALE_TTL,
-                min_ttl=STALE_TTL,
-                ede=Ede.STALE_ANSWER,
-                ede_text=text[:_MAX_TEXT],
-            )
+        return self._render(
+            entry.reply,
+            pending,
+            0,
+            STALE_TTL,
+            min_ttl=STALE_TTL,
+            ede=Ede.STALE_ANSWER,
+            ede_text=text[:_MAX_TEXT],
         )
 
 

@@ -28,7 +28,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import ClassVar, Final
 
 import msgspec
@@ -70,7 +70,11 @@ _NO_DATAGRAMS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _LINK_LOCAL = b"\xfe\x80"
 
 _SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
+_SOCKADDR_IN_SIZE = _SOCKADDR_IN.size
 _SOCKADDR_IN6 = struct.Struct("!2xH4s16s4s")  # port, flow information, address, scope
+
+
+_host_of = lru_cache(maxsize=1024)(socket.inet_ntoa)  # clients send several queries
 
 
 class Client(msgspec.Struct, frozen=True, gc=False):
@@ -177,6 +181,7 @@ class Batch:
         """The response classes of the last responses; 0 for empty ones."""
         self._count = 0
         self._family = socket.AddressFamily(sock.family)
+        self._is_ipv4 = self._family == socket.AF_INET
         self._slots, self._bodies = bytearray(MAX_BATCH * SLOT), bytearray(MAX_BATCH * _BODY)
         self._overflow = mmap.mmap(-1, MAX_BATCH * _OVERFLOW)  # takes no memory until it is used
         self._clients = bytearray(MAX_BATCH * _SOCKADDR_SIZE[socket.AddressFamily(sock.family)])
@@ -284,14 +289,13 @@ class Batch:
 
     def client(self, at: int) -> Client:
         """The client of the query at this position; valid after `send` and before the next `receive`."""
-        slot, start = at * SLOT, at * _SOCKADDR_SIZE[self._family]
-        sockaddr = self._clients[start : start + _SOCKADDR_SIZE[self._family]]
+        slot = at * SLOT
         address: Address
-        if self._family == socket.AF_INET:
-            port, ip = _SOCKADDR_IN.unpack(sockaddr)
-            address = socket.inet_ntoa(ip), port
+        if self._is_ipv4:
+            port, ip = _SOCKADDR_IN.unpack_from(self._clients, at * _SOCKADDR_IN_SIZE)
+            address = _host_of(ip), port
         else:
-            port, flow, ip, scope = _SOCKADDR_IN6.unpack(sockaddr)
+            port, flow, ip, scope = _SOCKADDR_IN6.unpack_from(self._clients, at * _SOCKADDR_IN6.size)
             numbers = int.from_bytes(flow), int.from_bytes(scope, sys.byteorder)
             address = socket.inet_ntop(socket.AF_INET6, ip), port, *numbers
         ancillary = [self._local_addresses.source(at)] if self._local_addresses is not None else []

@@ -14,6 +14,12 @@ from zkdns.transport.counters import NOT_COUNTED
 _SLOT_CAPACITY = SLOT - ID - LENGTH  # bytes of a query after its id that fit into a slot
 # Lengths of the rest and of the question; and the response class, in the room for the id.
 _LENGTHS = struct.Struct("=HHBx")
+# By the last bytes of a key, the end of a query that fits into a slot.
+_ENDS = {(ID + end).to_bytes(LENGTH, sys.byteorder): end for end in range(_SLOT_CAPACITY + 1)}
+_MAX_REPEATED = _SLOT_CAPACITY - HEAD  # bytes of a question that is copied from its slot
+_MAX_BODY = MAX_RESPONSE - ID
+_QUESTION_AT = ID + HEAD  # offset of the question in a query
+_REST_AT = PREFIX + HEAD  # offset of the rest in a response
 _MAX_CACHED_TCP_QUERY = 512
 _TYPE_AND_CLASS = 4
 
@@ -37,6 +43,9 @@ class UdpCodec:
 
         The response to an empty query is empty too, and the transport then looks the whole query up.
         """
+        end = _ENDS.get(key[-LENGTH:])
+        if end is not None:  # nearly always
+            return key[:end]
         end = int.from_bytes(key[-LENGTH:], sys.byteorder) - ID
         return key[:end] if 0 <= end <= len(key) - LENGTH else b""
 
@@ -54,11 +63,11 @@ class UdpCodec:
         """
         if not body:
             return body
-        if len(body) > MAX_RESPONSE - ID:
+        if len(body) > _MAX_BODY:
             raise ValueError(
                 f"a response has {ID + len(body)} bytes, at most {MAX_RESPONSE} fit into a datagram"
             )
-        if question > _SLOT_CAPACITY - HEAD:
+        if question > _MAX_REPEATED:
             question = 0  # the slot does not hold the whole question, so it is part of the rest
         rest = body[HEAD + question :]
         return _LENGTHS.pack(len(rest), question, response_class) + body[:HEAD] + rest
@@ -79,8 +88,8 @@ class UdpCodec:
         if not response:
             return response
         _, question, _ = _LENGTHS.unpack_from(response)
-        head, repeated = response[PREFIX : PREFIX + HEAD], query[ID + HEAD : ID + HEAD + question]
-        return b"".join((query[:ID].ljust(ID, b"\0"), head, repeated, response[PREFIX + HEAD :]))
+        repeated = query[_QUESTION_AT : _QUESTION_AT + question]
+        return query[:ID].ljust(ID, b"\0") + response[PREFIX:_REST_AT] + repeated + response[_REST_AT:]
 
 
 class TcpCodec:

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, Self, TypeAlias
 
+_new_bytes = bytes.__new__
+
 Render: TypeAlias = Callable[[], bytes]
 """Makes a deferred response without its id; empty bytes mean that there is none."""
 
@@ -56,6 +58,13 @@ class DeferredResponse(bytes):
         made = super().__new__(cls)
         made.start = start
         return made
+
+
+def deferred(start: Callable[[Deliver, bytes], None]) -> DeferredResponse:
+    """Make a deferred response in half the time of its constructor."""
+    made = _new_bytes(DeferredResponse)
+    made.start = start
+    return made
 
 
 class MessageSink(Protocol):
@@ -113,9 +122,6 @@ class PerClientResponse(bytes):
         made = super().__new__(cls)
         made.for_address = for_address
         return made
-
-
-_new_bytes = bytes.__new__
 
 
 def for_client(response: bytes, finish: Callable[[bytes, bytes], bytes]) -> bytes:

@@ -73,6 +73,16 @@ class Counters:
         if len(self._pending) >= _MAX_PENDING:
             self._count()
 
+    def add_one(self, response_class: int, latency: LatencyHistogram, seconds: float) -> None:
+        """Count a response; the arguments are those of `add`."""
+        if response_class == NOT_COUNTED:
+            return
+        latency.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        latency.seconds += seconds
+        self._pending.append(response_class)
+        if len(self._pending) >= _MAX_PENDING:
+            self._count()
+
     def counts(self) -> dict[int, int]:
         """Return the number of responses of each class."""
         self._count()

@@ -167,21 +167,18 @@ class _ServingSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Serve until asyncio has something to do; return the ready files of the inner selector."""
-        end = None if timeout is None else self._clock() + timeout
+        clock, poll, serve = self._clock, self._epoll.poll, self._serve
+        end = None if timeout is None else clock() + timeout
         self.has_loop_work = False
         while True:
-            is_busy = self._busy or self._pieces
-            ready = self._epoll.poll(0 if is_busy else timeout)
-            started = self._clock() if self._pieces else 0.0
-            for file in tuple(self._busy):
-                self._serve(file)
-            for file, _ in ready:
-                self._serve(file)
-            if self._pieces:
-                self._run_deferred(started)
-            elif not ready and not is_busy:
+            if self._pieces or self._busy:
+                self._take_turn()
+            elif ready := poll(timeout):
+                for file, _ in ready:
+                    serve(file)
+            else:
                 return []
-            now = self._clock()
+            now = clock()
             if now >= self._housekeeping_at:
                 self._housekeeping_at = now + HOUSEKEEPING_SECONDS
                 self.housekeeping()
@@ -211,14 +208,18 @@ class _ServingSelector(selectors.BaseSelector):
             self._busy.remove(file)
             self._epoll.register(file, select.EPOLLIN)
 
-    def _run_deferred(self, started: float) -> None:
-        """Run one deferred piece, then more of them until they have taken as long as the servers did.
+    def _take_turn(self) -> None:
+        """Serve the busy and the ready servers; then run deferred pieces for as long as that took.
 
-        Args:
-            started: when the servers started. 0: no piece was deferred then, so only one is run.
+        One piece is run in any case.
         """
-        now = self._clock()
-        end = 2 * now - started if started else now
+        ready = self._epoll.poll(0)
+        started = self._clock()
+        for file in (*self._busy, *[file for file, _ in ready]):
+            self._serve(file)
+        if not self._pieces:
+            return
+        end = 2 * self._clock() - started
         self._run(self._pieces.popleft())
         while self._pieces and self._clock() < end:
             self._run(self._pieces.popleft())

@@ -143,15 +143,20 @@ class UdpServer:
                 replacements = self._access.check_datagrams(batch.addresses(), batch.query, started)
             responses = self._respond(batch, queries, replacements, started)
             self.lost += batch.send(responses)
-            self.counters.add(batch.classes, self._latency, time.monotonic() - started)
+            if batch.classes:
+                self.counters.add(batch.classes, self._latency, time.monotonic() - started)
             if batch.has_empty:
-                for at, response in enumerate(responses):
-                    if isinstance(response, DeferredResponse):
-                        self._start_deferred(response, batch.client(at), started)
-            self._count_queries(queries, batch)
+                self._start_all_deferred(responses, batch, started)
+            if self.query_counter is not None:
+                self._count_queries(self.query_counter, queries, batch)
             if len(queries) < _MIN_BATCH_TO_CONTINUE:
                 return False
         return True
+
+    @staticmethod
+    def _count_queries(counter: QueryCounter, queries: Sequence[bytes], batch: Batch) -> None:
+        whole = [batch.long_query(at) or query for at, query in enumerate(queries)]
+        counter.add(whole, batch.addresses())
 
     def _respond(
         self,
@@ -172,11 +177,6 @@ class UdpServer:
         if not all(responses):
             self._complete(responses, batch, replacements)
         return responses
-
-    def _count_queries(self, queries: Sequence[bytes], batch: Batch) -> None:
-        if self.query_counter is not None:
-            whole = [batch.long_query(at) or query for at, query in enumerate(queries)]
-            self.query_counter.add(whole, batch.addresses())
 
     def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
@@ -225,14 +225,22 @@ class UdpServer:
         replacements: Sequence[ResponseLookup | None] | None,
     ) -> None:
         """Replace empty responses to long queries, and per-client responses, by those for the client."""
-        addresses = batch.addresses()
+        addresses: Sequence[bytes] = ()
         for at, response in enumerate(responses):
-            if response:
+            if response or isinstance(response, DeferredResponse):
                 continue
             found: bytes = response
             if type(response) is bytes and (query := batch.long_query(at)) is not None:
                 found = self._response_to(query, replacements[at] if replacements else None)
-            responses[at] = self._finish(found, addresses[at])
+            if isinstance(found, PerClientResponse):
+                addresses = addresses or batch.addresses()
+                found = self._finish(found, addresses[at])
+            responses[at] = found
+
+    def _start_all_deferred(self, responses: Sequence[bytes], batch: Batch, started: float) -> None:
+        for at, response in enumerate(responses):
+            if isinstance(response, DeferredResponse):
+                self._start_deferred(response, batch.client(at), started)
 
     def _answer_one(self, client: Client, response: bytes, started: float) -> None:
         if isinstance(response, DeferredResponse):
@@ -252,9 +260,10 @@ class UdpServer:
 
     def _deliver(self, client: Client, started: float, latency: LatencyHistogram, response: bytes) -> None:
         """Send a response outside of a batch; `started`: when its query arrived."""
-        response = self._finish(response, client.packed)
-        if not response or self._is_stopped:
-            return
+        if not response:
+            response = self._finish(response, client.packed)
+            if not response:
+                return
         message = UdpCodec.message(client.query, response)
         try:
             if client.ancillary or len(message) > _MAX_UNFRAGMENTED:
@@ -264,7 +273,7 @@ class UdpServer:
         except OSError:
             self.lost += 1
         took = time.monotonic() - started
-        self.counters.add(response[CLASS_OFFSET : CLASS_OFFSET + 1], latency, took)
+        self.counters.add_one(response[CLASS_OFFSET], latency, took)
         if self.observer is not None:
             source = self.observer.take_source()
             if self.observer.is_sampled():
