@@ -24,7 +24,6 @@ from zkdns.daemon.ipc.feed import (
     FRAMES,
     Begin,
     Changes,
-    CopyServer,
     End,
     FeedMessage,
     Health,
@@ -33,8 +32,8 @@ from zkdns.daemon.ipc.feed import (
     Rise,
     SourceHealth,
     divide_by_work,
-    read_copy,
 )
+from zkdns.daemon.ipc.table_copies import CopyServer, read_copy
 from zkdns.namespace import ALL_SOURCES, STATIC_SOURCE, ServiceName, parse_namespace
 from zkdns.serverset.changes import (
     Change,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import dns.flags
@@ -49,12 +49,17 @@ def accept(query: dns.message.Message, rcode: int = 0) -> list[bytes]:
     return [response.to_wire()]
 
 
+async def at_once() -> None:
+    """The workers have each version."""
+
+
 def run(
     respond: Respond,
     test: Callable[[Notifier, Secondary], object],
     *,
     key: str | None = None,
     listening: tuple[HostPort, ...] = (),
+    until_answered: Callable[[], Awaitable[None]] = at_once,
     **options: object,
 ) -> None:
     async def main() -> None:
@@ -63,7 +68,7 @@ def run(
             lambda: Secondary(respond), local_addr=("127.0.0.1", 0)
         )
         target = NotifyTarget(HostPort("127.0.0.1", secondary.port), key)
-        notifier = Notifier([target], {KEY.name: KEY}, listening, **options)  # type: ignore[arg-type]
+        notifier = Notifier([target], {KEY.name: KEY}, listening, until_answered, **options)  # type: ignore[arg-type]
         running = asyncio.create_task(notifier.run())
         result = test(notifier, secondary)
         assert asyncio.iscoroutine(result)
@@ -174,3 +179,22 @@ def test_it_leaves_from_the_address_at_which_the_server_listens() -> None:
         assert secondary.sources == {"127.0.0.9"}
 
     run(accept, test, listening=(HostPort("::1", 53), HostPort("127.0.0.9", 53)))
+
+
+def test_a_notify_waits_until_the_workers_have_the_version() -> None:
+    asked, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def until_answered() -> None:
+        asked.set()
+        await may_go_on.wait()
+
+    async def test(notifier: Notifier, secondary: Secondary) -> None:
+        notifier.notify(ZONE)
+        await asked.wait()
+        await asyncio.sleep(0.05)
+        assert secondary.received.empty()
+        may_go_on.set()
+        await secondary.received.get()
+        assert secondary.received.empty()
+
+    run(accept, test, until_answered=until_answered)

@@ -30,7 +30,7 @@ from zkdns.admin.api_types import (
     TableLine,
 )
 from zkdns.config import Config, load_config
-from zkdns.daemon.ipc.feed import BARRIERS, FRAMES, Barrier, Publisher
+from zkdns.daemon.ipc.feed import FRAMES, REPLIES, Barrier, Publisher
 from zkdns.daemon.ipc.request_messages import (
     AcceptLosses,
     CountMembers,
@@ -307,7 +307,7 @@ def test_a_response_waits_for_a_slow_worker_but_not_for_one_that_exits_or_hangs(
             if behaviour == "slow":
                 await asyncio.sleep(0.05)
                 assert not flushing.done()
-                writer.write(BARRIERS.encode(barrier))
+                writer.write(REPLIES.encode(barrier))
             elif behaviour == "exits":
                 writer.close()
             assert await asyncio.wait_for(flushing, 10.0) == Flushed(2, 2)

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import contents, health_of, member, put, until
 from zkdns.config import Config, load_config
-from zkdns.daemon.ipc.feed import Publisher, TableCopy
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.table_copies import TableCopy
 from zkdns.daemon.watcher.snapshot_store import SnapshotSource, SnapshotStore, encode_parts
 from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import HostResolved, MembersHeld, SetChanged, SetDropped, SetPut

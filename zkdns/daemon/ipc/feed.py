@@ -9,13 +9,11 @@ with it. A worker drops nothing of a source from its table until all of it has a
 change when either side restarts. A subscriber that falls too far behind is disconnected; it connects again
 and gets a new copy.
 
-A worker also serves copies of its table (`CopyServer`). A new watcher that replaces one that has died takes
-the last table from there, with the members that were held.
-
 A `Flush` of the forward caches uses the same stream. It reaches the workers that are connected at that time.
 
-Subscribers send one message, the reply to a `Barrier`: they have processed everything before it. A command
-waits for these replies before it returns, so that queries sent after it are answered from the new state.
+Subscribers reply to a `Barrier` when they have processed everything before it. A command waits for these
+replies before it returns, so that queries sent after it are answered from the new state. A subscriber can
+request the same with `WaitForAll`: the transfer process does before a NOTIFY.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -133,9 +132,23 @@ class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
     number: int
 
 
-FeedMessage: TypeAlias = Begin | Changes | End | SourceHealth | Flush | Barrier
+class WaitForAll(msgspec.Struct, frozen=True, tag="wait_for_all"):
+    """A subscriber's request for an `AppliedByAll` with this number, after this time at the latest."""
+
+    number: int
+    seconds: float
+
+
+class AppliedByAll(msgspec.Struct, frozen=True, tag="applied_by_all"):
+    """All subscribers have processed everything that was sent before the request, or a time-out has ended."""
+
+    number: int
+
+
+FeedMessage: TypeAlias = Begin | Changes | End | SourceHealth | Flush | Barrier | AppliedByAll
 FRAMES: FrameCodec[FeedMessage] = FrameCodec(FeedMessage)  # type: ignore[arg-type]  # a union is no type to mypy
-BARRIERS: FrameCodec[Barrier] = FrameCodec(Barrier)
+SubscriberMessage: TypeAlias = Barrier | WaitForAll
+REPLIES: FrameCodec[SubscriberMessage] = FrameCodec(SubscriberMessage)  # type: ignore[arg-type]  # likewise
 """Messages from subscribers."""
 
 
@@ -279,14 +292,18 @@ class Publisher:
         self._broadcast(FRAMES.encode(Flush(name)))
         return self.subscriber_count
 
-    async def wait_until_applied(self) -> None:
-        """Wait until all current subscribers have processed everything sent so far, or a time-out ends."""
+    async def wait_until_applied(self, seconds: float | None = None) -> None:
+        """Wait until all current subscribers have processed everything sent so far, or a time-out ends.
+
+        Args:
+            seconds: the time-out. None: `BARRIER_SECONDS`.
+        """
         self._send_pending()
         self._barrier += 1
         number, waited_for = self._barrier, tuple(self._subscribers)
         self._broadcast(FRAMES.encode(Barrier(number)))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._barrier_seconds):
+            async with asyncio.timeout(self._barrier_seconds if seconds is None else seconds):
                 while any(
                     subscriber in self._subscribers and self._reached.get(subscriber, 0) < number
                     for subscriber in waited_for
@@ -346,15 +363,25 @@ class Publisher:
 
     async def _serve_subscriber(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._send_pending()
-        copying = asyncio.create_task(self._send_copy(writer))
-        while (barrier := await BARRIERS.read(reader)) is not None:
-            self._reached[writer] = barrier.number
-            self._progress.set()
-        copying.cancel()
+        tasks = {asyncio.create_task(self._send_copy(writer))}
+        while (message := await REPLIES.read(reader)) is not None:
+            match message:
+                case Barrier(number):
+                    self._reached[writer] = number
+                    self._progress.set()
+                case WaitForAll():
+                    tasks.add(task := asyncio.create_task(self._report_applied(writer, message)))
+                    task.add_done_callback(tasks.discard)
+        for task in tasks:
+            task.cancel()
         self._subscribers.pop(writer, None)
         self._reached.pop(writer, None)
         self._progress.set()
         writer.close()
+
+    async def _report_applied(self, writer: asyncio.StreamWriter, request: WaitForAll) -> None:
+        await self.wait_until_applied(request.seconds)
+        writer.write(FRAMES.encode(AppliedByAll(request.number)))
 
     async def _send_copy(self, writer: asyncio.StreamWriter) -> None:
         """Send a copy of the present table in pieces, and then the frames that were broadcast meanwhile."""
@@ -362,7 +389,7 @@ class Publisher:
         contents = list(self.table.contents())  # fast: members are immutable, so they are not copied
         with contextlib.suppress(OSError):
             end = End(self.table.serial, self._awaits_version is not None)
-            for frame in _copy_frames(contents, tuple(self.sources.values()), end):
+            for frame in copy_frames(contents, tuple(self.sources.values()), end):
                 writer.write(frame)
                 await writer.drain()
                 await asyncio.sleep(0)  # drain() alone does not yield to other tasks
@@ -420,7 +447,7 @@ def divide_by_work(changes: Iterable[Change]) -> Iterator[tuple[Change, ...]]:
         yield tuple(part)
 
 
-def _copy_frames(contents: Iterable[Change], sources: Sequence[SourceHealth], end: End) -> Iterator[bytes]:
+def copy_frames(contents: Iterable[Change], sources: Sequence[SourceHealth], end: End) -> Iterator[bytes]:
     """The frames of a copy of a table."""
     yield FRAMES.encode(Begin())
     for part in divide_by_work(contents):
@@ -428,69 +455,6 @@ def _copy_frames(contents: Iterable[Change], sources: Sequence[SourceHealth], en
     for source in sources:
         yield FRAMES.encode(source)
     yield FRAMES.encode(end)
-
-
-class TableCopy(NamedTuple):
-    """A copy of a table, read from a feed or from a `CopyServer`."""
-
-    serial: int
-    changes: list[Change]
-    sources: dict[str, SourceHealth]
-
-
-async def read_copy(path: str) -> TableCopy | None:
-    """Read a copy of the table at a Unix socket. None: it has no end, because the other process exits.
-
-    Raises:
-        OSError: there is no process at this socket.
-        msgspec.DecodeError: it sends something else.
-    """
-    copy = TableCopy(0, [], {})
-    reader, writer = await asyncio.open_unix_connection(path)
-    with contextlib.closing(writer):
-        while (message := await FRAMES.read(reader)) is not None:
-            match message:
-                case Changes(changes=changes):
-                    copy.changes.extend(changes)
-                case SourceHealth():
-                    copy.sources[message.source] = message
-                case End(serial):
-                    return copy._replace(serial=serial)
-    return None
-
-
-class CopyServer:
-    """A worker's table for a new watcher: sends a copy to each connection at a Unix socket.
-
-    Args:
-        subscriber: has the table and the health of its sources.
-        path: of the socket. Empty: there is none.
-    """
-
-    def __init__(self, subscriber: Subscriber, path: str) -> None:
-        self._subscriber = subscriber
-        self._path = path
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Accept connections."""
-        if self._path:
-            self._server = await asyncio.start_unix_server(self._send, self._path)
-
-    def close(self) -> None:
-        """Accept no more connections."""
-        if self._server is not None:
-            self._server.close()
-
-    async def _send(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        table, sources = self._subscriber.table, tuple(self._subscriber.sources.values())
-        # Each set has the state of the moment at which it is encoded.
-        with contextlib.suppress(OSError):
-            for frame in _copy_frames(table.contents(), sources, End(table.serial)):
-                writer.write(frame)
-                await writer.drain()
-                await asyncio.sleep(0)  # drain() alone does not yield to other tasks
-        writer.close()
 
 
 class _IncomingCopy:
@@ -553,6 +517,8 @@ class Subscriber:
         self._copying = contextlib.ExitStack()  # pauses garbage collection, while a copy arrives
         self._is_partial = True  # until all frames of a copy, or of the changes with one serial, have arrived
         self._writer: asyncio.StreamWriter | None = None
+        self._requests = itertools.count()
+        self._requested: dict[int, asyncio.Event] = {}
 
     def follow(self, path: str) -> None:
         """Follow another publisher. The table stays until that one's copy has arrived."""
@@ -568,6 +534,21 @@ class Subscriber:
     def is_whole(self, source: str) -> bool:
         """Whether the table has exactly the publisher's content of this source at the table's serial."""
         return not self._is_partial and (self._copy is None or source in self._copy.read)
+
+    async def wait_until_applied_by_all(self, seconds: float) -> None:
+        """Wait until all subscribers have processed what this one has, or for this time at most."""
+        if self._writer is None:
+            return
+        number = next(self._requests)
+        is_applied = self._requested[number] = asyncio.Event()
+        self._writer.write(REPLIES.encode(WaitForAll(number, seconds)))
+        try:
+            async with asyncio.timeout(seconds):
+                await is_applied.wait()
+        except TimeoutError:
+            pass
+        finally:
+            del self._requested[number]
 
     async def run(self) -> None:
         """Follow the publisher without end, and connect again whenever the connection ends."""
@@ -593,9 +574,8 @@ class Subscriber:
     async def _process(self, reader: asyncio.StreamReader) -> None:
         while (message := await FRAMES.read(reader)) is not None:
             match message:
-                case Barrier():
-                    if self._writer is not None:
-                        self._writer.write(BARRIERS.encode(message))
+                case Barrier() | AppliedByAll():
+                    self._handle_barrier(message)
                 case Begin():
                     self._is_partial = True
                     self._copy = _IncomingCopy()
@@ -612,6 +592,13 @@ class Subscriber:
                     self._is_partial = message.is_ahead
                 case Flush():
                     self._flush(message.name)
+
+    def _handle_barrier(self, message: Barrier | AppliedByAll) -> None:
+        if isinstance(message, AppliedByAll):
+            if (is_applied := self._requested.get(message.number)) is not None:
+                is_applied.set()
+        elif self._writer is not None:
+            self._writer.write(REPLIES.encode(message))
 
     def _apply(self, message: Changes) -> None:
         changed: set[Labels] = set()

@@ -1,8 +1,11 @@
 """Sends a NOTIFY (RFC 1996) to each secondary after a new version of a zone.
 
-    new version ──▶ pending (an entry for each zone) ──▶ NOTIFY ──▶ done, or again after 1, 2 … s
+    new version ──▶ all workers have it ──▶ pending (an entry for each zone) ──▶ NOTIFY ──▶ done, or
+                                                                                   again after 1, 2 … s
 
-Versions that come while a NOTIFY is pending share it. The secondaries are independent of each other.
+Versions that come while a NOTIFY is pending share it. The secondaries are independent of each other. Most of
+them query the SOA record first, which a worker answers: if it had the previous serial, they would wait for
+another NOTIFY or their refresh time.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import contextlib
 import ipaddress
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import dns.exception
@@ -47,6 +50,7 @@ class Notifier:
         targets: the secondaries.
         keys: TSIG keys by name.
         listening: the server's DNS addresses. Secondaries accept a NOTIFY only from the primary's address.
+        until_answered: returns when the workers answer with the newest version.
         pauses: as `PAUSES`.
         response_seconds: as `RESPONSE_SECONDS`.
     """
@@ -56,6 +60,7 @@ class Notifier:
         targets: Sequence[NotifyTarget],
         keys: Mapping[dns.name.Name, dns.tsig.Key],
         listening: Sequence[HostPort],
+        until_answered: Callable[[], Awaitable[object]],
         *,
         pauses: Sequence[float] = PAUSES,
         response_seconds: float = RESPONSE_SECONDS,
@@ -66,18 +71,32 @@ class Notifier:
             for target in targets
         ]
         self.pauses, self.response_seconds = pauses, response_seconds
+        self._until_answered = until_answered
+        self._changed: dict[Labels, None] = {}
+        self._has_changed = asyncio.Event()
 
     def notify(self, apex: Labels) -> None:
         """Notify all secondaries that this zone has a new version."""
-        for secondary in self._secondaries:
-            secondary.pending[apex] = None
-            secondary.has_pending.set()
+        self._changed[apex] = None
+        self._has_changed.set()
 
     async def run(self) -> None:
         """Send, without end."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pass_on())
             for secondary in self._secondaries:
                 tasks.create_task(secondary.run())
+
+    async def _pass_on(self) -> None:
+        """Pass new versions on to the secondaries when the workers answer with them, without end."""
+        while True:
+            await self._has_changed.wait()
+            self._has_changed.clear()
+            changed, self._changed = self._changed, {}
+            await self._until_answered()
+            for secondary in self._secondaries:
+                secondary.pending |= changed
+                secondary.has_pending.set()
 
 
 class _Secondary:

@@ -53,6 +53,8 @@ MAX_VERSIONS = 10_000
 """Differences in a journal, whatever their size."""
 MAX_TRANSFER_SECONDS = 600.0
 """Time for one response. A secondary that reads so slowly cannot follow changes."""
+MAX_WORKER_SECONDS = 5.0
+"""How long a NOTIFY waits for workers that have not applied a change. One that takes longer hangs."""
 MAX_LOGGED_CLIENTS = 1000
 _REPORT_SECONDS = 1.0
 _MIB = 1 << 20
@@ -94,7 +96,7 @@ class _Transfers:
             )
             for apex in config.zones
         }
-        self._notifier = Notifier(config.transfer.notify, keys, task.listening)
+        self._notifier = Notifier(config.transfer.notify, keys, task.listening, self._until_answered)
         self._updates = ZoneUpdates(table, self._authority, self._versions, self._on_version)
         self._subscriber = Subscriber(
             task.feed, table, self._updates.on_change, self._on_health, namespaces=config.namespaces
@@ -162,6 +164,10 @@ class _Transfers:
         self._notifier.notify(apex)
         if apex in self._stores:
             self._stores[apex].note(self._versions[apex], partial(self._updates.parts, apex))
+
+    async def _until_answered(self) -> None:
+        """Wait until the workers have all changes of the newest versions."""
+        await self._subscriber.wait_until_applied_by_all(MAX_WORKER_SECONDS)
 
     def _on_health(self, health: SourceHealth) -> None:
         self._authority.set_health(ready=health.ready, stale=health.is_stale, source=health.source)

@@ -41,8 +41,9 @@ import structlog
 
 from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
 from zkdns.daemon.ipc.child import Follow, Orders, RelayTransfers, Retire, SendReport, Task
-from zkdns.daemon.ipc.feed import CopyServer, SourceHealth, Subscriber
+from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
 from zkdns.daemon.ipc.relay import Relay
+from zkdns.daemon.ipc.table_copies import CopyServer
 from zkdns.daemon.table_digests import count_members
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.daemon.worker.drain import drain
