@@ -20,8 +20,9 @@ _SUFFIX = ".md"
 _MAX_WIDTH = 100  # columns; longer lines are hard to read
 # The order of the list. Other pages follow in alphabetical order.
 _ORDER = (
-    *("architecture", "names", "configuration", "forwarding", "secondary", "scaling", "operations"),
-    *("monitoring", "host-setup", "host-setup-other", "containers", "registration", "cli", "settings"),
+    *("architecture", "names", "configuration", "forwarding", "scaling", "secondary"),
+    *("zone-transfer", "operations", "monitoring", "host-setup", "host-setup-other", "containers"),
+    *("registration", "cli", "settings"),
     *("metrics", "log-events", "http-api", "library", "clients", "dns-compliance", "migration"),
     *("changelog", "contributing"),
 )
