@@ -23,8 +23,10 @@ COPY pyproject.toml README.md /src/
 COPY systemd /src/systemd
 COPY zkdns /src/zkdns
 # pip also compiles the modules. The user of the image cannot write there, and would compile them at each start.
+# Deleted are kazoo's tests, and word lists of languages that no page of zkdns shows.
 RUN /pip/bin/pip --python /opt/zkdns/bin/python install --no-cache-dir --no-input '/src[sasl,server]' && \
-    rm -r /opt/zkdns/lib/python3*/site-packages/kazoo/tests
+    cd /opt/zkdns/lib/python3*/site-packages && rm -r kazoo/tests && \
+    find pygments/lexers -name '_*_builtins*' -delete
 
 FROM base
 ARG VERSION=0.1.0
