@@ -156,7 +156,7 @@ def test_each_damaged_file_is_an_earlier_version_or_none(start: Start) -> None:
     whole = old.store.path.read_bytes()
     found = set()
     for cut in range(0, len(whole), 97):
-        old.store.path.write_bytes(whole[:cut] + bytes(4) + whole[cut + 4 :])
+        old.store.path.write_bytes(whole[:cut] + b"\xff" * 4 + whole[cut + 4 :])
         new = start()
         new.versions.publish(9, web=OTHER, base=many(9))
         known = {serial for serial in contents if new.zone.differences_since(serial) is not None}

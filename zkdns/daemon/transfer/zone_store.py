@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import struct
 import time
 import zlib
@@ -110,13 +111,13 @@ class ZoneStore:
     def load(self) -> StoredZone | None:
         """Read the file. None: there is no usable one."""
         try:
-            data = self.path.read_bytes()
+            with self.path.open("rb") as file:
+                found = self._read(_frames(file))
         except FileNotFoundError:
             return None
         except OSError as error:
             log.warning("zone_store_failed", path=str(self.path), reason=cause_of(error))
             return None
-        found = self._read(_frames(data))
         if found is None:
             log.info("zone_store_ignored", path=str(self.path))
         return found
@@ -229,16 +230,16 @@ def _encode(frame: _Frame) -> bytes:
     return _FRAME.pack(len(body), zlib.crc32(body)) + body
 
 
-def _frames(data: bytes) -> Iterator[_Frame]:
+def _frames(file: BinaryIO) -> Iterator[_Frame]:
     """The frames up to the first damaged one."""
-    at = 0
-    while at + _FRAME.size <= len(data):
-        length, checksum = _FRAME.unpack_from(data, at)
-        body = data[at + _FRAME.size : at + _FRAME.size + length]
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    while len(head := file.read(_FRAME.size)) == _FRAME.size:
+        length, checksum = _FRAME.unpack(head)
+        body = file.read(min(length, size))  # a damaged length may be 4 GiB
         if len(body) != length or zlib.crc32(body) != checksum:
             return
         try:
             yield _decoder.decode(body)
         except msgspec.DecodeError:
             return
-        at += _FRAME.size + length

@@ -13,7 +13,7 @@ The records of a small service are made again after each change, and nothing is 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -80,8 +80,13 @@ class _ZonePart:
         for blocks in self.buckets:
             yield from blocks
 
-    def apply(self, edits: dict[int, _Edit]) -> Generator[None, None, tuple[list[Block], list[Block]]]:
-        """Change buckets. Returns the blocks that are replaced, and the new ones."""
+    def apply(
+        self, edits: dict[int, _Edit], known: Mapping[Block, Block]
+    ) -> Generator[None, None, tuple[list[Block], list[Block]]]:
+        """Change buckets. Returns the blocks that are replaced, and the new ones.
+
+        A new block that is equal to one of `known` is that one, so that it is in memory once.
+        """
         removed: list[Block] = []
         added: list[Block] = []
         for number, (number_of_bucket, edit) in enumerate(edits.items(), 1):
@@ -89,7 +94,8 @@ class _ZonePart:
             # No owner name or record is the beginning of another one.
             starts = tuple(edit.removed)
             records = [record for record in split_records(before) if not record.startswith(starts)]
-            after = self.buckets[number_of_bucket] = join_records(records + edit.added)
+            made = join_records(records + edit.added)
+            after = self.buckets[number_of_bucket] = tuple(known.get(block, block) for block in made)
             if after != before:
                 removed += before
                 added += after
@@ -184,11 +190,12 @@ class ServiceRecords:
             self._shared = shared if is_tracked else {}
         self._view = weakref.ref(view) if view is not None and is_tracked else None
         changes = before
+        known = {block: block for blocks, _ in before.values() for block in blocks}
         for apex, edited in edits.zones.items():
             part = self._zones.get(apex)
             if part is None:
                 part = self._zones[apex] = _ZonePart([()] * self._count)
-            removed, added = yield from part.apply(edited)
+            removed, added = yield from part.apply(edited, known)
             changes[apex] = [*changes.get(apex, ((), ()))[0], *removed], added
         return changes
 

@@ -95,7 +95,8 @@ class ZoneRecords:
 
     def publish(self, apex: Labels, serial: int) -> bool:
         """Make the staged records the present version of a zone. Returns as `ZoneVersions.publish`."""
-        for key in self._restored - self._authority.zone.services:  # gone meanwhile
+        services = self._authority.zone.services
+        for key in [key for key in self._restored if key not in services]:  # gone meanwhile
             run_at_once(self._stage(key))
         versions = self._versions[apex]
         blocks = zone_blocks(self._authority.zone, apex)
