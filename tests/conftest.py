@@ -37,6 +37,8 @@ _TESTS = Path(__file__).parent
 
 _SLOWEST_FILES = (
     "test_image.py",
+    "bench/test_fleet.py",
+    "bench/test_abuse.py",
     "faults/test_long_cut.py",
     "faults/test_cuts.py",
     "faults/test_one_server.py",
@@ -48,6 +50,8 @@ _SLOWEST_FILES = (
     "scenarios/test_reload.py",
     "serverset/test_sync.py",
     "faults/test_table.py",
+    "admin/page/test_page.py",
+    "bench/test_processes_and_load.py",
     "faults/test_held_members.py",
     "clients/test_clients.py",
     "systemd/test_booted.py",
@@ -71,21 +75,16 @@ _SLOWEST_FILES = (
     "faults/test_denied_root.py",
     "scenarios/test_reload_refused.py",
     "cli/test_explain.py",
-    "admin/page/test_accessibility.py",
     "packaging/test_wheel.py",
-    "packaging/test_pythons.py",
     "cli/test_top.py",
     "scenarios/test_admin.py",
-    "admin/test_sse.py",
     "scenarios/test_setup_and_doctor.py",
     "scenarios/test_transfer_abuse.py",
     "cli/test_register_errors.py",
     "scenarios/test_access_control.py",
     "test_support.py",
-    "differential/test_differential.py",
     "cli/test_doctor.py",
     "cli/test_watch.py",
-    "faults/test_network.py",
 )
 """The files that take longest, which start first: otherwise the last one would run alone at the end."""
 
