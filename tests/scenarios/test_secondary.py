@@ -218,7 +218,7 @@ def test_reloads_from_zookeeper_to_a_primary_and_back(hosts: str, tmp_path: Path
         each.wait_ready()
     eventually(lambda: root.events("zone_transferable"))
     primary = {"servers": [f"127.0.0.1:{root.port}"], "refresh": 1}
-    of_primary = {"static": None, "primary": primary, "only": ["web.*", "*.prod"]}
+    of_primary: dict[str, object] = {"static": None, "primary": primary, "only": ["web.*", "*.prod"]}
     steps: list[tuple[dict[str, object], str, set[str]]] = [
         (of_primary, "primary", {"web.staging"}),
         (of_zookeeper, "zookeeper", set(SERVICES)),

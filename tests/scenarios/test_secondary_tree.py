@@ -94,7 +94,7 @@ class Clients:
     """A client on each of these machines, which queries both services without a pause and checks each answer.
 
     Args:
-        machines: where they are.
+        machines: those of the clients.
         always: the members of each service that every answer must have.
 
     Attributes:

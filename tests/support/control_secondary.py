@@ -1,4 +1,4 @@
-"""A small secondary: shows what the primary and this machine need for a change, and records differences."""
+"""A small secondary, which shows the time that the primary and this machine need, and records differences."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ControlSecondary:
         primary: the port of its primary at 127.0.0.1.
 
     Attributes:
-        port: where it receives NOTIFY.
+        port: for NOTIFY messages.
         versions: all versions after the first one, in order.
         requests: the number of requests that had differences.
     """

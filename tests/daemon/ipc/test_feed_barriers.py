@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tests.daemon.ipc.feed_helpers import Worker
 from tests.support.waiting import PATIENCE
 from zkdns.daemon.ipc.feed import FRAMES, REPLIES, Barrier, End, Publisher
 
+_T = TypeVar("_T", End, Barrier)
 LONG = 3 * PATIENCE
 
 
@@ -20,7 +22,7 @@ class SlowWorker:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
 
-    async def read(self, kind: type[End | Barrier]) -> End | Barrier:
+    async def read(self, kind: type[_T]) -> _T:
         """Read up to a message of this kind."""
         while (message := await FRAMES.read(self._reader)) is not None:
             if isinstance(message, kind):
@@ -29,9 +31,7 @@ class SlowWorker:
 
     async def reply(self) -> None:
         """Reply to the next barrier."""
-        barrier = await self.read(Barrier)
-        assert isinstance(barrier, Barrier)
-        self.writer.write(REPLIES.encode(barrier))
+        self.writer.write(REPLIES.encode(await self.read(Barrier)))
 
 
 def run(path: Path, test: Callable[[Worker, SlowWorker], Awaitable[None]]) -> None:
