@@ -22,7 +22,18 @@ from zkdns.cli.statuses import ExitStatus
 from zkdns.config import SETTINGS
 
 DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
-SECTIONS = ("zookeeper", "primary", "forward", "cache", "access", "tls", "transfer", "admin", "snapshot", "log")
+SECTIONS = (
+    "zookeeper",
+    "primary",
+    "forward",
+    "cache",
+    "access",
+    "tls",
+    "transfer",
+    "admin",
+    "snapshot",
+    "log",
+)
 COMMANDS = main.list_commands(main.make_context("zkdns", ["x"]))
 
 
