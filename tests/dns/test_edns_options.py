@@ -275,6 +275,28 @@ def test_similar_queries_get_their_own_responses(position: int, stream: bool) ->
         assert server.respond(changed, stream=stream) == other.respond(changed, stream=stream)
 
 
+@pytest.mark.parametrize(
+    ("code", "size", "limit"),
+    [(COOKIE, 8, 16), (COOKIE, 24, 16), (8, 7, 5), (8, 11, 5)],  # the hash of a cookie takes 7
+    ids=["client cookie", "server cookie", "IPv4 subnet", "IPv6 subnet"],
+)
+def test_an_option_with_new_data_in_each_query_takes_few_calls(code: int, size: int, limit: int) -> None:
+    """So many clients send cookies and subnets that parsing each query would double its time."""
+    server = Server({"web.staging": many(3)})
+    server.responder.edns_options = EdnsOptions(b"", 10.0, COOKIES, for_client)
+    first, second, third = (
+        UdpCodec.key(with_options(option(code, bytes((number,)) * size))[2:]) for number in (1, 2, 3)
+    )
+
+    def answer(key: bytes) -> bytes:
+        response = next(server.datagrams[key])
+        return response.for_address(HERE) if isinstance(response, PerClientResponse) else response
+
+    assert answer(first)
+    assert answer(second)
+    assert calls_of(lambda: answer(third)) - 1 <= limit
+
+
 # -- NSID and keepalive -------------------------------------------------------------------------------------
 
 

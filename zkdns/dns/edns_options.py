@@ -62,8 +62,8 @@ class SeparatedQuery(NamedTuple):
     """The query after its id, with only the options that its response depends on."""
     cookie: bytes | None
     """The client's cookie option. None: the response has no cookie."""
-    has_only_cookie: bool
-    """Whether the original query ends with that cookie, and has no other option."""
+    only_data: int
+    """Bytes of data of the original query's only option, at its end. 0: it has none, or several options."""
 
 
 class EdnsOptions(msgspec.Struct, frozen=True):
@@ -116,7 +116,8 @@ class EdnsOptions(msgspec.Struct, frozen=True):
         if cookie is not None:
             options += _ASKED_COOKIE
         plain = query[: at - _SIZE] + len(options).to_bytes(_SIZE) + options
-        return SeparatedQuery(plain, cookie, cookie is not None and size == _OPTION_HEAD + len(cookie))
+        first_data = int.from_bytes(query[at + _SIZE : at + _OPTION_HEAD])
+        return SeparatedQuery(plain, cookie, first_data if size == _OPTION_HEAD + first_data else 0)
 
     def negotiate(self, query: Query, *, stream: bool) -> Query:
         """Return the query with `response_options` set, according to its own options.

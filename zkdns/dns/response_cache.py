@@ -84,7 +84,6 @@ MAX_QUERY_FORMS = 512
 
 MAX_OPTION_FORMS = 4096
 """Maximum number of queries whose keys without options are stored: with only a cookie, and with others."""
-
 MAX_QUERY_WITH_OPTIONS = 512
 """Bytes of the longest query with options whose key is remembered."""
 
@@ -111,7 +110,11 @@ _OPT_START, _NO_OPTIONS, _OPT_SIZE = b"\0\0\x29", b"\0\0", OPT.size
 _ADDITIONAL_AT, _NO_ADDITIONAL = _HEADER - 2, b"\0\0"
 _NO_RESPONSES = itertools.repeat(b"")
 _ZERO_COOKIE = bytes(CLIENT_COOKIE_SIZE)
-_COOKIE_SIZES = (CLIENT_COOKIE_SIZE, CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE)
+# Sizes of the data of options that differ in most queries, also as an option's length field: a client cookie,
+# one with a server cookie, and client subnets of IPv4 (24 bits) and IPv6 (56 bits).
+_CHANGING_SIZES = {
+    size: size.to_bytes(2) for size in (CLIENT_COOKIE_SIZE, CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE, 7, 11)
+}
 # Entries and forms with cookies have other keys in `_folded`, `_query_forms` and `_negative_forms` than those
 # without, so that a query with a cookie of zeros does not find them.
 _WITH_COOKIE = b"cookie"
@@ -227,8 +230,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self._entries: dict[bytes, _Entry] = {}
         self._dropped: dict[bytes, _Entry] = {}  # entries that are not served any more
         self._folded: dict[bytes, _Folded] = {}
-        self._cookie_forms: dict[bytes, bytes] = {}
         self._option_forms: dict[bytes, bytes] = {}
+        self._changing_forms: dict[bytes, bytes] = {}
         self._query_forms: dict[bytes, QueryForm] = {}
         self._forward_forms: dict[bytes, ForwardForm] = {}
         self._negative_forms: dict[bytes, _NegativeForm] = {}
@@ -300,45 +303,39 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
     def _with_options(self, key: bytes, query: bytes, opt: int) -> Iterator[bytes]:
         """The responses to a query that may have EDNS options; `opt` is where its OPT record seems to be."""
         options = self._responder.edns_options
-        for size in _COOKIE_SIZES:
-            entry = self._entries.get(self._cookie_forms.get(query[:-size], b""))
-            if entry is not None:
-                return map(options.finish, entry.responses, itertools.repeat(query[-size:]))
+        if (responses := self._find_by_changing_form(key, query)) is not None:
+            return responses
         separated = options.separate(query, opt, stream=self._stream)
         entry = self._entries.get(self._codec.key(separated.query)) if separated is not None else None
         if entry is None and (end := end_of_question(query)) != opt:
             separated = options.separate(query, end, stream=self._stream)
         if separated is None:
             return self._compute(key, key.lower(), query, is_separated=False)
-        plain, cookie, has_only_cookie = separated
+        plain, cookie, only_data = separated
         plain_key = self._codec.key(plain)
         if entry is None:
             responses = self._find_unfinished(plain_key, plain, has_cookie=cookie is not None)
         else:
             responses = entry.responses
+            if only_data in _CHANGING_SIZES:
+                _add(self._changing_forms, query[:-only_data], plain_key)
             if cookie is None:
-                self._add_option_form(key, plain_key)
-            elif has_only_cookie:
-                self._add_cookie_form(query[: -len(cookie)], plain_key)
-        if cookie is None:
-            return responses
-        return map(options.finish, responses, itertools.repeat(cookie))
+                _add(self._option_forms, key, plain_key)
+        return responses if cookie is None else map(options.finish, responses, itertools.repeat(cookie))
 
-    def _add_cookie_form(self, query: bytes, key: bytes) -> None:
-        """Remember the key of a query with only a cookie; `query` is the query without the cookie's data.
-
-        The end of `query` is the length of the data, so that it needs no other check than that it is equal.
-        """
-        if len(self._cookie_forms) >= MAX_OPTION_FORMS:
-            self._cookie_forms.clear()
-        self._cookie_forms[query] = key
-
-    def _add_option_form(self, key: bytes, plain_key: bytes) -> None:
-        """Remember the key of a query without its options. The query depends on no cookie."""
-        if len(key) <= MAX_QUERY_WITH_OPTIONS:
-            if len(self._option_forms) >= MAX_OPTION_FORMS:
-                self._option_forms.clear()
-            self._option_forms[key] = plain_key
+    def _find_by_changing_form(self, key: bytes, query: bytes) -> Iterator[bytes] | None:
+        """The responses to a query that differs from an earlier one only in the data of its only option."""
+        for size, length in _CHANGING_SIZES.items():
+            if query.endswith(length, 0, -size):
+                plain_key = self._changing_forms.get(query[:-size], b"")
+                entry = self._entries.get(plain_key)
+                if entry is not None and entry.has_cookie:
+                    cookies = itertools.repeat(query[-size:])
+                    return map(self._responder.edns_options.finish, entry.responses, cookies)
+                if entry is not None:
+                    _add(self._option_forms, key, plain_key)
+                    return entry.responses
+        return None
 
     def _find_unfinished(self, key: bytes, query: bytes, *, has_cookie: bool) -> Iterator[bytes]:
         """The responses to a separated query, without cookies."""
@@ -641,7 +638,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             self._dropped = self._entries
         self._entries = {}
         super().clear()
-        self._folded, self._cookie_forms = {}, {}
+        self._folded, self._changing_forms = {}, {}
         self._query_forms, self._negative_forms = {}, {}
         self._keys, self._absent, self._absent_keys = {}, {}, {}
 
@@ -692,3 +689,11 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             del self._folded[entry.folded]
         if entry.rotation is not None:
             entry.rotation.leave()
+
+
+def _add(forms: dict[bytes, bytes], form: bytes, key: bytes) -> None:
+    """Add the key of queries of a form that is not long. If there are too many, the others are forgotten."""
+    if len(form) <= MAX_QUERY_WITH_OPTIONS:
+        if len(forms) >= MAX_OPTION_FORMS:
+            forms.clear()
+        forms[form] = key
