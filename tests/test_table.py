@@ -147,6 +147,23 @@ def test_departed_members_expire_in_pieces() -> None:
     assert departed == {}
 
 
+def test_departed_members_of_dropped_sets_expire_in_pieces() -> None:
+    names = [ServiceName(f"s{number}", "staging") for number in range(10)]
+    origins = [f"/discovery/staging/{name.service}" for name in names]
+    table = table_of(*map(lambda origin, name: put(member(1), origin=origin, name=name), origins, names))
+    for origin in origins:
+        table.apply(SetChanged(origin, (), (member(1).name,)), 0.0)
+    for origin in origins[:-1]:
+        table.apply(SetDropped(origin))
+    assert not table.has_expired(59.9)
+    pieces = 0
+    while table.has_expired(60.0):
+        table.expire(60.0, 2)
+        pieces += 1
+    assert pieces == len(names) // 2
+    assert not table.services[names[-1].key].departed
+
+
 def test_departed_members_are_kept_for_a_minute() -> None:
     table = table_of(put(member(1), member(2)))
     table.apply(SetChanged(PATH, (), (member(1).name,)), 100.0)

@@ -314,16 +314,22 @@ class Table:
                 changed |= self._set_unread(path, is_unread=False)
         yield changed
 
+    def has_expired(self, now: float) -> bool:
+        """Whether the time of a departed member has ended, so that `expire` must be called."""
+        return bool(self._departures) and self._departures[0][0] <= now
+
     def expire(self, now: float, limit: int | None = None) -> set[Labels]:
         """Remove departed members after their time. Returns the keys of their services.
 
         Args:
             now: the time.
-            limit: maximum number of members. None: all.
+            limit: maximum number of members, including those that have joined again since, or whose set was
+                dropped. None: all.
         """
         changed: set[Labels] = set()
-        count = 0
-        while self._departures and self._departures[0][0] <= now and count != limit:
+        for _ in range(len(self._departures) if limit is None else limit):
+            if not self.has_expired(now):
+                break
             until, key, name = heapq.heappop(self._departures)
             service = self._services.get(key)
             departed = service.departed.get(name) if service is not None else None
@@ -332,7 +338,6 @@ class Table:
             del service.departed[name]
             self._count_hosts(departed[0], key, -1)
             changed.add(key)
-            count += 1
         return changed
 
     def contents(self) -> Iterator[Change]:

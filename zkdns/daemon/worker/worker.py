@@ -200,8 +200,8 @@ async def _tick(
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             # Queries are answered at each `sleep(0)`.
-            while keys := table.expire(time.monotonic(), _EXPIRED_AT_ONCE):
-                authority.refresh(keys)
+            while table.has_expired(now := time.monotonic()):
+                authority.refresh(table.expire(now, _EXPIRED_AT_ONCE))
                 await asyncio.sleep(0)
             authority.refresh(())
             access.refresh()
