@@ -486,7 +486,9 @@ def test_changes_are_divided_by_the_work_that_they_are_for_a_worker() -> None:
     drops = [SetDropped(f"/discovery/staging/s{number}") for number in range(10_000)]
     parts = list(divide_by_work(drops))
     assert [change for part in parts for change in part] == drops
-    assert max(map(len, parts)) == 50
+    assert max(map(len, parts)) == 25
+    held = [MembersHeld(f"/discovery/staging/s{at}", tuple(map(str, range(30)))) for at in range(1000)]
+    assert max(map(len, divide_by_work(held))) == 20
     puts = [put(f"s{number}", *map(member, range(10))) for number in range(1000)]
     assert max(len(part) for part in divide_by_work(puts)) <= 34
     large = put("large", *map(member, range(5000)))
