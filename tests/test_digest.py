@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.dns.helpers import member
+from tests.support.line_count import at_most_calls
 from zkdns.config import Config
 from zkdns.digest import MEMBERS_PER_STEP, Digest, TableDigests, attributes, member_digest
 from zkdns.names import Labels
@@ -167,6 +168,21 @@ def test_members_are_counted_in_steps_that_bear_changes_between_them() -> None:
     table.apply(MembersHeld(PATH, (members[199].name, members[10].name), 2.0))
     assert counted(table).of_zone(ZONE) == fresh(table)
     assert digests.of_zone(ZONE).members == 199
+
+
+def test_a_set_of_which_many_members_change_is_counted_again_in_steps() -> None:
+    before, after = ([member(number, f"10.0.0.1:{port}") for number in range(1000)] for port in (80, 81))
+    table = table_of(put(*before))
+    digests = counted(table)
+    for change in (
+        put(*after),
+        MembersHeld(PATH, tuple(each.name for each in after), 1.0),
+        SetChanged(PATH, (), tuple(each.name for each in before[:900])),
+    ):
+        with at_most_calls(len(before) * 6):
+            table.apply(change)
+        assert not digests.is_complete
+        assert counted(table).of_zone(ZONE) == fresh(table)
 
 
 def test_a_set_that_goes_while_it_is_counted_leaves_nothing() -> None:

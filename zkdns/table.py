@@ -34,6 +34,8 @@ DEPARTED_SECONDS = 60.0
 """How long a departed member's name stays resolvable, for clients that have it from an SRV record."""
 
 
+# If more members of a set change together, its digest is counted again later: each takes 6 µs (measured).
+_COUNTED_AT_ONCE = 250
 _EXAMINED_AT_ONCE = 50  # paths; dropping a service takes up to 40 µs in a worker (measured)
 
 ANY_SERVICE: Labels = ()
@@ -415,6 +417,7 @@ class Table:
         new = member_set.members.keys() & set(change.names) - member_set.held.keys()
         if not new:
             return set()
+        self._count_later(member_set, len(new))
         member_set.hold({**member_set.held, **dict.fromkeys(new, change.since)})
         member_set.whole = change.whole
         return {member_set.name.key}
@@ -440,6 +443,7 @@ class Table:
     ) -> set[Labels]:
         service = self._services[member_set.name.key]
         changed = False
+        self._count_later(member_set, len(added) + len(removed))
         if member_set.held:
             ended = {*removed, *(member.name for member in added)}
             still = {name: since for name, since in member_set.held.items() if name not in ended}
@@ -466,6 +470,11 @@ class Table:
         for member in gone:  # last, so that a host that moves to another member keeps its addresses
             self._count_hosts(member, service.key, -1)
         return {service.key} if changed else set()
+
+    def _count_later(self, member_set: MemberSet, changes: int) -> None:
+        """Stop maintaining the digest of a set if many members change; it is counted again in steps."""
+        if changes > _COUNTED_AT_ONCE and self.digests is not None:
+            self.digests.recount(member_set)
 
     def _drop(self, origin: str) -> set[Labels]:
         member_set = self._sets.pop(origin, None)
