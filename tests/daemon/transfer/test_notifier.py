@@ -112,6 +112,23 @@ def test_it_is_sent_again_until_a_limit() -> None:
     run(lambda _: [], test, pauses=(0.01, 0.02), response_seconds=0.02)
 
 
+def test_a_new_version_does_not_wait_for_a_repetition() -> None:
+    """A secondary that was restarted gets it at once. One that is away gets one NOTIFY for each version."""
+    is_away = True
+
+    async def test(notifier: Notifier, secondary: Secondary) -> None:
+        nonlocal is_away
+        for number in range(1, 4):
+            notifier.notify(ZONE)
+            await until(lambda number=number: notifier.results["unanswered"] == number)  # type: ignore[misc]
+        is_away = False
+        notifier.notify(INNER)
+        await until(lambda: notifier.results["acknowledged"] == 2)
+        assert secondary.received.qsize() == 5
+
+    run(lambda query: [] if is_away else accept(query), test, pauses=(1000.0,), response_seconds=0.5)
+
+
 def test_versions_of_a_pending_notify_share_it() -> None:
     async def test(notifier: Notifier, secondary: Secondary) -> None:
         for _ in range(10):

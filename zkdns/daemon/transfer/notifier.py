@@ -135,9 +135,20 @@ class _Secondary:
             if not self._has_logged:
                 self._has_logged = True
                 log.warning("notify_failed", secondary=str(self._target), zone=to_text(apex), reason=reason)
-            if pause is not None:
-                await asyncio.sleep(pause)
+            if pause is not None and await self._has_version_within(pause):
+                self.pending[apex] = None  # its repetitions begin again
+                return
         self.pending.pop(apex, None)
+
+    async def _has_version_within(self, seconds: float) -> bool:
+        """Wait before a repetition. Returns True at once if a zone has another version meanwhile."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.has_pending.wait()
+        except TimeoutError:
+            return False
+        self.has_pending.clear()
+        return True
 
     async def _send(self, apex: Labels) -> str | None:
         """Send one NOTIFY. Returns None, or why it failed."""
