@@ -115,6 +115,10 @@ class FollowedTree:
         """The ensemble, with its latest known root and transaction."""
         self.client: Any = make_client(hosts, session_timeout=session_timeout, read_only=read_only)
         self.sync: CountingSync
+        self.is_slow = False
+        """Whether publications last until `finish`."""
+        self.is_busy = False
+        """Whether a publication lasts."""
         self._hosts = hosts
         self._template = template
         self._member_prefix = member_prefix
@@ -161,6 +165,7 @@ class FollowedTree:
             recursive=self._recursive,
             **self._intervals,
         )
+        self.sync.queue.is_blocked = lambda: self.is_busy
         if self._start:
             self.client.start_async()
 
@@ -175,7 +180,17 @@ class FollowedTree:
 
         self.client.handler.create_connection = connect_and_record
 
+    def finish(self) -> None:
+        """End a publication that lasts."""
+
+        def end() -> None:
+            self.is_busy = False
+            self.sync.queue.resume()
+
+        self.read(end)
+
     def _publish(self, changes: list[Change]) -> None:
+        self.is_busy = self.is_slow
         self.changes += changes
         self.log += changes
         for change in changes:

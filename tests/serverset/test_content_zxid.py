@@ -18,6 +18,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 from zkdns.serverset.changes import SetChanged
+from zkdns.serverset.sync import SyncState
 
 Follow = Callable[..., FollowedTree]
 
@@ -120,3 +121,29 @@ def test_a_transaction_is_reported_once_after_a_reconnect(follow: Follow, zk: An
         tree.disconnect()
         assert eventually(lambda: tree.zxids[2:]) == [last]
         assert tree.zxids[0] == before
+
+
+def test_events_and_the_transaction_wait_while_a_publication_lasts(
+    follow: Follow, zk: Any, zk_root: str
+) -> None:
+    web, api = f"{zk_root}/staging/web", f"{zk_root}/staging/api"
+    join(zk, web)
+    with follow() as tree:
+        tree.wait_live()
+        before = tree.wait_zxid(zk)
+        tree.is_slow = True
+        join(zk, web)
+        eventually(lambda: tree.is_busy)
+        called: list[int] = []
+        log = len(tree.log)
+        join(zk, api)
+        tree.sync.queue.post_after_batch(lambda: called.append(len(tree.log)))
+        eventually(lambda: tree.read(lambda: not tree.sync.is_settled))
+        assert tree.read(lambda: (len(tree.log), called, tree.zxids[-1])) == (log, [], before)
+        tree.is_slow = False
+        tree.finish()
+        tree.wait_equal(zk)
+        assert tree.wait_zxid(zk) > before
+        eventually(lambda: called)
+        assert tree.read(lambda: tree.sync.is_settled)
+        assert tree.states == [SyncState.LIVE]

@@ -9,7 +9,7 @@ The path of an event (with the recursive watch):
                                                        ▼
     kazoo_ext.send_request ◀──────────────────────── recursive.RecursiveStrategy.send_pending
         │ response
-        └──────────────────────▶ event_queue ─────▶ RecursiveStrategy._on_response
+        └──────────────────────▶ event_queue ─────▶ RecursiveStrategy._on_results
                                                        │ SyncListener.on_children, on_data, on_error
                                                        ▼
                                                      TreeSync ─▶ ZnodeTree ─▶ member.decode_member

@@ -11,7 +11,7 @@ at once, and a storm of changes with a few large requests.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ _MAX_READS = 1024
 _MAX_BYTES = 256 << 10  # per request; ZooKeeper closes the connection at 1 MB (jute.maxbuffer)
 _NAME_SIZE = 40  # bytes of a member's name and of the framing of a read
 _MAX_IN_FLIGHT = 4
+_RESULTS_AT_ONCE = 128  # of a response that are handled in one piece: 1 to 2 ms
 _SELF_TEST_TRIES = 5  # a comparison may fail because the root changes between the two reads
 
 
@@ -84,10 +85,19 @@ class RecursiveStrategy(WatchStrategy):
         return not (self._urgent or self._waiting or self._in_flight)
 
     def send_pending(self) -> None:
-        """Send queued reads, up to the limit of requests in flight."""
-        while (self._urgent or self._waiting) and self._in_flight < _MAX_IN_FLIGHT:
+        """Send queued reads, up to the limit of requests in flight: one request now, and others later.
+
+        A request of 1,024 reads takes 5 ms (measured).
+        """
+        if self._may_send:
             self._in_flight += 1
             self._send_batch()
+            if self._may_send:
+                self.post(self.send_pending)
+
+    @property
+    def _may_send(self) -> bool:
+        return bool(self._urgent or self._waiting) and self._in_flight < _MAX_IN_FLIGHT
 
     def _send_batch(self) -> None:
         batch: list[Read] = []
@@ -111,11 +121,13 @@ class RecursiveStrategy(WatchStrategy):
         self, batch: Sequence[Read], results: list[Result], error: BaseException | None
     ) -> None:
         """Pass a response to the event loop, with the zxid that it has shown. Called in kazoo's thread."""
-        self.post(self._on_response, batch, results, error, self.client.last_zxid)
+        zxid = self.client.last_zxid
+        for reads, part in _divide(batch, results) if error is None else ():
+            self.post(self._on_results, reads, part, zxid)
+        self.post(self._on_end, batch, error, zxid)
 
-    def _on_response(
-        self, batch: Sequence[Read], results: list[Result], error: BaseException | None, zxid: int
-    ) -> None:
+    def _on_end(self, batch: Sequence[Read], error: BaseException | None, zxid: int) -> None:
+        """Handle the end of a response, or an error of the whole request."""
         if isinstance(error, CONNECTION_ERRORS):
             return  # the next connection reads everything
         self._in_flight -= 1
@@ -126,9 +138,11 @@ class RecursiveStrategy(WatchStrategy):
                     self.listener.on_data(read, [error] * len(read.names))
                 elif not read.is_stat:
                     self._fail(read, error, zxid)
-            return
+
+    def _on_results(self, reads: Sequence[Read], results: Sequence[Result], zxid: int) -> None:
+        """Handle a part of a response."""
         remaining = iter(results)
-        for read in batch:
+        for read in reads:
             if read.names:
                 self._pass_data(read, list(islice(remaining, len(read.names))))
             elif not read.is_stat:
@@ -200,3 +214,21 @@ class RecursiveStrategy(WatchStrategy):
             self._start_self_test(tries - 1)
         else:
             self.listener.on_unsupported("multiRead and single reads return different results")
+
+
+def _divide(
+    batch: Sequence[Read], results: Sequence[Result]
+) -> Iterator[tuple[list[Read], Sequence[Result]]]:
+    """Divide a response into parts that are handled in a short time, each with its reads."""
+    reads: list[Read] = []
+    begin = end = 0
+    for whole in batch:
+        for start in range(0, len(whole.names) or 1, _RESULTS_AT_ONCE):
+            read = whole._replace(names=whole.names[start : start + _RESULTS_AT_ONCE])
+            reads.append(read)
+            end += len(read.names) or (1 if read.is_stat else 2)
+            if end - begin >= _RESULTS_AT_ONCE:
+                yield reads, results[begin:end]
+                reads, begin = [], end
+    if reads:
+        yield reads, results[begin:]

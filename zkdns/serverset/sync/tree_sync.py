@@ -95,6 +95,9 @@ class SyncState(enum.StrEnum):
 class TreeSync(SyncListener):
     """Follows all server sets of one namespace and publishes each change.
 
+    `queue` has the events and responses. A caller that still processes published changes blocks it: the state
+    and the transaction then wait too.
+
     Args:
         client: a kazoo client that is not started yet. The caller starts and stops it.
         namespace: the sets to follow.
@@ -166,8 +169,8 @@ class TreeSync(SyncListener):
         self._audit = Audit(audit_seconds)
         self._retry_seconds = retry_seconds
         self._loop = asyncio.get_running_loop()
-        self._queue = ThreadsafeQueue(self._on_queue_drained)
-        self._heartbeat = Heartbeat(self._loop, self._send_sync, self._queue.post, self._report_delay)
+        self.queue = ThreadsafeQueue(self._on_queue_drained)
+        self._heartbeat = Heartbeat(self._loop, self._send_sync, self.queue.post, self._report_delay)
         self._shown: Ensemble | None = None  # what was reported over this connection
         self._strategy: WatchStrategy | None = None
         self._strategy_name = ""
@@ -188,7 +191,7 @@ class TreeSync(SyncListener):
         """Prepare a client, which is not started yet, for `attach` or `switch_to`."""
         if incompatibility() is None:
             intercept_events(
-                client, lambda kind, path: self._queue.post(self._on_watch_event, client, kind, path)
+                client, lambda kind, path: self.queue.post(self._on_watch_event, client, kind, path)
             )
         client.add_listener(lambda state: self._on_client_state(client, state))
 
@@ -196,6 +199,11 @@ class TreeSync(SyncListener):
         """Use this prepared and connected client in place of the present one. The state does not change."""
         self._client = client
         self._on_connection(client, KazooState.CONNECTED, is_read_only(client))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no event, response or request is outstanding, and all changes were published."""
+        return not self.queue.has_calls and (self._strategy is None or self._strategy.is_idle)
 
     def detach(self) -> None:
         """Send no more requests, and ignore the client from now on: the caller is about to stop it."""
@@ -277,7 +285,7 @@ class TreeSync(SyncListener):
 
     def _on_client_state(self, client: KazooClient, state: str) -> None:
         """Pass a change of the connection to the event loop. Called in kazoo's thread."""
-        self._queue.post(self._on_connection, client, state, is_read_only(client))
+        self.queue.post(self._on_connection, client, state, is_read_only(client))
 
     def _on_connection(self, client: KazooClient, state: str, is_without_quorum: bool) -> None:
         if client is not self._client:
@@ -300,7 +308,7 @@ class TreeSync(SyncListener):
     def _start_strategy(self, client: KazooClient) -> None:
         is_unsupported = self._loop.time() < self._unsupported_until
         kind = RecursiveStrategy if self._is_recursive and not is_unsupported else OneShotStrategy
-        self._strategy = kind(client, self._tree.root, self._watched_roots, self._queue, self)
+        self._strategy = kind(client, self._tree.root, self._watched_roots, self.queue, self)
         self._strategy.start()
         self._strategy.send_pending()
 
@@ -332,7 +340,7 @@ class TreeSync(SyncListener):
         if self._strategy is not None:
             self.last_activity_at = self._loop.time()
             self._strategy.send_pending()
-        if self._is_initial_done:
+        if self._is_initial_done and not self.queue.is_blocked():
             self._set_state(SyncState.READ_ONLY if self._is_read_only else SyncState.LIVE)
             self._report_zxid()
 
@@ -359,7 +367,7 @@ class TreeSync(SyncListener):
         def on_result(result: IAsyncResult) -> None:
             """Handle the response, which may be an error. Called in kazoo's thread."""
             if not isinstance(result.exception, CONNECTION_ERRORS):
-                self._queue.post(self._note_zxid, client, client.last_zxid)
+                self.queue.post(self._note_zxid, client, client.last_zxid)
                 on_reply()
 
         client.sync_async(self._tree.root.path).rawlink(on_result)
@@ -611,7 +619,7 @@ class TreeSync(SyncListener):
             self._report_missing(self._tree.root.path, f"the znode {self._tree.root.path} does not exist")
             return
         found = client.exists_async("/")
-        found.rawlink(lambda result: self._queue.post(self._on_chroot_checked, self._strategy, result))
+        found.rawlink(lambda result: self.queue.post(self._on_chroot_checked, self._strategy, result))
 
     def _on_chroot_checked(self, strategy: WatchStrategy | None, found: IAsyncResult) -> None:
         root, client = self._tree.root, self._client
