@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
+import math
 import random
 import weakref
 from collections import deque
@@ -11,9 +13,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.daemon.ipc.feed_helpers import until
 from tests.dns.helpers import Server, many, put, query
 from tests.robustness.mutations import Mutator, ordinary_messages
-from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
+from zkdns.daemon.gc_tuning import (
+    collect_all,
+    collect_while_idle,
+    collect_young,
+    collect_young_generations_only,
+)
 
 SERVICES = 10
 MAX_YOUNG = 4000
@@ -140,3 +148,50 @@ def test_collect_all_frees_a_cycle_that_lived_long() -> None:
     collect_all()
     assert reference() is None
     assert gc.get_freeze_count() >= len(kept)
+
+
+@pytest.mark.usefixtures("_threshold")
+def test_a_full_collection_waits_until_the_process_is_idle() -> None:
+    """It frees a cycle that has lived long, and excludes nothing from the next one."""
+    gc.set_threshold(700, 10, 10)
+    last_work = math.inf  # the process is busy
+
+    async def scenario() -> tuple[bool, bool]:
+        nonlocal last_work
+        gc.collect()
+        collecting = asyncio.create_task(collect_while_idle(lambda: last_work, check_seconds=0.0))
+        await asyncio.sleep(0)
+        old = Cycle()
+        reference = weakref.ref(old)
+        kept = [[number] for number in range(100_000)]  # so that it leaves the young generations
+        del old
+        kept += [[number] for number in range(100_000)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        was_kept = reference() is not None
+        last_work = -math.inf
+        await until(lambda: reference() is None)
+        collecting.cancel()
+        return was_kept, gc.get_freeze_count() == frozen
+
+    frozen = gc.get_freeze_count()
+    assert asyncio.run(scenario()) == (True, True)
+
+
+@pytest.mark.usefixtures("_threshold")
+def test_a_full_collection_does_not_wait_without_end() -> None:
+    gc.set_threshold(700, 10, 10)
+
+    async def scenario() -> None:
+        collecting = asyncio.create_task(
+            collect_while_idle(lambda: math.inf, check_seconds=0.0, max_seconds=0.05)
+        )
+        await asyncio.sleep(0)
+        gc.collect()
+        kept = [[number] for number in range(200_000)]
+        assert gc.get_count()[2] >= 10
+        await until(lambda: gc.get_count()[2] == 0)
+        assert kept
+        collecting.cancel()
+
+    asyncio.run(scenario())

@@ -1,14 +1,17 @@
 """Settings of the garbage collector, while a table is loaded and after that.
 
-Full collections stop a process for too long, and would find nothing: tables, responses and pending queries
-contain no reference cycles, so reference counts free them.
+Full collections stop a process for too long, and nearly always find nothing: tables, responses and pending
+queries contain no reference cycles, so reference counts free them. A worker never runs one, the watcher only
+while its table does not change.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 # Generation 0 is collected when 500 more objects were made than freed, and generation 1 every second time.
@@ -17,7 +20,15 @@ from typing import Final
 # to 1 µs (measured), if the new objects are scattered in memory that was used before. Larger thresholds save
 # no time in all: each object is examined as often. The third threshold is never reached: there is no full
 # collection.
-_YOUNG_ONLY: Final = (500, 1, 0x7FFFFFFF)
+_NEVER: Final = 0x7FFFFFFF
+_YOUNG_ONLY: Final = (500, 1, _NEVER)
+
+CHECK_SECONDS = 0.5
+"""Time between two checks whether a full collection is due and the process is idle."""
+IDLE_SECONDS = 2.0
+"""Time without work after which the process is idle."""
+MAX_SECONDS = 120.0
+"""How long a full collection waits for an idle process."""
 
 
 @contextlib.contextmanager
@@ -46,12 +57,44 @@ def collect_young_generations_only() -> None:
 
 
 def collect_young() -> None:
-    """Collect the objects that are new. A worker calls this every few milliseconds of work.
+    """Collect the objects that are new. Workers and the watcher call this every few milliseconds of work.
 
     While new objects replace old ones one by one, such as queries that wait for a dead upstream, the counter
     of new objects stays near 0. Without this, a collection had all of them, and took 19 ms (measured).
     """
     gc.collect(1)
+
+
+async def collect_while_idle(
+    last_work: Callable[[], float],
+    *,
+    check_seconds: float = CHECK_SECONDS,
+    idle_seconds: float = IDLE_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+) -> None:
+    """Turn automatic full collections off, and run them while the process is idle, without end.
+
+    Measured in a watcher after the loss of 10,000 services: 40 to 90 ms with 160,000 objects, several times
+    within the second in which it publishes the loss.
+
+    Args:
+        last_work: when the process has last done its work, by `time.monotonic`.
+        check_seconds: as `CHECK_SECONDS`.
+        idle_seconds: as `IDLE_SECONDS`.
+        max_seconds: as `MAX_SECONDS`.
+    """
+    young, middle, old = gc.get_threshold()
+    gc.set_threshold(young, middle, _NEVER)
+    due_since: float | None = None
+    while True:
+        await asyncio.sleep(check_seconds)
+        if gc.get_count()[2] < old:
+            continue
+        now = time.monotonic()
+        due_since = due_since or now
+        if now - last_work() >= idle_seconds or now - due_since >= max_seconds:
+            gc.collect()
+            due_since = None
 
 
 def collect_all() -> None:

@@ -196,6 +196,7 @@ class Publisher:
     Attributes:
         table: the table. `publish` applies its changes. Its serial is that of `ZoneSerial`.
         sources: the last health of each source, by its name.
+        last_sent_at: when changes were last sent, by `time.monotonic`.
 
     Args:
         sources: the names of the sources. None of them is ready yet.
@@ -216,6 +217,7 @@ class Publisher:
     ) -> None:
         self.table = Table(departed_seconds=0)
         self.sources = {source: SourceHealth(ready=False, source=source) for source in sources}
+        self.last_sent_at = -math.inf
         self._serial = ZoneSerial(self.sources, detour_seconds=detour_seconds)
         self._version_seconds = version_seconds
         self._is_changed = False  # so that the serial rises
@@ -354,6 +356,7 @@ class Publisher:
         if not changes and serial == self.table.serial:
             return
         self.table.serial = serial
+        self.last_sent_at = time.monotonic()
         self._watch_detour()
         parts = list(divide_by_work(changes)) or [()]
         for part in parts:
