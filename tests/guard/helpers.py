@@ -1,9 +1,9 @@
 """A guard with its table, and a model of ZooKeeper's contents."""
 
-from collections.abc import Iterable
+import itertools
 
 from zkdns.config import GuardSettings
-from zkdns.guard import Guard
+from zkdns.guard import Guard, Steps
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status
@@ -121,7 +121,7 @@ class Scenario:
 
     def settle(self) -> None:
         self.is_disturbed = False
-        self.guard.on_settled(self.now)
+        self._take(self.guard.on_settled(self.now))
 
     def restore(self, *changes: Change, current_at: float) -> None:
         """Admit the changes of a saved table, which was current at that time."""
@@ -134,7 +134,7 @@ class Scenario:
         self._take(self.guard.on_other_ensemble(self.now))
 
     def accept(self, service: str) -> None:
-        self._take(self.guard.accept(origin_of(service)))
+        self._take(iter([self.guard.accept(origin_of(service))]))
 
     def pass_time(self, seconds: float) -> None:
         until = self.now + seconds
@@ -143,8 +143,8 @@ class Scenario:
             self._take(self.guard.expire(self.now))
         self.now = until
 
-    def _take(self, changes: Iterable[Change]) -> None:
-        for change in changes:
+    def _take(self, steps: Steps) -> None:
+        for change in itertools.chain.from_iterable(steps):
             self.passed.append(change)
             self.table.apply(change)
 

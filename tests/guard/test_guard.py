@@ -1,5 +1,6 @@
 """Scenarios for the guard: changes in ZooKeeper, time that passes, and the resulting answers."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from structlog.testing import capture_logs
 from tests.guard.guard_internals import endpoints_of_losses, scheduled_checks
 from tests.guard.helpers import HOLD_SECONDS, SESSION_TIMEOUT, Scenario, member, members, origin_of, put
 from zkdns.config import GuardSettings
-from zkdns.guard import WAIT_SECONDS, WINDOW_SECONDS, Guard
+from zkdns.guard import WAIT_SECONDS, WINDOW_SECONDS, Guard, Steps
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
@@ -721,15 +722,17 @@ def test_the_work_for_a_change_does_not_grow_with_the_set() -> None:
     table = Table(departed_seconds=0)
     guard = Guard(GuardSettings(), table, session_timeout=SESSION_TIMEOUT, is_served=is_served)
 
+    def take(steps: Steps) -> None:
+        for change in itertools.chain.from_iterable(steps):
+            table.apply(change)
+
     def admit(change: Change, now: float) -> None:
-        for admitted in guard.admit(change, now):
-            table.apply(admitted)
+        take(guard.admit(change, now))
 
     admit(put("web", *members(*range(1, 501))), 0.0)
-    guard.on_settled(0.0)
-    for change in guard.on_disturbance(100.0, "a disturbance"):
-        table.apply(change)
-    guard.on_settled(100.0)
+    take(guard.on_settled(0.0))
+    take(guard.on_disturbance(100.0, "a disturbance"))
+    take(guard.on_settled(100.0))
     checked = 0
     for number in range(1, 501):
         admit(SetChanged(origin_of("web"), (), (member(number).name,)), 101.0 + number * MOMENT)

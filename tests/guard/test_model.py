@@ -263,7 +263,7 @@ class GuardModel(RuleBasedStateMachine):
         watcher = self.world.watcher
         if watcher is None:
             return
-        watcher.take(watcher.guard.accept(origin_of(service)))
+        watcher.take(iter([watcher.guard.accept(origin_of(service))]))
         assert not watcher.guard.held_of(origin_of(service))
         self.wanted = {znode: found for znode, found in self.wanted.items() if znode[0] != service}
         if self.world.loss is not None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.guard.helpers import SESSION_TIMEOUT, origin_of
 from zkdns.config import GuardSettings
-from zkdns.guard import WINDOW_SECONDS, Guard
+from zkdns.guard import WINDOW_SECONDS, Guard, Steps
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member
@@ -103,8 +103,8 @@ class Watcher:
         self.window_began_at = now
         self.window_until = -1.0
 
-    def take(self, changes: Iterable[Change]) -> None:
-        for change in changes:
+    def take(self, steps: Steps) -> None:
+        for change in itertools.chain.from_iterable(steps):
             self.table.apply(change)
 
     def admit(self, change: Change, now: float) -> None:
@@ -120,7 +120,7 @@ class Watcher:
         self.take(self.guard.on_disturbance(now, "a disturbance"))
 
     def settle(self, now: float) -> None:
-        self.guard.on_settled(now)
+        self.take(self.guard.on_settled(now))
         while (due := self.guard.next_deadline()) is not None and due <= now:
             self.take(self.guard.expire(now))
         if self.window_until == float("inf"):

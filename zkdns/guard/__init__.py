@@ -6,10 +6,11 @@ clock. It does not use ZooKeeper or DNS either.
     guard           decides about each change
     loss_window     measures losses: which are suspicious
     held_members    the state of the members that are held or wait
+    burst_log       logs which members are held, and only numbers if they are many
 """
 
-from zkdns.guard.guard import WAIT_SECONDS, Guard
+from zkdns.guard.guard import WAIT_SECONDS, Guard, Steps
 from zkdns.guard.held_members import HeldMember
 from zkdns.guard.loss_window import WINDOW_SECONDS
 
-__all__ = ["WAIT_SECONDS", "WINDOW_SECONDS", "Guard", "HeldMember"]
+__all__ = ["WAIT_SECONDS", "WINDOW_SECONDS", "Guard", "HeldMember", "Steps"]

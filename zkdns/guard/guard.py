@@ -32,7 +32,9 @@ read.
 
 Rules of this file:
 - The table has the members that are answered. Except held and waiting ones, ZooKeeper has the same members.
-- One change at a time: the caller applies the returned changes to the table before it admits the next one.
+- One set at a time: the caller applies the changes of a step to the table before it takes the next step, and
+  all steps of one call before the next call. Between two steps it may do other work, such as answer requests,
+  because one call may concern all sets of the table.
 - All times are seconds of one clock of the caller, which never decreases.
 """
 
@@ -41,13 +43,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import msgspec
-import structlog
 
 from zkdns.config import GuardSettings
-from zkdns.guard.held_members import Absent, HeldMember, Hold, Wait
+from zkdns.guard.burst_log import BurstLog
+from zkdns.guard.held_members import NONE_ABSENT, Absent, HeldMember, Hold, Wait
 from zkdns.guard.loss_window import IsTaken, LossLedger, LossWindow, Lost
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
@@ -65,7 +68,8 @@ from zkdns.serverset.endpoint_index import endpoint_of
 from zkdns.serverset.member import Member
 from zkdns.table import MemberSet, Table
 
-log = structlog.get_logger("zkdns.guard")
+Steps: TypeAlias = Iterator[Sequence[Change]]
+"""The changes of one set in each step; a step may have none."""
 
 WAIT_SECONDS = 0.05
 """Seconds that a removal waits: without a window, to see whether the table collapses; in a window, to see
@@ -101,6 +105,8 @@ class Guard:
     ) -> None:
         self.holds_total = 0
         """The number of times that the guard began to hold members of a set."""
+        self.log = BurstLog()
+        """Logs which members are held and released. The caller ends its bursts."""
         self._settings = settings
         self._table = table
         self._is_served = is_served
@@ -135,104 +141,107 @@ class Guard:
             self._trusts_read = True
             self._losses.reset(now)
 
-    def on_disturbance(self, now: float, reason: str) -> list[Change]:
+    def on_disturbance(self, now: float, reason: str) -> Steps:
         """Handle a disturbance: ZooKeeper is unreachable or slow, or its contents are out of date.
 
-        From now on suspicious removals are held. Returns the changes that restore recent ones.
+        From now on suspicious removals are held. The changes restore recent ones.
 
         Args:
             now: the present time.
             reason: a short text for `HeldMember.why` and the log.
         """
-        self._losses.advance(now)
+        yield from self._advance(now)
         self._disturbance = reason
         if self._trusts_read and self._restored_at is None:
             # Another ensemble is being read: the window opens after that.
             self._losses.is_disturbed = True
-            return []
+            return
         self._trusts_read = False
-        return self._open_window(now) if self._losses.disturb(self._waits.keys()) else []
+        if self._losses.disturb(self._waits.keys()):
+            yield from self._open_window(now)
 
-    def on_settled(self, now: float) -> None:
+    def on_settled(self, now: float) -> Steps:
         """Handle the end of a disturbance, and of the first read: everything was read.
 
         The window of a disturbance stays open for `WINDOW_SECONDS` more. Members that are held already stay
-        held at least as long, because they may still return. Without a disturbance nothing is extended.
+        held at least as long, because they may still return. Without a disturbance nothing is extended. There
+        are no changes.
         """
-        self._losses.advance(now)
+        yield from self._advance(now)
         is_disturbed = self._losses.is_disturbed
         if self._trusts_read:
             self._losses.reset(now)
             if is_disturbed:
-                self._losses.open(now)
+                yield from self._open_losses(now)
         self._trusts_read, self._restored_at = False, None
         self._losses.settle(now)
         for origin, hold in self._holds.items():
             if is_disturbed:
                 hold.extend(self._losses.window_until)
             self._schedule(hold, origin, hold.first_until)
+            yield ()
 
-    def on_other_ensemble(self, now: float) -> list[Change]:
+    def on_other_ensemble(self, now: float) -> Steps:
         """Handle a ZooKeeper with other contents: another ensemble, or an older state of the same one.
 
-        Until everything was read (`on_settled`), all removals pass. Returns the changes that release all held
-        and waiting members.
+        Until everything was read (`on_settled`), all removals pass. The changes release all held and waiting
+        members.
         """
-        changes: list[Change] = []
         for origin, hold in list(self._holds.items()):
-            changes += self._release(origin, list(hold.members), "zookeeper has other contents")
+            yield self._release(origin, list(hold.members), "zookeeper has other contents")
         for origin, wait in list(self._waits.items()):
-            changes += self._pass_waiting(origin, wait)
+            yield self._pass_waiting(origin, wait)
         self._restored_at = None
         self._trusts_read = True
         self._losses.reset(now)
-        return changes
 
     # -- decisions -----------------------------------------------------------------------------------------
 
-    def admit(self, change: Change, now: float) -> list[Change]:
-        """The changes to pass on because of this one. Apply them before the next call."""
+    def admit(self, change: Change, now: float) -> Steps:
+        """The changes to pass on because of this one."""
         if self._settings.seconds == 0 or isinstance(change, HostResolved | DirectoryUnread):
-            return [change]
+            yield (change,)
+            return
         if isinstance(change, SetUnread):
             if self._is_dropped(change.origin):  # the set exists again
                 self._set_final_changes(change.origin, (SetDropped(change.origin), change))
-            return [change]
-        self._losses.advance(now)
+            yield (change,)
+            return
+        yield from self._advance(now)
         member_set = self._table.set_of(change.origin)
-        passed: list[Change] = []
         if isinstance(change, SetPut):
-            passed = self._put(member_set, change, now)
+            yield from self._put(member_set, change, now)
         elif member_set is None:
-            passed = [change]
+            yield (change,)
         elif isinstance(change, SetDropped):
-            passed = self._update(member_set, (), tuple(member_set.members), now, is_dropped=True)
+            yield from self._update(member_set, (), tuple(member_set.members), now, is_dropped=True)
         elif isinstance(change, MembersHeld):
-            passed = self._adopt(member_set, change, now)
+            yield self._adopt(member_set, change, now)
         elif not self._is_dropped(member_set.origin):
             # A dropped set does not exist; if it is created again, a SetPut follows.
-            passed = self._update(member_set, change.added, change.removed, now)
-        return passed
+            yield from self._update(member_set, change.added, change.removed, now)
 
-    def expire(self, now: float) -> list[Change]:
-        """The changes to pass on because a wait or a hold has ended by `now`."""
-        self._losses.advance(now)
-        changes: list[Change] = []
+    def expire(self, now: float) -> Steps:
+        """The changes to pass on because a wait or a hold has ended by `now`.
+
+        `now` may be before the last change: what has ended since then is passed on by the next call.
+        """
+        yield from self._advance(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             due, origin = heapq.heappop(self._deadlines)
             wait = self._waits.get(origin)
             if wait is not None and wait.deadline <= now:
-                changes += self._pass_waiting(origin, wait)
+                yield self._pass_waiting(origin, wait)
             hold = self._holds.get(origin)
             if hold is None or hold.due != due:
-                continue
-            if self._losses.is_disturbed or self._restored_at is not None:
+                yield ()
+            elif self._losses.is_disturbed or self._restored_at is not None:
                 hold.due = math.inf  # `on_settled` schedules it again
-                continue
-            changes += self._release(origin, hold.over(now), "hold expired")
-            if origin in self._holds:
-                self._schedule(hold, origin, hold.first_until)
-        return changes
+                yield ()
+            else:
+                yield self._release(origin, hold.over(now), "hold expired")
+                if origin in self._holds:
+                    self._schedule(hold, origin, hold.first_until)
 
     def next_deadline(self) -> float | None:
         """When to call `expire` next. None: nothing is held or waits."""
@@ -266,7 +275,7 @@ class Guard:
 
     # -- one set -------------------------------------------------------------------------------------------
 
-    def _put(self, member_set: MemberSet | None, change: SetPut, now: float) -> list[Change]:
+    def _put(self, member_set: MemberSet | None, change: SetPut, now: float) -> Steps:
         """Admit a whole set."""
         origin = change.origin
         if member_set is not None and member_set.name == change.name and not member_set.is_unread:
@@ -275,7 +284,8 @@ class Guard:
             known = member_set.members
             added = [new for new in change.members if known.get(new.name) != new or new.name in absent]
             wanted = {member.name for member in change.members}
-            return self._update(member_set, added, [name for name in known if name not in wanted], now)
+            yield from self._update(member_set, added, [name for name in known if name not in wanted], now)
+            return
         if member_set is not None:  # under another name it counts as another set
             self._losses.count(-self._count_served(member_set), now)
             self._holds.pop(origin, None)
@@ -287,7 +297,7 @@ class Guard:
         if not self._losses.is_reading and not self._losses.is_disturbed and not self._trusts_read:
             self._losses.start_ledger(origin, len(served), baseline=0)
             self._losses.join(origin, served, now)
-        return [change]
+        yield (change,)
 
     def _update(
         self,
@@ -297,7 +307,7 @@ class Guard:
         now: float,
         *,
         is_dropped: bool = False,
-    ) -> list[Change]:
+    ) -> Steps:
         """Admit members that join and leave a set."""
         origin = member_set.origin
         absent = self._absent(origin)
@@ -323,10 +333,9 @@ class Guard:
         renamed = self._rename_held(member_set, joining)
         replaced = self._end_for_returned(member_set, joining)
         restored = [member for member in renamed if member.name not in replaced]
-        others: list[Change] = []
         if lost and not self._losses.in_window and self._losses.is_collapse():
             self._disturbance = _REASON_COLLAPSE
-            others = self._open_window(now, except_origin=origin)
+            yield from self._open_window(now, except_origin=origin)
         if ledger is not None and lost and self._losses.is_suspicious(ledger):
             ledger.use(new)  # which of the lost ones they replace is unknown
             restored += self._keep_lost(member_set, ledger, lost, now)
@@ -340,8 +349,9 @@ class Guard:
         gone = [name for name in leaving if name not in absent]
         if is_dropped and not self._keeps_dropped(origin):
             self._end_ledger(member_set, ledger)
-            return [*others, SetDropped(origin)]
-        return [*others, *self._changes_for(member_set, (*joining.values(), *restored), (*gone, *replaced))]
+            yield (SetDropped(origin),)
+            return
+        yield self._changes_for(member_set, (*joining.values(), *restored), (*gone, *replaced))
 
     def _end_ledger(self, member_set: MemberSet, ledger: LossLedger | None) -> None:
         """Forget the losses of a set that is dropped now, unless the table may still collapse."""
@@ -521,14 +531,7 @@ class Guard:
             return
         self._holds[origin] = hold
         self.holds_total += 1
-        log.warning(
-            "members_held",
-            service=str(member_set.name),
-            origin=origin,
-            members=len(hold.members),
-            seconds=max(0, round(first - now)),
-            reason=why,
-        )
+        self.log.held(member_set.name, origin, len(hold.members), max(0, round(first - now)), why)
 
     def _wait_with(self, origin: str, ledger: LossLedger, lost: list[Member], now: float) -> None:
         """Let removals wait, except those of members that other members have replaced already."""
@@ -616,18 +619,17 @@ class Guard:
             hold.discard(name)
         if not hold.members:
             del self._holds[member_set.origin]
-            log.info("members_released", service=str(member_set.name), origin=member_set.origin, reason=why)
+            self.log.released(member_set.name, member_set.origin, why)
 
     # -- the whole table -----------------------------------------------------------------------------------
 
-    def _open_window(self, now: float, except_origin: str = "") -> list[Change]:
+    def _open_window(self, now: float, except_origin: str = "") -> Steps:
         """Open a window, and hold the recent suspicious losses of all sets except `except_origin`."""
-        self._losses.open(now)
-        changes: list[Change] = []
-        for origin, ledger in self._losses.ledgers.items():
+        yield from self._open_losses(now)
+        for origin, ledger in list(self._losses.ledgers.items()):
             member_set = self._table.set_of(origin)
             if member_set is None and ledger.dropped is not None:
-                changes += self._restore_dropped(origin, ledger, ledger.dropped, now)
+                yield self._restore_dropped(origin, ledger, ledger.dropped, now)
             elif (
                 origin != except_origin
                 and member_set is not None
@@ -635,8 +637,7 @@ class Guard:
                 and self._losses.is_suspicious(ledger)
             ):
                 restored = self._hold_lost(member_set, ledger, now)
-                changes += self._changes_for(member_set, tuple(restored), ())
-        return changes
+                yield self._changes_for(member_set, tuple(restored), ())
 
     def _restore_dropped(
         self, origin: str, ledger: LossLedger, name: ServiceName, now: float
@@ -652,8 +653,17 @@ class Guard:
         members = tuple(one.member for one in lost.values())
         return [SetPut(origin, name, members), *held_changes(origin, hold.take_new(), hold.whole)]
 
+    def _advance(self, now: float) -> Steps:
+        for _ in self._losses.advance(now):
+            yield ()
+
+    def _open_losses(self, now: float) -> Steps:
+        for _ in self._losses.open(now):
+            yield ()
+
     def _absent(self, origin: str) -> Absent:
-        return Absent(self._holds.get(origin), self._waits.get(origin))
+        hold, wait = self._holds.get(origin), self._waits.get(origin)
+        return Absent(hold, wait) if hold or wait else NONE_ABSENT
 
     def _count_served(self, member_set: MemberSet) -> int:
         """The number of served members that a set has in ZooKeeper."""

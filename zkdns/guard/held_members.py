@@ -124,3 +124,7 @@ class Absent:
 
     def __contains__(self, name: object) -> bool:
         return name in self._hold or name in self._wait
+
+
+NONE_ABSENT = Absent(None, None)
+"""Of a set without held and waiting members, as nearly all sets are."""

@@ -118,7 +118,7 @@ def test_members_that_the_guard_holds_and_releases_are_recorded() -> None:
         after = recorder.history.last
         guarded.publish([changed([], [1, 2, 3, 4, 5, 6])])
         guarded.publish([changed([7])])
-        guarded.release([WEB])
+        await guarded.release([WEB])
         guarded.close()
         kinds = [entry.kind for entry in recorder.history.read(None, after, 100)[0]]
         assert kinds == ["held"] * 6 + ["joined"] + ["released"] * 6

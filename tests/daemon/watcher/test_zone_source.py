@@ -314,7 +314,7 @@ async def test_an_empty_zone_is_held_until_it_is_accepted() -> None:
         primary.versions.append(zone(6, {}))
         await until(follower.held)
         assert (follower.addresses(), follower.publisher.table.serial) == (set(hosts(2)), 6)
-        follower.guard.release([WEB])
+        await follower.guard.release([WEB])
         assert follower.addresses() == set()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
     from zkdns.forward.forward_zones import ForwardZones
 
-_RELEASED_AT_ONCE = 50  # sets
+_PUBLISHED_SECONDS = 1.0  # less than the time-out of a request
+_POLL_SECONDS = 0.01
 _WORST_STATE_FIRST = ("reading", "unreachable", "readonly", "live")
 
 
@@ -63,14 +66,21 @@ class WatcherContext(msgspec.Struct):
         return {held.origin for guarded in self.namespaces for held in guarded.guard.held}
 
     async def release(self, origins: Collection[str]) -> tuple[ReleasedMember, ...]:
-        """Remove the held members of these sets in pieces, and return them in order."""
-        released: list[ReleasedMember] = []
-        in_order = sorted(origins)
-        for guarded in self.namespaces:
-            for start in range(0, len(in_order), _RELEASED_AT_ONCE):
-                released += guarded.release(in_order[start : start + _RELEASED_AT_ONCE])
-                await asyncio.sleep(0)
-        return tuple(released)
+        """Remove the held members of these sets, and return them in order."""
+        released = [await guarded.release(origins) for guarded in self.namespaces]
+        return tuple(itertools.chain.from_iterable(released))
+
+    async def wait_until_published(self) -> None:
+        """Wait until the changes that ZooKeeper has reported are in the table, at most `_PUBLISHED_SECONDS`.
+
+        A sync that has just received an event still has to read what it was about.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PUBLISHED_SECONDS):
+                for guarded in self.namespaces:
+                    await guarded.wait_until_published()
+                while not all(source.is_settled for source in self.zookeeper_sources):  # noqa: ASYNC110 - rare
+                    await asyncio.sleep(_POLL_SECONDS)
 
     def stale_seconds(self, origins: Collection[str] | None = None) -> float | None:
         """Seconds since the sets of these origins were last known to be current. None: they are.

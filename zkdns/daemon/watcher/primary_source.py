@@ -133,7 +133,7 @@ class PrimarySource:
             if self._states.get(guarded.namespace.template) != state:
                 self._states[guarded.namespace.template] = state
                 guarded.set_health(state[0], state[1])
-        self._set_static_health()
+                guarded.call_in_order(self._set_static_health)
 
     def _set_static_health(self) -> None:
         healths = [guarded.health for guarded in self._guards]

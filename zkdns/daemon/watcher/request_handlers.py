@@ -132,6 +132,7 @@ def respond(  # noqa: C901 - a case for each request
 
 async def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccepted | Refused:
     """Handle `zkdns accept`: remove the held members of one service, or of all."""
+    await context.wait_until_published()  # so that the members of a large loss are all held
     wanted, held = request.service, context.held_origins
     if wanted is not None:
         try:

@@ -217,11 +217,11 @@ class ZoneSource:
             except StopIteration as end:
                 copy: ZoneCopy = end.value
                 break
-            update.add(services)
+            await update.add(services)
             await asyncio.sleep(0)
         if not copy.has_digest:
             self._note_digest(inbound, primary)
-        changes = update.finish()
+        changes = await update.finish()
         self._copy = copy
         self._counts["full" if is_full else "incremental"] += 1
         log.log(

@@ -21,7 +21,7 @@ from zkdns.daemon.watcher.observer_moves import MOVE_SECONDS, ObserverMoves
 from zkdns.daemon.watcher.table_audit import TableAudit
 from zkdns.errors import ConfigError
 from zkdns.serverset.auth import load_access
-from zkdns.serverset.changes import DirectoryUnread, SetDropped
+from zkdns.serverset.changes import DirectoryUnread, SetDropped, SetPut
 from zkdns.serverset.client import Client, dispose, make_client, server_of, tls_of
 from zkdns.serverset.kazoo_ext import has_ended_thread
 from zkdns.serverset.reachability import NO_QUORUM, Diagnosis
@@ -97,9 +97,12 @@ class ZooKeeperSource:
             on_ensemble=guarded.set_ensemble,
             on_same_ensemble=guarded.update_ensemble,
             on_zxid=guarded.set_zxid,
-            on_audited=self.table_audit.check,
+            on_audited=self._audit,
             audit_seconds=audit_seconds,
         )
+        self.sync.queue.is_blocked = lambda: guarded.is_busy
+        guarded.on_idle = self.sync.queue.resume
+        guarded.run_after_arrived = self.sync.queue.post_after_batch
 
     def restore(self, table: Table) -> None:
         """Note the sets of a restored table. Those that ZooKeeper does not have are dropped after a read."""
@@ -112,6 +115,11 @@ class ZooKeeperSource:
         loop = asyncio.get_running_loop()
         self._outage_timer = loop.call_later(_UNREACHABLE_SECONDS, self._warn_if_unreachable)
         loop.call_later(self._check_seconds, self._check)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all changes that ZooKeeper has reported were published."""
+        return self.sync.is_settled and not self._guarded.is_busy
 
     @property
     def problem(self) -> str:
@@ -197,6 +205,10 @@ class ZooKeeperSource:
         # disturbance.
         if not self._is_stopping and self.sync.state is not SyncState.LIVE:
             self._guarded.disturb("a server was unreachable")
+
+    def _audit(self, read: SetPut) -> None:
+        """Compare a set with the table, when all earlier changes are in the table."""
+        self._guarded.call_in_order(lambda: self.table_audit.check(read))
 
     def _delay_changed(self, is_delayed: bool) -> None:
         if self._is_stopping:

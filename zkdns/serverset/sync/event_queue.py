@@ -26,7 +26,8 @@ class ThreadsafeQueue:
 
     Args:
         on_drained: called in the event loop after each batch of calls.
-        is_blocked: whether calls have to wait. When they no longer have to, the caller calls `resume`.
+        is_blocked: whether calls have to wait, for instance because the changes of the last batch are still
+            being published. When they no longer have to, the caller calls `resume`. It may be replaced.
     """
 
     def __init__(

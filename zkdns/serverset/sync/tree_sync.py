@@ -9,8 +9,7 @@ Rules of this file:
 - When ZooKeeper becomes unreachable, only the `SyncState` changes. The contents stay.
 - An audit reads everything again, a little at a time, and counts changes that no event had reported.
 - A heartbeat notices that ZooKeeper has paused, before any consequence of the pause is published.
-- kazoo's recipes are not used: ChildrenWatch ends silently when its znode is deleted, and starts a thread per
-  watch on reconnect.
+- kazoo's ChildrenWatch is not used: it ends when its znode is deleted, and starts a thread per reconnect.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -95,9 +95,6 @@ class SyncState(enum.StrEnum):
 class TreeSync(SyncListener):
     """Follows all server sets of one namespace and publishes each change.
 
-    `queue` has the events and responses. A caller that still processes published changes blocks it: the state
-    and the transaction then wait too.
-
     Args:
         client: a kazoo client that is not started yet. The caller starts and stops it.
         namespace: the sets to follow.
@@ -169,7 +166,7 @@ class TreeSync(SyncListener):
         self._audit = Audit(audit_seconds)
         self._retry_seconds = retry_seconds
         self._loop = asyncio.get_running_loop()
-        self.queue = ThreadsafeQueue(self._on_queue_drained)
+        self.queue = ThreadsafeQueue(self._on_queue_drained)  # public, so that the caller can block it
         self._heartbeat = Heartbeat(self._loop, self._send_sync, self.queue.post, self._report_delay)
         self._shown: Ensemble | None = None  # what was reported over this connection
         self._strategy: WatchStrategy | None = None
@@ -190,9 +187,7 @@ class TreeSync(SyncListener):
     def prepare(self, client: KazooClient) -> None:
         """Prepare a client, which is not started yet, for `attach` or `switch_to`."""
         if incompatibility() is None:
-            intercept_events(
-                client, lambda kind, path: self.queue.post(self._on_watch_event, client, kind, path)
-            )
+            intercept_events(client, partial(self.queue.post, self._on_watch_event, client))
         client.add_listener(lambda state: self._on_client_state(client, state))
 
     def switch_to(self, client: KazooClient) -> None:
