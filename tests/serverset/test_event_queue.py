@@ -1,6 +1,7 @@
 """The queue from kazoo's threads to the event loop."""
 
 import asyncio
+import math
 import time
 
 from zkdns.serverset.sync.event_queue import DRAIN_SECONDS, MAX_CALLS, ThreadsafeQueue
@@ -12,7 +13,7 @@ def test_many_calls_run_in_order_and_in_batches() -> None:
     async def scenario() -> tuple[list[int], list[int], int]:
         called: list[int] = []
         drained: list[int] = []
-        queue = ThreadsafeQueue(lambda: drained.append(len(called)))
+        queue = ThreadsafeQueue(lambda: drained.append(len(called)), drain_seconds=math.inf)
         for number in range(5 * MAX_CALLS):
             queue.post(called.append, number)
         turns = 0
@@ -55,7 +56,7 @@ def test_calls_wait_while_the_queue_is_blocked_and_do_not_wake_the_loop() -> Non
             checks += 1
             return must_wait
 
-        queue = ThreadsafeQueue(lambda: drained.append(len(called)), is_blocked)
+        queue = ThreadsafeQueue(lambda: drained.append(len(called)), is_blocked, drain_seconds=math.inf)
         for number in range(10):
             queue.post(called.append, number)
             await asyncio.sleep(0)
@@ -82,7 +83,7 @@ def test_a_queue_that_is_blocked_after_a_batch_continues_when_it_is_resumed() ->
             nonlocal is_blocked
             is_blocked = True
 
-        queue = ThreadsafeQueue(block, lambda: is_blocked)
+        queue = ThreadsafeQueue(block, lambda: is_blocked, drain_seconds=math.inf)
         for number in range(MAX_CALLS + 1):
             queue.post(called.append, number)
         for _ in range(10):

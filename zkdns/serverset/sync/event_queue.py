@@ -28,15 +28,21 @@ class ThreadsafeQueue:
         on_drained: called in the event loop after each batch of calls.
         is_blocked: whether calls have to wait, for instance because the changes of the last batch are still
             being published. When they no longer have to, the caller calls `resume`. It may be replaced.
+        drain_seconds: as `DRAIN_SECONDS`.
     """
 
     def __init__(
-        self, on_drained: Callable[[], None], is_blocked: Callable[[], bool] = lambda: False
+        self,
+        on_drained: Callable[[], None],
+        is_blocked: Callable[[], bool] = lambda: False,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self._on_drained = on_drained
         self.is_blocked = is_blocked
         self._loop = asyncio.get_running_loop()
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._drain_seconds = drain_seconds
         self._after_batch: list[Callable[[], None]] = []
         self._is_woken = False
 
@@ -70,7 +76,7 @@ class ThreadsafeQueue:
         self._is_woken = False
         # Run only some of the calls that are queued now, so that other tasks run in between. Later calls wake
         # the loop again.
-        end = time.perf_counter() + DRAIN_SECONDS
+        end = time.perf_counter() + self._drain_seconds
         for _ in range(min(len(self._calls), MAX_CALLS)):
             call, arguments = self._calls.popleft()
             self._run(call, arguments)
