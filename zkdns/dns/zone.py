@@ -531,7 +531,10 @@ class Zone:
             others.update(*(rivals(key, each[0] + 1) for each in (known, location) if each is not None))
         if moved:
             self.moves += 1
-            others |= self._affected_by(moved)
+            for key in moved:
+                others.update(key[start:] for start in range(1, len(key)))
+                others.update(services_of_name(key))
+            changed |= self._services_below(moved)
             changed.add(ANY_SERVICE)
         changed |= self._locations.keys() & others
         if changed and self.hides_empty_services:  # members may decide whether names exist
@@ -552,21 +555,17 @@ class Zone:
         else:
             self.reset_rotation(key)
 
-    def _affected_by(self, moved: Collection[Labels]) -> set[Labels]:
-        """The keys of services that may gain or lose names when these come or go, without `rivals`."""
-        affected: set[Labels] = set()
-        above: set[Labels] = set()
-        for key in moved:
-            affected.update(key[start:] for start in range(1, len(key)))
-            affected.update(services_of_name(key))
-            above.update(names_above_services(key))
+    def _services_below(self, moved: Collection[Labels]) -> set[Labels]:
+        """The keys of all services below the names that these keys may give them when they come or go."""
+        above = {name for key in moved for name in names_above_services(key)}
         # A key may also be above the environment of other services, if namespaces differ in their depth.
         scopes = self._nonterminals.keys() & moved
-        if above or scopes:
-            locations = {each for each in self._services_at if _is_below(each, above, scopes)}
-            if locations:
-                affected.update(key for key, each in self._locations.items() if each in locations)
-        return affected
+        locations = {each for each in self._services_at if _is_below(each, above, scopes)}
+        if not locations:
+            return set()
+        if len(locations) == len(self._services_at):
+            return set(self._locations)  # takes the hashes over, which is ten times as fast
+        return {key for key, each in self._locations.items() if each in locations}
 
     def _add_location(self, key: Labels, location: _Location) -> None:
         self._locations[key] = location
