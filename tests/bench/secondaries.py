@@ -8,7 +8,9 @@ of this machine.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,10 @@ from pathlib import Path
 
 from kazoo.client import KazooClient
 
+from tests.bench.load import NOERROR, Load
 from tests.bench.plot import write_plot
+from tests.bench.processes import find_program, pin
+from tests.bench.queries import TYPES, write_queries
 from tests.bench.report import Report, percentile, progress
 from tests.bench.secondary_rigs import (
     KnotRig,
@@ -30,8 +35,8 @@ from tests.bench.secondary_rigs import (
     zkdns_rig,
 )
 from tests.bench.table import ShowStep, populated
-from tests.support.secondaries import SECONDARIES
-from tests.support.transfers import transfer, transfer_stats
+from tests.support.secondaries import SECONDARIES, Knot
+from tests.support.transfers import ZONE, transfer, transfer_stats
 from tests.support.waiting import PATIENCE, eventually
 
 LIMIT = 1.0
@@ -39,6 +44,7 @@ LIMIT = 1.0
 BLOCK_SECONDS = 10.0
 """The primaries take turns after this time."""
 _MAX_MINUTES, _MAX_RATE = 24 * 60.0, 100.0
+_ROUNDS, _FLOOD_SECONDS = 3, 0.5  # of a comparison of two servers
 _REPORT_SECONDS = 2.0
 """Time in which zkdns has reported all requests."""
 
@@ -69,6 +75,8 @@ def measure(report: Report, options: argparse.Namespace, show_step: ShowStep) ->
             report_costs(report, ours, theirs, memory)
             show_step("comparing all records")
             report_differences(report, ours, theirs)
+            show_step("querying the Knot of each")
+            report_speed(report, ours, theirs, options.services, directory)
 
 
 def take_turns(
@@ -159,6 +167,28 @@ def report_differences(report: Report, ours: ZkdnsRig, theirs: Rig) -> None:
         report.add(f"secondaries of {name}", sum(found.values()), "records", limit=0, yardstick=note)
 
 
+def report_speed(report: Report, ours: Rig, theirs: Rig, services: int, directory: Path) -> None:
+    """Report how fast Knot answers from the zone of zkdns, compared with Knot and the zone of Knot."""
+    report.section = "Knot in front of zkdns"
+    questions = [
+        (f"service{number}.staging.{ZONE[:-1]}", qtype) for number in range(services) for qtype in TYPES
+    ]
+    queries = write_queries(directory / "queries", questions, edns=True)
+    server_core, *_, load_core = 2 * sorted(os.sched_getaffinity(0))
+    load = Load(directory, load_core)
+    servers = [each for rig in (ours, theirs) for each in rig.secondaries if each.name == Knot.name]
+    rates: list[list[float]] = [[], []]
+    for round_number in range(2 * _ROUNDS):
+        for at in (0, 1) if round_number % 2 else (1, 0):
+            pin([servers[at].pid], server_core)
+            result = load.flood(servers[at].port, queries, seconds=_FLOOD_SECONDS)
+            result.check(servers[at].name, NOERROR)
+            rates[at].append(result.rate)
+    ratio = statistics.median(rates[0]) / statistics.median(rates[1])
+    note = " and ".join(f"{statistics.median(each):,.0f}" for each in rates)
+    report.add("its rate to that of the other Knot", ratio, "x", yardstick=f"medians: {note} answers/s")
+
+
 # -- the command -------------------------------------------------------------------------------------------
 
 
@@ -189,6 +219,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     options = parse(sys.argv[1:])
     missing = [kind.package for kind in SECONDARIES if kind.is_missing()]
+    missing += [] if find_program("cc") else ["gcc libc6-dev"]
     if missing:
         print(
             f"tests/bench/run: programs are missing (Debian and Ubuntu: apt install {' '.join(missing)})",
