@@ -1,4 +1,4 @@
-"""The alerts about a real server whose upstream does not respond, and whose worker is killed."""
+"""Alerts about a real server: its upstream does not respond, and its worker is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An observer whose only voting server ends: the table stays, and the server moves when it can."""
+"""An observer that loses its only voting server: the table stays, and the server moves when it can."""
 
 from __future__ import annotations
 
