@@ -61,6 +61,10 @@ def test_all_settings_are_read() -> None:
     assert config.transfer.is_enabled
 
 
+def test_the_text_of_a_key_lacks_its_secret() -> None:
+    assert "secret" not in repr(TsigKey("one", secret=b"a secret of these tests"))
+
+
 @pytest.mark.parametrize(
     ("toml", "error"),
     [

@@ -74,6 +74,10 @@ class TsigKey(msgspec.Struct, frozen=True):
     secret_file: str | None = None
     """Path of the file with the secret. Only the transfer process or the watcher reads it."""
 
+    def __repr__(self) -> str:
+        """Without the secret, for logs and errors."""
+        return f"TsigKey({self.name!r}, {self.algorithm!r})"
+
 
 class PrimarySettings(msgspec.Struct, frozen=True):
     """`[primary]`: the servers from which a secondary transfers its zones."""
