@@ -65,7 +65,7 @@ def test_rates_are_the_growth_in_all_workers_by_the_servers_clock() -> None:
     )
     assert (rates.seconds, rates.queries, rates.version) == (2.0, 20.0, "1.2.3")
     assert (rates.time, rates.uptime_seconds) == (17.0, 16.0)
-    assert rates.transports == {"udp": 20.0, "tcp": 0.0}
+    assert rates.transports == {"udp": 20.0, "tcp": 0.0, "tls": 0.0}
     assert rates.types == {"A": 20.0}
     assert rates.rcodes == {"NOERROR": 20.0}
     assert list(rates.sources.items()) == [

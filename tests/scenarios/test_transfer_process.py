@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -120,6 +121,8 @@ def test_a_secondary_gets_differences_after_a_crash_and_a_restart(tmp_path: Path
             incremental_after(server, zone, [f"10.5.0.{number}:80"])
     server = Primary(tmp_path, settings)
     server.write({"web.staging": ["10.7.0.1:80"], **UNCHANGED})
+    later = time.time() + 2  # the serial is the file's time in seconds, which must not be the stored one
+    os.utime(server.static, (later, later))
     with server:
         server.wait_transferable()
         incremental_after(server, zone, ["10.8.0.1:80"])
