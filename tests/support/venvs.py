@@ -55,7 +55,7 @@ class Venv:
         )
         if done.returncode != 0 and index_is_unreachable(done.stderr):
             pytest.skip("the package index cannot be reached")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"pip ended with {done.returncode}: {done.stdout}{done.stderr}"
 
     @property
     def packages(self) -> set[str]:
