@@ -1,6 +1,8 @@
 """UDP on wildcard addresses: a response leaves from the address of the query, or the client drops it."""
 
 import contextlib
+import itertools
+import select
 import socket
 from collections.abc import Sequence
 
@@ -15,18 +17,26 @@ from zkdns.address import HostPort
 IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
 
 
+_MAX_REPEATED = 10
+
+
 def each_client_gets_its_responses(server: Running, clients: Sequence[tuple[socket.socket, str]]) -> None:
     """Each client sends queries several times, in turn with the others and all at once.
 
     A connected socket drops datagrams from other addresses. On a busy machine, datagrams may overtake each
     other even on the loopback interface, if the sending thread moves to another processor. The first query
-    makes the kernel find the neighbour, for which it lets only some of the following ones wait.
+    makes the kernel find the neighbour, for which it lets only some of the following ones wait. It is
+    repeated, because the kernel may give up on a busy machine.
     """
+    repeated = 0
     for sock, host in clients:
         scope = host.partition("%")[2]
         address = (host, server.address.port)
         sock.connect((*address, 0, socket.if_nametoindex(scope)) if scope else address)
         sock.send(b"first")
+        while not select.select([sock], [], [], 3.0)[0] and repeated < _MAX_REPEATED:
+            repeated += 1
+            sock.send(b"first")
         assert sock.recv(100) == b"first:udp"
     messages = [b"%3d" % number for number in range(200 // len(clients))]
     with server.udp_stopped():
@@ -34,8 +44,11 @@ def each_client_gets_its_responses(server: Running, clients: Sequence[tuple[sock
             for sock, _ in clients:
                 sock.send(message)
     for sock, _ in clients:
-        assert sorted(sock.recv(100) for _ in messages) == [message + b":udp" for message in messages]
-    assert (server.udp.received, server.udp.lost) == ((1 + len(messages)) * len(clients), 0)
+        received = (sock.recv(100) for _ in itertools.count())
+        others = (message for message in received if message != b"first:udp")
+        assert sorted(itertools.islice(others, len(messages))) == [each + b":udp" for each in messages]
+    assert 0 <= server.udp.received - (1 + len(messages)) * len(clients) <= repeated
+    assert server.udp.lost == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
