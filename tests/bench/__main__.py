@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.churn import run_churn
+from tests.bench.commands import reported
 from tests.bench.edns_options import run_edns_options
 from tests.bench.forwarding import run_forward
 from tests.bench.latency_memory import run_latency, run_memory
@@ -19,7 +19,6 @@ from tests.bench.measurement import Bench
 from tests.bench.metrics_cost import run_metrics_cost
 from tests.bench.mutations import run_mutations
 from tests.bench.peers import Dnsmasq, Echo, Knot, Nsd, Peer, Unbound
-from tests.bench.plot import write_plot
 from tests.bench.processes import Cores, choose_cores, find_program
 from tests.bench.report import Report, progress
 from tests.bench.tcp_answers import run_large_sets, run_tcp
@@ -124,15 +123,8 @@ def main() -> None:
     except ValueError as error:
         _give_up(str(error))
     report = Report()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes end too
-    try:
+    with reported(report, options):
         succeeded = run(chosen, options, cores, report)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        report.print(as_json=options.json)
-        if options.plot is not None:
-            write_plot(options.plot, report.results)
     sys.exit(0 if succeeded else 1)
 
 

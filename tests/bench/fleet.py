@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import resource
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
+from tests.bench.commands import reported
 from tests.bench.fleet_hosts import NO_JITTER, WATCHER_JITTER, WIDE_JITTER
 from tests.bench.fleet_model import Point, Theory
 from tests.bench.fleet_report import report_model, report_points, report_storm
@@ -29,7 +29,6 @@ from tests.bench.fleet_zookeeper import (
     is_linear,
     zookeeper_fleet,
 )
-from tests.bench.plot import write_plot
 from tests.bench.report import Report, progress
 from tests.bench.table import ShowStep
 
@@ -168,22 +167,16 @@ def main() -> None:
     except OSError as error:
         print(f"tests/bench/run: {error}", file=sys.stderr)
         sys.exit(2)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes end too
     report = Report()
-    try:
-        with progress() as show_step:
-            for name, measure in HALVES.items():
-                if options.only in (None, name):
-                    measure(report, options, show_step)
-    except (RuntimeError, AssertionError, OSError) as error:
-        print(f"tests/bench/run: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        report.print(as_json=options.json)
-        if options.plot is not None:
-            write_plot(options.plot, report.results)
+    with reported(report, options):
+        try:
+            with progress() as show_step:
+                for name, measure in HALVES.items():
+                    if options.only in (None, name):
+                        measure(report, options, show_step)
+        except (RuntimeError, AssertionError, OSError) as error:
+            print(f"tests/bench/run: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

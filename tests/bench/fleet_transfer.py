@@ -8,15 +8,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kazoo.client import KazooClient
-
 from tests.bench.fleet_control import Simulators, simulators
 from tests.bench.fleet_model import Point, Theory
 from tests.bench.fleet_run import FleetRun
 from tests.bench.fleet_secondaries import Follow, SecondaryFleet
 from tests.bench.fleet_writer import Writer
 from tests.bench.processes import cpu_seconds
-from tests.bench.table import ShowStep, populate
+from tests.bench.table import ShowStep, populate_at
 from tests.bench.zkdns_process import ZkdnsProcess
 from tests.support.loopback import free_port
 from tests.support.zookeeper import ZooKeeperServer
@@ -133,11 +131,7 @@ def transfer_fleet(
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="zkdns-fleet-"))
         zookeeper = stack.enter_context(ZooKeeperServer())
-        client = KazooClient(zookeeper.address)
-        client.start()
-        populate(client, services, members)
-        client.stop()
-        client.close()
+        populate_at(zookeeper.address, services, members)
         writer = Writer(zookeeper.address, services)
         stack.callback(writer.remove)
         running = stack.enter_context(simulators(SecondaryFleet, processes))

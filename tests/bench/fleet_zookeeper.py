@@ -7,15 +7,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kazoo.client import KazooClient
-
 from tests.bench.fleet_control import simulators
 from tests.bench.fleet_hosts import HostFleet, Jitter, Join, SetJitter
 from tests.bench.fleet_model import Point, Theory
 from tests.bench.fleet_run import FleetRun, split
 from tests.bench.fleet_writer import Writer
 from tests.bench.processes import cpu_seconds, thread_cpu_seconds
-from tests.bench.table import ROOT, ShowStep, populate
+from tests.bench.table import ROOT, ShowStep, populate_at
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
 VOTERS, OBSERVER = "on the voters", "on the observer"
@@ -143,11 +141,7 @@ def zookeeper_fleet(
         leader = ensemble.leader()
         roles = {"leader": [leader], "followers": ensemble.followers(), "observer": ensemble.observers()}
         show_step(f"creating {services:,} services of {members} members")
-        client = KazooClient(leader.address)
-        client.start()
-        populate(client, services, members)
-        client.stop()
-        client.close()
+        populate_at(leader.address, services, members)
         writer = Writer(leader.address, services)
         stack.callback(writer.remove)
         running = stack.enter_context(simulators(HostFleet, processes))

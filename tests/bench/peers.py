@@ -100,7 +100,7 @@ class Peer:
         return False
 
     def pids(self) -> list[int]:
-        """The processes whose CPU time is measured."""
+        """The processes of which the CPU time is measured."""
         return family(self._pid)
 
     def other_pids(self) -> list[int]:

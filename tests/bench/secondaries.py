@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from pathlib import Path
 
 from kazoo.client import KazooClient
 
+from tests.bench.commands import reported
 from tests.bench.load import NOERROR, Load
-from tests.bench.plot import write_plot
 from tests.bench.processes import find_program, pin
 from tests.bench.queries import TYPES, write_queries
 from tests.bench.report import Report, percentile, progress
@@ -50,7 +49,7 @@ _REPORT_SECONDS = 2.0
 
 
 def measure(report: Report, options: argparse.Namespace, show_step: ShowStep) -> None:
-    """Run both primaries, and report what was measured.
+    """Run both primaries, and report the measurements.
 
     Raises:
         AssertionError: a secondary does not follow.
@@ -219,27 +218,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     options = parse(sys.argv[1:])
     missing = [kind.package for kind in SECONDARIES if kind.is_missing()]
-    missing += [] if find_program("cc") else ["gcc libc6-dev"]
+    if find_program("cc") is None:
+        missing.append("gcc libc6-dev")
     if missing:
         print(
             f"tests/bench/run: programs are missing (Debian and Ubuntu: apt install {' '.join(missing)})",
             file=sys.stderr,
         )
         sys.exit(2)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes end too
     report = Report()
-    try:
-        with progress() as show_step:
-            measure(report, options, show_step)
-    except (RuntimeError, AssertionError, OSError, subprocess.SubprocessError) as error:
-        print(f"tests/bench/run: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        report.print(as_json=options.json)
-        if options.plot is not None:
-            write_plot(options.plot, report.results)
+    with reported(report, options):
+        try:
+            with progress() as show_step:
+                measure(report, options, show_step)
+        except (RuntimeError, AssertionError, OSError, subprocess.SubprocessError) as error:
+            print(f"tests/bench/run: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

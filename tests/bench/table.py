@@ -234,6 +234,17 @@ def _differs(client: KazooClient, port: int, number: int) -> bool:
     return expected != set(found.stdout.split())
 
 
+def populate_at(address: str, services: int, members: int) -> None:
+    """Connect to a ZooKeeper, and create these services and members."""
+    client = KazooClient(address)
+    client.start()
+    try:
+        populate(client, services, members)
+    finally:
+        client.stop()
+        client.close()
+
+
 @contextlib.contextmanager
 def populated(
     services: int, members: int, show_step: ShowStep

@@ -1,4 +1,4 @@
-"""The section `[tls]`: addresses and the certificate for DNS over TLS, and what they need."""
+"""The section `[tls]`: addresses and the certificate for DNS over TLS, and what is required."""
 
 from __future__ import annotations
 

@@ -281,7 +281,7 @@ def test_similar_queries_get_their_own_responses(position: int, stream: bool) ->
     ids=["client cookie", "server cookie", "IPv4 subnet", "IPv6 subnet"],
 )
 def test_an_option_with_new_data_in_each_query_takes_few_calls(code: int, size: int, limit: int) -> None:
-    """So many clients send cookies and subnets that parsing each query would double its time."""
+    """Cookies and subnets are common, and parsing each of these queries would double its time."""
     server = Server({"web.staging": many(3)})
     server.responder.edns_options = EdnsOptions(b"", 10.0, COOKIES, for_client)
     first, second, third = (

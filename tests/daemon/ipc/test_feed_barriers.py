@@ -1,4 +1,4 @@
-"""A subscriber that waits until all others have what it has."""
+"""A subscriber that waits until all others have its changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A primary whose zone and behaviour a test changes, over UDP and TCP on one port."""
+"""A primary with a zone and a behaviour that a test changes, over UDP and TCP on one port."""
 
 from __future__ import annotations
 

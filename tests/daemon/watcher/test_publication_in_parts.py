@@ -239,7 +239,7 @@ async def test_a_wait_ends_only_after_what_has_arrived_meanwhile() -> None:
     assert watcher.answered == set(MANY)
     watcher.guarded.publish(ALL_DROPPED[half:])
     await until(lambda: not watcher.guarded.is_busy)
-    assert len(arrived) == 1  # not again and again while what has arrived is published
+    assert len(arrived) == 1  # not again and again while the arrived changes are published
     for call in arrived:
         call()
     await until(lambda: not watcher.guarded.is_busy)

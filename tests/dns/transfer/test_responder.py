@@ -1,4 +1,4 @@
-"""Who gets which response: zone transfers, signatures, and errors."""
+"""The responses to each client: zone transfers, signatures, and errors."""
 
 from __future__ import annotations
 
