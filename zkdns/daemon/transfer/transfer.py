@@ -86,15 +86,15 @@ class _Transfers:
         table = Table(departed_seconds=0)
         self._authority = Authority(table, config, _log_error)
         keys = {key.name: key for key in map(_load_key, config.transfer.keys)}
-        zone = self._authority.zone
+        soas = {apex: soa_template(self._authority.zone, apex) for apex in config.zones}
         self._versions = {
             apex: ZoneVersions(
                 apex,
-                soa_template(zone, apex),
+                soa,
                 max_versions=MAX_VERSIONS if config.transfer.journal else 0,
                 max_bytes=config.transfer.journal * _MIB,
             )
-            for apex in config.zones
+            for apex, soa in soas.items()
         }
         self._notifier = Notifier(config.transfer.notify, keys, task.listening, self._until_answered)
         self._updates = ZoneUpdates(table, self._authority, self._versions, self._on_version)
@@ -104,7 +104,7 @@ class _Transfers:
         self._updates.follow(self._subscriber)
         directory = config.transfer.directory if config.transfer.journal else None
         self._stores = (
-            {apex: ZoneStore(Path(directory), apex, soa_template(zone, apex)) for apex in config.zones}
+            {apex: ZoneStore(Path(directory), apex, soa) for apex, soa in soas.items()}
             if directory is not None
             else {}
         )
