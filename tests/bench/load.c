@@ -27,7 +27,9 @@
 #include <time.h>
 
 enum { BATCH = 64, LARGEST = 4096, IDS = 65536, HEADER = 12, RCODES = 16, PREFIX = 2, CONNECTIONS = 200 };
-static const int64_t SECOND = 1000000000, TIMEOUT = 1000000000;
+static const int64_t SECOND = 1000000000;
+/* A query without an answer after this time is lost; a server on a busy machine answers late. */
+static const int64_t TIMEOUT = 5000000000;
 
 struct query {
     const unsigned char *bytes;
@@ -281,7 +283,7 @@ static int64_t stream(int port, int64_t nanoseconds, int count, int window) {
         for (int i = 0; i < count && !is_over; i++)
             while (connections[i].in_flight < window) send_tcp(&connections[i]);
         if (poll(polled, (nfds_t)count, 100) > 0) last_answer = now();
-        if (now() - last_answer > 10 * TIMEOUT) break;
+        if (now() - last_answer > 2 * TIMEOUT) break;
         for (int i = 0; i < count; i++)
             if (polled[i].revents) receive_tcp(&connections[i]);
     }
