@@ -24,7 +24,7 @@ from tests.admin.helpers import ask
 from tests.cli import Command
 from tests.support.process_guard import running_guarded
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from zkdns.address import parse_host_port
 from zkdns.cli import main
 from zkdns.host.doctor.processes import listeners
@@ -36,8 +36,6 @@ from zkdns.snapshot import Header, NamespaceState, write_snapshot
 pytestmark = pytest.mark.processes
 
 _DIG = shutil.which("dig")
-_SECONDS = 5.0
-_END_SECONDS = 20.0
 
 
 def commands(server: ZkdnsServer) -> list[list[str]]:
@@ -87,7 +85,7 @@ def test_the_demo_logs_no_warning_and_ctrl_c_ends_it() -> None:
         server.wait_ready()
         eventually(lambda: server.lookup("m1.database.prod.discovery"))
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(_END_SECONDS) == 0
+        assert server.process.wait(PATIENCE) == 0
         entries = [json.loads(line) for line in server.log.splitlines()]
     assert {entry["event"] for entry in entries} >= {"server_ready", "shutdown_started"}
     assert [entry for entry in entries if entry["level"] not in {"debug", "info"}] == []
@@ -284,11 +282,11 @@ def serving_without_output(
     serve = [sys.executable, "-m", "zkdns", "serve", "--demo", "--listen", "127.0.0.1:0", "--admin", "none"]
     command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *serve]
     with running_guarded(command, stdout=output, stderr=output) as process:
-        port = eventually(lambda: port_of(process.pid), 20.0)  # its log cannot be read
-        eventually(lambda: answers(port), 20.0)
+        port = eventually(lambda: port_of(process.pid), PATIENCE)  # its log cannot be read
+        eventually(lambda: answers(port), PATIENCE)
         yield process, port
         process.terminate()
-        assert process.wait(_SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def port_of(session: int) -> int | None:

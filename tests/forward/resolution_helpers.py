@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import dns.message
 
+from tests.support.waiting import repeated_if_late
 from zkdns.address import UpstreamAddress
 from zkdns.dns.message import Type, parse_query
 from zkdns.forward.message import Question, build_query
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure
 from zkdns.forward.resolver import Resolver
+from zkdns.forward.tcp_client import TcpTimes
 from zkdns.forward.upstreams import UdpTimes
 from zkdns.transport.event_loop import ServingLoop
 
 _LIMIT = 90.0  # seconds; long enough for a busy machine
-_ATTEMPTS = 5
 PATIENT = UdpTimes(first=60.0, shortest=60.0, longest=60.0)
 """Time-outs that no upstream exceeds, so that a test can count queries on a busy machine."""
+PATIENT_TCP = TcpTimes(idle=60.0, stalled=math.inf)
+"""The same for connections."""
 
 
 def question(name: str, qtype: int = Type.A) -> Question:
@@ -29,38 +33,14 @@ def question(name: str, qtype: int = Type.A) -> Question:
     return Question(b"".join(bytes([len(label)]) + label for label in labels) + b"\0", qtype)
 
 
-class TooLateError(AssertionError):
-    """A result came late. A defect makes every attempt late, a busy machine only some."""
-
-
 def now() -> float:
     """The time of the event loop."""
     return asyncio.get_running_loop().time()
 
 
-def in_time(started_at: float, seconds: float) -> None:
-    """Check that less than this time has passed. If not, `run` runs the scenario again."""
-    passed = now() - started_at
-    if passed >= seconds:
-        raise TooLateError(f"it took {passed:.2f} s instead of less than {seconds:g} s")
-
-
+@repeated_if_late
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine in a serving loop; fail if an exception reaches the loop.
-
-    If it is late, it is run again, several times (see `in_time`).
-    """
-    for left in reversed(range(_ATTEMPTS)):
-        try:
-            _run_once(scenario)
-        except TooLateError:
-            if not left:
-                raise
-        else:
-            return
-
-
-def _run_once(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine in a serving loop; fail if an exception reaches the loop. Repeat it if it is late."""
     uncaught: list[dict[str, Any]] = []
 
     async def limited() -> None:
@@ -76,7 +56,7 @@ def _run_once(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 @asynccontextmanager
 async def running_resolver(*servers: UpstreamAddress, **options: Any) -> AsyncIterator[Resolver]:
     """Run a resolver. By default, no query is sent again because an upstream is late (see `PATIENT`)."""
-    resolver = Resolver(servers, **{"udp_times": PATIENT} | options)
+    resolver = Resolver(servers, **{"udp_times": PATIENT, "tcp_times": PATIENT_TCP} | options)
     resolver.start()
     try:
         yield resolver

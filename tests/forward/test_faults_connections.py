@@ -15,7 +15,6 @@ from tests.forward.resolution_helpers import (
     bad_messages,
     data_of,
     failure,
-    in_time,
     now,
     question,
     resolving,
@@ -41,6 +40,7 @@ from tests.support.upstream import (
     sends_garbage,
     truncates,
 )
+from tests.support.waiting import in_time
 from zkdns.address import UpstreamAddress
 from zkdns.dns.message import Type
 from zkdns.forward.reply import Reply

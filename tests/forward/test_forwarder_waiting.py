@@ -22,7 +22,7 @@ from tests.forward.forwarder_helpers import (
     queries_to,
     rcode_of,
 )
-from tests.forward.resolution_helpers import in_time, now, run, until
+from tests.forward.resolution_helpers import now, run, until
 from tests.support.upstream import (
     TCP,
     Behaviour,
@@ -35,6 +35,7 @@ from tests.support.upstream import (
     reply_to,
     returns_rcode,
 )
+from tests.support.waiting import in_time
 from zkdns.config import CacheSettings
 from zkdns.transport.contract import Render
 

@@ -12,7 +12,6 @@ from tests.forward.resolution_helpers import (
     answer,
     data_of,
     failure,
-    in_time,
     now,
     question,
     resolve,
@@ -32,6 +31,7 @@ from tests.support.upstream import (
     is_slow,
     reply_to,
 )
+from tests.support.waiting import in_time
 from zkdns.dns.message import Type
 from zkdns.forward.message import Question
 from zkdns.forward.reply import Reply

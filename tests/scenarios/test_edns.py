@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.network import ip, link_twice, new_network
 from tests.support.server import ZkdnsServer
+from tests.support.udp_query import query_udp
 from tests.support.upstream import UpstreamServer
 from tests.support.waiting import PATIENCE
 from zkdns.dns.cookies import Cookies
@@ -166,7 +167,7 @@ def test_dns_23_valid_cookie_bypasses_the_rate_limit_over_udp() -> None:
                 option = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, cookie)
                 message = dns.message.make_query("web.staging.discovery", "A", use_edns=0, options=[option])
                 with clients.entered():
-                    response = dns.query.udp(message, "192.0.0.1", SECONDS, server.port, source=source)
+                    response = query_udp(message, "192.0.0.1", server.port, source=source)
                 (found,) = response.options
                 assert bool(response.answer) != bool(response.flags & dns.flags.TC)
                 return not response.answer, found.to_wire() or b""

@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +16,15 @@ import pytest
 from tests.dns.helpers import encode_query
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer, answers
-from tests.support.waiting import eventually
+from tests.support.waiting import TooLateError, eventually, in_time, repeated_if_late
 from zkdns.forward.forwarder import MAX_WAITING
+from zkdns.forward.resolution import LIMIT_SECONDS
 
 pytestmark = pytest.mark.processes
 
 HOSTILE, POLITE_CLIENTS, NAMES = "127.0.0.66", 20, 3
 SECONDS = 10.0
-BURST, PAUSE_SECONDS = 200, 0.05  # far more than `MAX_WAITING` in the 3.8 s that a query waits
+BURST, PAUSE_SECONDS = 200, 0.05  # far more than `MAX_WAITING` in `LIMIT_SECONDS`
 
 
 def queued(port: int) -> int:
@@ -66,6 +68,14 @@ def waiting(server: ZkdnsServer) -> int:
     return int(worker["forward"]["waiting"])
 
 
+def receive(client: socket.socket) -> dns.message.Message:
+    try:
+        return dns.message.from_wire(client.recv(4096))
+    except TimeoutError:
+        raise TooLateError("no response") from None  # the kernel of a busy machine may drop a datagram
+
+
+@repeated_if_late
 def test_a_client_that_floods_a_dead_upstream_costs_others_no_response(tmp_path: Path) -> None:
     config = tmp_path / "zkdns.toml"
     with (
@@ -89,7 +99,9 @@ def test_a_client_that_floods_a_dead_upstream_costs_others_no_response(tmp_path:
             for name in range(NAMES):
                 for number, client in enumerate(clients):
                     client.sendto(encode_query(f"n{name}-{number}.alive.example"), at)
+                sent_at = time.monotonic()
                 for client in clients:
-                    response = dns.message.from_wire(client.recv(4096))
+                    response = receive(client)
+                    in_time(sent_at, LIMIT_SECONDS)  # the upstream, which is in this process, may be slow
                     assert response.rcode() == dns.rcode.NOERROR
                     assert len(response.answer) == 1

@@ -22,6 +22,7 @@ from tests.support.loopback import free_port
 from tests.support.server import ZkdnsServer
 from tests.support.steady_load import SteadyLoad
 from tests.support.transfers import ALLOWED, KEY, KEY_NAME, KEYS, SECRET, Primary
+from tests.support.udp_query import query_udp
 from tests.support.waiting import eventually
 from tests.support.zookeeper_clients import client_of
 from zkdns.admin.client import ApiClient, ServerAddress
@@ -177,7 +178,7 @@ def send_notify(
     if key is not None:
         query.use_tsig(key)
     host, port = server.addresses[0]
-    return dns.query.udp(query, host, port=port, source=source, timeout=5.0)
+    return query_udp(query, host, port, source=source)
 
 
 def test_tsig_between_servers(tmp_path: Path, stack: ExitStack) -> None:

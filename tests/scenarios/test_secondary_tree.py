@@ -20,6 +20,7 @@ import pytest
 from tests.scenarios.test_agreement import digests_of
 from tests.support.network import Lan, Network
 from tests.support.server import ZkdnsServer
+from tests.support.udp_query import query_udp
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
@@ -68,7 +69,7 @@ class Machine:
         """Query zkdns as a client of this machine does."""
         with self.network.entered():
             message = dns.message.make_query(name, "A", use_edns=0)
-            return dns.query.udp(message, "127.0.0.1", PATIENCE, PORT)
+            return query_udp(message, "127.0.0.1", PORT)
 
     def lookup(self, service: str) -> set[str]:
         """The addresses of a service."""

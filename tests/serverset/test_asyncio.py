@@ -14,7 +14,7 @@ from tests.serverset.asyncio_helpers import address_of, expect_destruction, run,
 from tests.serverset.session_helpers import session_threads
 from tests.serverset.session_internals import claimed_paths, unfinished_count
 from tests.support.fault_proxy import FaultProxy
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually, in_time, repeated_if_late
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns import FixedSet, Registration, ServerSet, UnreachableError, Watch, ZooKeeperError
 
@@ -62,20 +62,21 @@ def members(zk: Any, path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one-set", "thirty-sets"])
+@repeated_if_late
 def test_thirty_calls_wait_at_the_same_time(shared: bool) -> None:
     """They used to wait in the default executor, so that all of them took 10 s."""
     with silent_server() as listening:
         sets = [ServerSet("test", "web", address_of(listening)) for _ in range(1 if shared else 30)]
 
-        async def program() -> tuple[float, list[object]]:
-            began = time.monotonic()
+        async def program() -> list[object]:
             calls = [sets[port % len(sets)].register_async("a", 1 + port, timeout=2.0) for port in range(30)]
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            return time.monotonic() - began, list(results)
+            return list(await asyncio.gather(*calls, return_exceptions=True))
 
-        took, results = run(program())
+        began = time.monotonic()
+        results = run(program())
         assert [type(result) for result in results] == [UnreachableError] * 30
-        assert 2.0 <= took < 8.0
+        assert time.monotonic() - began >= 2.0
+        in_time(began, 8.0)
         eventually(lambda: not session_threads())
 
 
@@ -104,7 +105,8 @@ def test_the_error_names_the_cause(call: str) -> None:
     assert run(program(ServerSet("test", "web", "127.0.0.1:1"))).endswith("connection refused")
     with silent_server() as listening:
         web = ServerSet("test", "web", address_of(listening))
-        assert "accepts connections, but sends nothing" in run(program(web))
+        # The search for the cause has a time limit, which a busy machine may exceed.
+        eventually(lambda: "accepts connections, but sends nothing" in run(program(web)), PATIENCE)
 
 
 def test_calls_that_fail_together_search_for_the_cause_once() -> None:

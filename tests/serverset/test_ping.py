@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import MembershipMonitor
 from zkdns import BadValueError, Registration, ServerSet, UnreachableError, ZkdnsError
@@ -63,7 +63,7 @@ def test_failure_unregisters_and_success_registers_again(zk: Any, server_set: Se
         assert isinstance(registration.last_error, ZkdnsError)
         service.answer = True
         eventually(lambda: names(zk, web))
-        assert registration.wait(5.0)
+        assert registration.wait(PATIENCE)
         assert registration.path != first
         assert registration.last_error is None
 
@@ -87,7 +87,7 @@ def test_register_returns_after_a_failed_first_ping(zk: Any, server_set: Sets) -
         eventually(lambda: service.calls > 3)
         assert names(zk, web) == []
         service.answer = True
-        assert registration.wait(5.0)
+        assert registration.wait(PATIENCE)
         assert names(zk, web) == ["member_0000000000"]  # there was no other one in between
 
 
@@ -109,7 +109,7 @@ def test_register_does_not_wait_for_a_hanging_first_ping(zk: Any, server_set: Se
         assert not registration.is_registered
         assert time.monotonic() - began < 5.0
         service.goes_on.set()
-        assert registration.wait(5.0)
+        assert registration.wait(PATIENCE)
         assert len(names(zk, web)) == 1
 
 
@@ -123,7 +123,7 @@ def test_a_slow_first_ping_registers_later(server_set: Sets) -> None:
     ):
         assert not registration.is_registered  # ZooKeeper is reachable, so there is no error
         service.goes_on.set()
-        assert registration.wait(5.0)
+        assert registration.wait(PATIENCE)
 
 
 def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
@@ -180,7 +180,7 @@ def test_a_flapping_ping_never_creates_two_members(
                 service.answer = turn % 3 != 0
                 service.wait_for_a_call()
             service.answer = True
-            assert registration.wait(5.0)
+            assert registration.wait(PATIENCE)
             eventually(lambda: witness.present and names(zk, web) == [str(registration.path)[-17:]])
         assert witness.max_present == 1
         assert len(witness.seen) > 1

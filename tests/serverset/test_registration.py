@@ -14,7 +14,7 @@ from tests.serverset.session_helpers import expire_latest_session, is_waiting, s
 from tests.serverset.session_internals import claimed_paths
 from tests.serverset.sync_helpers import join
 from tests.support.fault_proxy import FaultProxy
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually, in_time, repeated_if_late
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import MembershipMonitor, client_of
 from zkdns import BadValueError, Registration, ServerSet, UnreachableError, ZooKeeperError
@@ -138,7 +138,7 @@ def test_a_chroot_that_is_created_later_is_used(zk: Any, zookeeper: ZooKeeperSer
         eventually(lambda: "the chroot" in str(registration.last_error))
         eventually(lambda: "the chroot" in str(watch.last_error))
         zk.ensure_path(zk_root)
-        assert registration.wait(20.0)
+        assert registration.wait(PATIENCE)
         eventually(lambda: len(watch.members) == 1)
         eventually(lambda: watch.last_error is None)
 
@@ -288,6 +288,7 @@ def test_many_sets_share_the_callers_client(zk: Any, zookeeper: ZooKeeperServer,
             assert not client.state_listeners
 
 
+@repeated_if_late
 def test_the_callers_client_may_start_later_and_stop_earlier(
     zk: Any, zookeeper: ZooKeeperServer, server_set: Sets
 ) -> None:
@@ -295,11 +296,11 @@ def test_the_callers_client_may_start_later_and_stop_earlier(
         client.stop()
         registration = server_set(client=client).register("a", 1, timeout=None)
         client.start()
-        assert registration.wait(10.0)
+        assert registration.wait(PATIENCE)
         client.stop()
         began = time.monotonic()
         registration.close(0.1)
-        assert time.monotonic() - began < 2.0
+        in_time(began, 2.0)
         assert members(zk, server_set()) == []
 
 
@@ -395,11 +396,12 @@ def test_denied_access_is_reported(zk: Any, zk_root: str, server_set: Sets, requ
         assert not waiting.is_registered
     finally:
         zk.set_acls(closed, [make_acl("world", "anyone", all=True)])
-    assert waiting.wait(10.0)  # it may now
+    assert waiting.wait(PATIENCE)  # it may now
     waiting.close()
     assert members(zk, web) == []
 
 
+@repeated_if_late
 def test_close_without_permissions_does_not_wait(zk: Any, server_set: Sets) -> None:
     web = server_set(session_timeout=8.0)
     zk.ensure_path(web.path)
@@ -408,8 +410,8 @@ def test_close_without_permissions_does_not_wait(zk: Any, server_set: Sets) -> N
         began = time.monotonic()
         with pytest.raises(ZooKeeperError, match=r"its ACL"):
             web.register("a", 1)
-        assert time.monotonic() - began < 4.0
     zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
+    in_time(began, 4.0)
 
 
 def test_too_large_data_is_rejected_before_any_request() -> None:
@@ -429,13 +431,14 @@ def test_the_largest_accepted_data_is_registered(zk: Any, server_set: Sets) -> N
         assert len(zk.get(registration.path)[0]) > 65_450
 
 
+@repeated_if_late
 def test_an_unreachable_zookeeper_with_a_timeout_leaves_nothing() -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     for ping in (None, lambda: True, lambda: False):
         began = time.monotonic()
         with pytest.raises(UnreachableError, match=r"ZooKeeper at 127\.0\.0\.1:1 is unreachable"):
             web.register("a", 1, ping=ping, timeout=0.3)
-        assert time.monotonic() - began < 2.0
+        in_time(began, 2.0)
 
 
 def test_without_a_timeout_it_registers_when_zookeeper_appears() -> None:
@@ -445,7 +448,7 @@ def test_without_a_timeout_it_registers_when_zookeeper_appears() -> None:
         registration = web.register("a", 1, timeout=None)
         assert not registration.wait(0.1)
         server.start()
-        assert registration.wait(15.0)
+        assert registration.wait(PATIENCE)
         registration.close()
     finally:
         server.close()

@@ -15,6 +15,7 @@ import dns.rdatatype
 import dns.rrset
 
 from tests.support.transfers import ZONE
+from tests.support.udp_query import query_udp
 
 _TIMEOUT: Final = 30.0
 _SOA: Final = dns.rdatatype.SOA
@@ -81,7 +82,7 @@ class ControlSecondary:
 
 def soa_serial(port: int) -> int:
     """The serial of the zone of a server at 127.0.0.1."""
-    response = dns.query.udp(dns.message.make_query(ZONE, "SOA"), "127.0.0.1", port=port, timeout=_TIMEOUT)
+    response = query_udp(dns.message.make_query(ZONE, "SOA"), "127.0.0.1", port)
     return int(response.answer[0][0].serial)
 
 

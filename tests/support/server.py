@@ -21,10 +21,10 @@ import dns.rcode
 
 from tests.support.files import new_short_directory
 from tests.support.process_guard import kill_guarded, start_guarded
-from tests.support.waiting import eventually
+from tests.support.udp_query import query_udp
+from tests.support.waiting import PATIENCE, eventually
 from zkdns.admin.client import ApiClient, RefusedError, ServerAddress, UnreachableError
 
-_START_SECONDS = 30.0  # on a busy machine the start takes a few seconds
 _END_SECONDS = 10.0
 
 # Socket activation, see sd_listen_fds(3): file descriptors from 3 on, and variables with the process ID.
@@ -97,7 +97,7 @@ class ZkdnsServer:
                 pass_fds=self._passed,
             )
         try:
-            eventually(lambda: self.ended or self.address, _START_SECONDS)
+            eventually(lambda: self.ended or self.address, PATIENCE)
         except BaseException:
             self.__exit__()
             raise
@@ -145,7 +145,7 @@ class ZkdnsServer:
         started = [entry["pid"] for entry in self.events("process_started") if entry["role"] == role]
         return int(started[-1])
 
-    def wait_ready(self, timeout: float = 20.0) -> Self:
+    def wait_ready(self, timeout: float = PATIENCE) -> Self:
         """Wait until all workers have their table and the API's socket is open, or has failed to open."""
         eventually(lambda: self.events("server_ready"), timeout)
         if self.environment.get("ZKDNS_ADMIN_SOCKET") == self.api and "--admin-socket" not in self.command:
@@ -153,7 +153,7 @@ class ZkdnsServer:
             eventually(lambda: Path(self.api).exists() or self.events(failed), timeout)
         return self
 
-    def wait_api(self, timeout: float = 20.0) -> Self:
+    def wait_api(self, timeout: float = PATIENCE) -> Self:
         """Wait until the API responds with data of the watcher. The table may not have been read."""
         client = ApiClient(ServerAddress(path=self.api))
 
@@ -168,9 +168,9 @@ class ZkdnsServer:
         return self
 
     def terminate(self) -> int:
-        """Send SIGTERM, and return the exit status. It must end within 5 s."""
+        """Send SIGTERM, and return the exit status."""
         self.process.terminate()
-        return self.process.wait(5.0)
+        return self.process.wait(PATIENCE)
 
     # -- queries -------------------------------------------------------------------------------------------
 
@@ -206,21 +206,22 @@ class ZkdnsServer:
         return f"http://{first['address']}"
 
     def query(
-        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 5.0, **options: Any
+        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = PATIENCE, **options: Any
     ) -> dns.message.Message:
-        """Send one query, and return the response."""
+        """Send a query, and return the response."""
         host, port = self.addresses[0]
         message = dns.message.make_query(name, qtype, **options)
-        send = dns.query.tcp if tcp else dns.query.udp
-        return send(message, host, port=port, timeout=timeout)
+        if tcp:
+            return dns.query.tcp(message, host, timeout, port)
+        return query_udp(message, host, port, timeout=timeout)
 
     def lookup(self, name: str, qtype: str = "A", **options: Any) -> set[str]:
-        """Send one query, and return the record data of the answer section."""
+        """Send a query, and return the record data of the answer section."""
         response = self.query(name, qtype, **options)
         return {str(record) for rrset in response.answer for record in rrset}
 
     def rcode(self, name: str, qtype: str = "A", **options: Any) -> str:
-        """Send one query, and return the name of the response code."""
+        """Send a query, and return the name of the response code."""
         return dns.rcode.to_text(self.query(name, qtype, **options).rcode())
 
 

@@ -21,6 +21,7 @@ from tests.support.loopback import paired_sockets
 from tests.support.network import ip, new_network
 from tests.support.process_guard import running
 from tests.support.server import ZkdnsServer
+from tests.support.udp_query import query_udp
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.transport.sockets import SocketPair, bind
@@ -78,7 +79,7 @@ def test_configured_addresses_are_bound_in_addition_to_passed_sockets(pair: Sock
         server.wait_ready()
         assert [host for host, _ in server.addresses] == ["127.0.0.1", "127.0.0.2"]
         for host, port in server.addresses:
-            response = dns.query.udp(dns.message.make_query(NAME, "A"), host, port=port, timeout=SECONDS)
+            response = query_udp(dns.message.make_query(NAME, "A"), host, port)
             assert response.answer
 
 
@@ -254,7 +255,5 @@ def test_self_checks_skip_addresses_that_the_machine_does_not_have(manager: Mana
             eventually(lambda: "READY=1" in manager.notices)
             eventually(lambda: "WATCHDOG=1" in manager.notices)
             ip("address add 10.1.2.3/32 dev lo")
-            response = dns.query.udp(
-                dns.message.make_query(NAME, "A"), "10.1.2.3", port=5300, timeout=SECONDS
-            )
+            response = query_udp(dns.message.make_query(NAME, "A"), "10.1.2.3", 5300)
             assert response.answer

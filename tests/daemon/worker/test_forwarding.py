@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from tests.support.upstream import (
     is_silent,
     reply_to,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, in_time, repeated_if_late
+from zkdns.forward.upstreams import UDP_TIMES
 
 pytestmark = pytest.mark.processes
 
@@ -95,21 +97,31 @@ def query_count(resolver: UpstreamServer, name: str = WWW) -> int:
     return types.count("A")
 
 
+def query_upstream(server: ZkdnsServer, **options: Any) -> dns.message.Message:
+    """Query a name of the upstream. If that is late, the server queries it again."""
+    started_at = time.monotonic()
+    response = server.query(WWW, **options)
+    in_time(started_at, UDP_TIMES.shortest)
+    return response
+
+
 # -- names in and outside the zones -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tcp", [False, True])
+@repeated_if_late
 def test_names_in_and_outside_the_zones_are_answered(resolver: UpstreamServer, *, tcp: bool) -> None:
+    before = query_count(resolver)
     with ready(resolver.address) as server:
         for _ in range(3):
-            member, other = server.query(WEB, tcp=tcp), server.query(WWW, tcp=tcp)
+            member, other = server.query(WEB, tcp=tcp), query_upstream(server, tcp=tcp)
             assert bool(member.flags & dns.flags.AA)
             assert not other.flags & dns.flags.AA
             assert member.flags & other.flags & dns.flags.RA
             assert server.lookup(WEB, tcp=tcp) == MEMBERS
             assert server.lookup(WWW, tcp=tcp) == FORWARDED
         assert server.rcode("none.staging.discovery", tcp=tcp) == "NXDOMAIN"
-        assert query_count(resolver) == 1
+        assert query_count(resolver) == before + 1
 
 
 def test_dig_resolves_names_in_and_outside_the_zones(resolver: UpstreamServer) -> None:
@@ -141,11 +153,11 @@ def test_the_certificate_of_a_tls_upstream_is_verified(tmp_path: Path) -> None:
     with UpstreamServer(addresses(), certificate=authority.sign(TLS_NAME)) as resolver:
         with ready(resolver.tls_address, environment=trusted) as server:
             for number in range(20):
-                assert server.lookup(f"n{number}.example", timeout=5.0) == FORWARDED
+                assert server.lookup(f"n{number}.example") == FORWARDED
             assert {asked.transport for asked in resolver.queries} == {TLS}
             assert resolver.connections < 5  # one, unless the test machine was too busy for a second
         with ready(resolver.tls_address) as server:
-            response = server.query(WWW, use_edns=0, timeout=5.0)
+            response = server.query(WWW, use_edns=0)
             assert response.rcode() == dns.rcode.SERVFAIL
             assert f"no certificate for {TLS_NAME}" in str(response.options[0])
 
@@ -169,17 +181,17 @@ def test_forward_zones_of_the_configuration_file_have_their_own_upstreams(
 # -- workers ------------------------------------------------------------------------------------------------
 
 
+@repeated_if_late
 def test_every_worker_forwards_and_flushes_its_cache(resolver: UpstreamServer) -> None:
     workers = 3
     with ready(resolver.address, arguments=("--demo", "--workers", str(workers))) as server:
         server.wait_api()
-        query = dns.message.make_query(WWW, "A")
 
         def query_all_workers() -> int:
             """Send queries from 60 ports, to reach every worker. Return the number of upstream queries."""
             before = query_count(resolver)
             for _ in range(60):
-                (answer,) = dns.query.udp(query, "127.0.0.1", port=server.port, timeout=5).answer
+                (answer,) = query_upstream(server).answer
                 assert {str(record) for record in answer} == FORWARDED
             return query_count(resolver) - before
 
@@ -193,12 +205,14 @@ def test_every_worker_forwards_and_flushes_its_cache(resolver: UpstreamServer) -
         assert query_all_workers() == 0
 
 
+@repeated_if_late
 def test_a_worker_that_replaces_a_killed_one_forwards(resolver: UpstreamServer) -> None:
+    before = query_count(resolver)
     with ready(resolver.address) as server:
-        assert server.lookup(WWW) == FORWARDED
+        assert query_upstream(server).answer
         os.kill(server.pid_of("worker"), signal.SIGKILL)
         assert eventually(lambda: server.lookup(WWW)) == FORWARDED
-        assert query_count(resolver) == 2
+        assert query_count(resolver) > before + 1
 
 
 def test_a_terminated_server_answers_waiting_queries_with_servfail(resolver: UpstreamServer) -> None:
@@ -231,7 +245,7 @@ def test_dns_37_a_forwarding_loop_of_two_servers_is_detected_and_logged() -> Non
             for part in (f"127.0.0.1:{first.port}", "forward.upstreams", "--upstream ADDRESS"):
                 assert part in event["reason"]
             for server in (first, second):
-                assert server.rcode(WWW, timeout=5.0) == "SERVFAIL"
+                assert server.rcode(WWW) == "SERVFAIL"
                 assert server.lookup(WEB) == MEMBERS
 
 
@@ -286,8 +300,9 @@ def test_member_hosts_follow_their_ttl_and_stay_while_upstreams_are_down(
         (event,) = eventually(lambda: server.events("host_resolution_failed"), timeout=20.0)
         assert (event["host"], event["types"]) == ("quick.example", "A, AAAA")
         assert str(resolver.address) in event["reason"]
+        before = query_count(resolver, "lasting.example")
         assert server.lookup("web.staging.discovery") == {"192.0.2.5"}
         resolver.come_up()
         resolver.set_behaviour(addresses(7, ttl=5), "quick.example")
         eventually(lambda: server.lookup("web.staging.discovery") == {"192.0.2.7"}, 20.0)
-        assert query_count(resolver, "lasting.example") == 1
+        assert query_count(resolver, "lasting.example") == before
