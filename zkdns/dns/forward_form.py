@@ -14,6 +14,7 @@ from zkdns.dns.message import TYPE_CLASS, Query
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire
 
 _AFTER_NAME = 1 + TYPE_CLASS.size  # the root label, type and class
+_MAX_PARENTS = 1024
 
 
 class ForwardForm:
@@ -48,6 +49,9 @@ class ForwardForm:
 class OrdinaryNames:
     """The names for which there are no rules of their own.
 
+    Most names are below few parents. So it remembers the parents of ordinary names: each name with such a
+    parent is ordinary, and needs one look-up.
+
     Args:
         domains: in lower case; a name in one of them may have such rules.
     """
@@ -55,8 +59,7 @@ class OrdinaryNames:
     def __init__(self, domains: Iterable[Labels]) -> None:
         domains = list(domains)
         self._domains = frozenset(to_wire(domain)[:-1] for domain in domains)
-        # Nearly all names have another last label than the domains, and then need no further look-ups.
-        self._last_labels = frozenset(to_wire(domain[-1:])[:-1] for domain in domains)
+        self._parents: set[bytes] = set()
 
     def __contains__(self, name: bytes) -> bool:
         """Whether a name is valid and in none of the domains.
@@ -64,19 +67,29 @@ class OrdinaryNames:
         Args:
             name: in wire format and lower case, without the root label. It may be malformed.
         """
-        size = len(name)
-        if not 0 < size < MAX_NAME:
+        if not name or name[0] > MAX_LABEL or len(name) >= MAX_NAME:
             return False
-        last = at = 0
-        while at < size:
-            length = name[at]
-            if length > MAX_LABEL:
+        parent = name[1 + name[0] :]
+        if parent in self._parents:
+            # Such a domain has a parent without rules, such as a forward zone below a public domain.
+            return name not in self._domains
+        if not self._is_valid(name) or self._is_in_domain(name):
+            return False
+        if parent:
+            if len(self._parents) >= _MAX_PARENTS:
+                self._parents.clear()
+            self._parents.add(parent)
+        return True
+
+    @staticmethod
+    def _is_valid(name: bytes) -> bool:
+        """Whether a name consists of whole labels."""
+        at = 0
+        while at < len(name):
+            if name[at] > MAX_LABEL:
                 return False
-            last = at
-            at += length + 1
-        if at != size:
-            return False
-        return name[last:] not in self._last_labels or not self._is_in_domain(name)
+            at += name[at] + 1
+        return at == len(name)
 
     def _is_in_domain(self, name: bytes) -> bool:
         """Whether a valid name is in one of the domains."""

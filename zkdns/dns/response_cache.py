@@ -2,9 +2,9 @@
 
     query after its id ──▶ cache[query] ──▶ next() ──▶ response after its id
                               │ missing
-                              ├─▶ 1 with EDNS options: the responses to the query without the client's own
+                              ├─▶ 1 a forwarded name, in the form of an earlier query: a deferred response
+                              ├─▶ 2 with EDNS options: the responses to the query without the client's own
                               │     options, and the client's cookie
-                              ├─▶ 2 a forwarded name, in the form of an earlier query: a deferred response
                               ├─▶ 3 the name of a member: its record, in the form of an earlier response
                               ├─▶ 4 another spelling of a cached query: its responses
                               ├─▶ 5 a name that does not exist: the parts of the response to a similar name
@@ -251,8 +251,19 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     # -- misses --------------------------------------------------------------------------------------------
 
-    def __missing__(self, key: bytes) -> Iterator[bytes]:
+    def __missing__(self, key: bytes) -> Iterator[bytes]:  # noqa: PLR0911 - one for each kind of query
         try:
+            # If a label has a zero byte, the name before it is not that of a member, and not valid.
+            end = key.find(_ROOT, _HEADER)
+            shape = key[:_HEADER] + key[end:]
+            forward_form = self._forward_forms.get(shape)
+            if forward_form is not None:
+                deferred = self._responder.forward_name(forward_form, key[_HEADER:end])
+                if deferred is not None:
+                    self.misses += 1
+                    if self._dropped:
+                        self.release(_RELEASED_PER_MISS)
+                    return iter((deferred,))
             plain_key = self._option_forms.get(key)
             if plain_key is not None and (entry := self._entries.get(plain_key)) is not None:
                 return entry.responses
@@ -263,7 +274,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
                 opt = query.find(_OPT_START, _HEADER)
                 if opt + _OPT_SIZE != len(query) or not query.endswith(_NO_OPTIONS):
                     return self._with_options(key, query, opt)
-            return self._answer_miss(key, query)
+            return self._answer_miss(key, query, end, shape)
         except UnfinishedError as unfinished:
             return itertools.repeat(unfinished.defer(lambda: next(self[key])))
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
@@ -273,19 +284,15 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             failure = servfail(query)
             return itertools.repeat(self._codec.response(failure, 0, classify(failure)))
 
-    def _answer_miss(self, key: bytes, query: bytes) -> Iterator[bytes]:
-        """The responses to a query without EDNS options."""
-        # If a label has a zero byte, the name before it is not that of a member, and not valid.
-        end = key.find(_ROOT, _HEADER)
-        shape = key[:_HEADER] + key[end:]
-        forward_form = self._forward_forms.get(shape)
-        if forward_form is not None:
-            deferred = self._responder.forward_name(forward_form, key[_HEADER:end])
-            if deferred is not None:
-                self.misses += 1
-                if self._dropped:
-                    self.release(_RELEASED_PER_MISS)
-                return iter((deferred,))
+    def _answer_miss(self, key: bytes, query: bytes, end: int, shape: bytes) -> Iterator[bytes]:
+        """The responses to a query without EDNS options.
+
+        Args:
+            key: its key.
+            query: the query.
+            end: the end of its name in the key.
+            shape: the key without the name.
+        """
         query_form = self._query_forms.get(shape)
         if query_form is not None:
             responses = self._answer_member(key, end, query_form)
