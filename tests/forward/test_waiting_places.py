@@ -67,6 +67,21 @@ def test_an_answered_query_frees_its_place_once() -> None:
     assert places.add("four", C, "zone") == "two"
 
 
+def test_the_greediest_client_loses_its_oldest_query_after_many_were_answered() -> None:
+    places: WaitingPlaces[str] = WaitingPlaces(1000)
+    for number in range(3):
+        fill(places, A, f"old {number}", 300)  # more than are counted one by one
+        fill(places, B, "zone", 10)
+        for name in range(300):
+            places.remove(f"a old {number} {name}")
+        for name in range(10):
+            places.remove(f"b zone {name}")
+        assert len(places) == 0
+    fill(places, B, "zone", 400)
+    fill(places, A, "zone", 600)
+    assert fill(places, C, "zone", 2) == ["a zone 0", "a zone 1"]
+
+
 @pytest.mark.parametrize(
     ("host", "key"),
     [
