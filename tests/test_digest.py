@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.dns.helpers import member
-from tests.support.line_count import at_most_calls
+from tests.support.line_count import at_most_calls, at_most_lines
 from zkdns.config import Config
 from zkdns.digest import MEMBERS_PER_STEP, Digest, TableDigests, attributes, member_digest
 from zkdns.names import Labels
@@ -183,6 +183,17 @@ def test_a_set_of_which_many_members_change_is_counted_again_in_steps() -> None:
             table.apply(change)
         assert not digests.is_complete
         assert counted(table).of_zone(ZONE) == fresh(table)
+
+
+def test_a_replaced_member_costs_two_hashes_and_one_difference() -> None:
+    table = table_of(put(MEMBER, member(2, "10.0.0.2:80")))
+    counted(table)
+    found = table.set_of(PATH)
+    assert found is not None
+    other = member(2, "10.0.0.3:80")
+    with at_most_lines(40):
+        found.put(other)
+    assert counted(table).of_zone(ZONE) == fresh(table)
 
 
 def test_a_set_that_goes_while_it_is_counted_leaves_nothing() -> None:

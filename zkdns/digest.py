@@ -35,7 +35,8 @@ DIGEST_LABEL: Final = b"_digest"
 MEMBERS_PER_STEP: Final = 32
 
 _SIZE = 8
-_EMPTY = blake2b(digest_size=_SIZE)
+_new_hash = blake2b(digest_size=_SIZE).copy  # takes a third of the time of `blake2b`
+_from_bytes = int.from_bytes
 _MASK = (1 << 8 * _SIZE) - 1
 _MAX_ATTRIBUTE = 255  # bytes: RFC 1035 §3.3, a longer string would be cut
 
@@ -94,18 +95,19 @@ def _endpoint_attributes(additional: Mapping[str, Endpoint]) -> list[str]:
 def member_digest(service: str, member: Member, *, is_held: bool) -> int:
     """The digest of a member of the service with this DNS name in lower case.
 
-    It takes 2 µs: a start counts every member of the table.
+    It takes 1 µs, and 0.5 µs for each additional endpoint: a start counts every member of the table. `join`
+    takes the status as it is, while an f-string would convert it.
     """
-    endpoint, weight = member.service, member.weight
+    endpoint = member.service
     host, port = (endpoint.host.lower(), endpoint.port) if endpoint is not None else ("", 0)
-    text = f"{service}\0{member.name}\0{member.status}\0{host}\0{port}\0{member.shard}"
-    if weight != 1 or is_held:
-        text += f"\0{weight:g}\0{is_held:d}"
+    text = "\0".join((service, member.name, member.status, f"{host}\0{port}\0{member.shard}"))
+    if is_held or member.weight != 1.0:  # with 1, the comparison would take twice the time
+        text += f"\0{member.weight:g}\0{is_held:d}"
     if member.additional:
         text = "\0".join((text, *_endpoint_attributes(member.additional)))
-    digest = _EMPTY.copy()  # takes half the time of a new one
+    digest = _new_hash()
     digest.update(text.encode())
-    return int.from_bytes(digest.digest())
+    return _from_bytes(digest.digest())
 
 
 class _Total:
@@ -147,6 +149,19 @@ class SetDigest(_Total):
             for total in self._totals:
                 total.members += step
                 total.value += value
+
+    def replace(self, before: Member, after: Member, *, is_held: bool) -> None:
+        """Count a member instead of the one before it with the same name."""
+        statuses, service = self._statuses, self._service
+        if not (before.is_served(statuses) and after.is_served(statuses)):
+            self.count(before, -1, is_held=is_held)
+            self.count(after, +1, is_held=is_held)
+            return
+        old = member_digest(service, before, is_held=is_held)
+        difference = member_digest(service, after, is_held=is_held) - old
+        self.value += difference
+        for total in self._totals:
+            total.value += difference
 
     def end(self) -> None:
         """Remove all members of this set from the totals."""

@@ -101,8 +101,9 @@ class MemberSet:
         if self.digest is not None:
             is_held = member.name in self.held
             if before is not None:
-                self.digest.count(before, -1, is_held=is_held)
-            self.digest.count(member, +1, is_held=is_held)
+                self.digest.replace(before, member, is_held=is_held)
+            else:
+                self.digest.count(member, +1, is_held=is_held)
         return before
 
     def pop(self, name: str) -> Member | None:
