@@ -254,7 +254,7 @@ def test_dns_29_the_longest_idle_connection_is_closed_for_a_new_one() -> None:
         assert newest.answer() == b"question:tcp"
         assert eventually(lambda: second.is_closed)
         assert [client.is_open for client in (first, third, newest)] == [True] * 3
-        assert server.tcp.replaced == 1
+        assert server.tcp.replaced.count == 1
 
 
 def test_dns_29_a_client_with_too_many_connections_loses_one() -> None:

@@ -51,6 +51,7 @@ from zkdns.transport.event_loop import add_server, remove_server
 from zkdns.transport.framing import LENGTH, MAX_WRITE_BYTES, NO_MESSAGE, answer_messages, queries_in
 from zkdns.transport.held_bytes import HeldBytes
 from zkdns.transport.log_once import LogOnce
+from zkdns.transport.replaced_connections import ReplacedConnections
 from zkdns.transport.sockets import MAX_CONNECTIONS, Address, client_of, packed_address
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ class TcpServer:
         held: HeldConnections | None = None,
         tls: Tls | None = None,
     ) -> None:
-        self.received = self.dropped = self.replaced = 0
+        self.received = self.dropped = 0
+        self.replaced = ReplacedConnections()
         self.held = HeldConnections() if held is None else held
         self.max_awaited = max_awaited
         self.counters = Counters()
@@ -281,7 +283,7 @@ class TcpServer:
                 return
             except OSError:  # no file descriptor or memory is left; Linux reports that even without a client
                 if not number:
-                    self._free_file_descriptor()
+                    self._free_file_descriptor(now)
                 return
             try:
                 sock.setblocking(False)
@@ -293,10 +295,10 @@ class TcpServer:
             except OSError:  # the client has closed it already, or it cannot be watched
                 sock.close()
 
-    def _free_file_descriptor(self) -> None:
+    def _free_file_descriptor(self, now: float) -> None:
         """Close the longest idle connection. If there is none, wait, because accepting would fail again."""
         if self._connections:
-            self.replaced += 1
+            self.replaced.add(now, self._sock, self._per_client, None)
             next(iter(self._connections)).abort()
         elif self._selector is not None:
             self._selector.unregister(self._sock)
@@ -311,7 +313,7 @@ class TcpServer:
         self._per_client[client] += 1
         is_over = self._per_client[client] > self._max_per_client
         if is_over or len(self._connections) > self._max_connections:
-            self.replaced += 1
+            self.replaced.add(connection.active_at, self._sock, self._per_client, client if is_over else None)
             next(other for other in self._connections if not is_over or other.client == client).abort()
         if self._sweep_timer is None:
             self._sweep_timer = self._loop.call_later(self._idle_seconds, self._sweep)
@@ -319,10 +321,7 @@ class TcpServer:
             self.count_held(connection, connection.tls.memory)
 
     def _sweep(self) -> None:
-        """Close connections that were idle too long.
-
-        One timer serves all of them, as the longest idle one comes first.
-        """
+        """Close connections that were idle too long. The longest idle one comes first: a timer is enough."""
         self._sweep_timer = None
         now = time.monotonic()
         while self._connections:

@@ -115,7 +115,7 @@ class WorkerStatsReporter:
             unsent=sum(server.lost for server in udp),
             tcp_connections=sum(server.connection_count for server in streams),
             tcp_held_bytes=streams[0].held.total if streams else 0,  # all servers share it
-            tcp_replaced_connections=sum(server.replaced for server in streams),
+            tcp_replaced_connections=sum(server.replaced.count for server in streams),
             tcp_dropped_connections=sum(server.dropped for server in streams),
             tls_connections=sum(server.connection_count for server in tls),
             tls_handshakes=sum(each.handshakes for each in certificates),
