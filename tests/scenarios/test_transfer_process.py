@@ -16,7 +16,7 @@ import dns.xfr
 import dns.zone
 import pytest
 
-from tests.scenarios.reloadable import WEB, ReloadableServer, all_answered_with
+from tests.scenarios.reloadable import RELOADED, WEB, ReloadableServer, all_answered_with
 from tests.serverset.sync_helpers import join
 from tests.support.secondaries import Bind, Knot, Secondary
 from tests.support.server import ZkdnsServer
@@ -24,6 +24,7 @@ from tests.support.steady_load import SteadyLoad
 from tests.support.transfers import ALLOWED, ZONE, Primary, records_of, serial_of, transfer, transfer_stats
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.zookeeper import ZooKeeperServer
+from zkdns.daemon.ipc.child import RETIRE_SECONDS
 
 pytestmark = pytest.mark.processes
 
@@ -60,10 +61,31 @@ def test_reloads_add_and_remove_zone_transfer(tmp_path: Path) -> None:
                 assert len(server.processes("transfer")) == 1
                 server.write(ttl=5)
                 server.reload()
-                eventually(lambda: refuses(server), PATIENCE)
+                assert refuses(server)
                 server.wait_for_processes()
         assert all_answered_with(load, {5})
         assert "Traceback" not in server.log
+
+
+def test_a_reload_ends_when_no_worker_relays_transfers_any_more(tmp_path: Path) -> None:
+    """A worker that is stopped has not refused transfers yet, when the transfer process has ended already."""
+    with ReloadableServer(tmp_path, transfer={"allow": ["127.0.0.1"]}) as server:
+        server.wait_ready()
+        wait_for_zone(server)
+        (worker,) = server.processes("worker")
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            started_at = time.monotonic()
+            server.write()
+            server.send_sighup()
+            eventually(lambda: not server.processes("transfer"), PATIENCE)
+            is_early = bool(server.events(RELOADED)) and time.monotonic() - started_at < RETIRE_SECONDS
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert not is_early
+        eventually(lambda: server.events(RELOADED), PATIENCE)
+        assert refuses(server)
+        assert server.processes("worker") == {worker}
 
 
 @pytest.mark.parametrize("kind", [Knot, Bind], ids=lambda kind: kind.name)

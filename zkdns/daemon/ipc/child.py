@@ -126,6 +126,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """Counters and gauges of the process."""
     has_stopped_receiving: bool = False
     """True if a retiring worker accepts no more queries from sockets that other workers read."""
+    transfer: str = ""
+    """The path to which a worker relays zone transfers, as in `Task`."""
 
 
 Order: TypeAlias = Retire | Follow | RelayTransfers | Promote | Configure

@@ -74,6 +74,7 @@ class ChildProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._is_retiring = False
         self._has_stopped_receiving = False
+        self._transfer = ""
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -103,6 +104,11 @@ class ChildProcess:
     def has_stopped_receiving(self) -> bool:
         """True if the process retires and accepts no more queries from shared sockets, or has exited."""
         return self._has_stopped_receiving if self._writer is not None else self.is_ending
+
+    @property
+    def relays_as_told(self) -> bool:
+        """False if the process still relays zone transfers in another way than its task says."""
+        return self._transfer == self.task.transfer if self.stats is not None else True
 
     def send(self, order: Order) -> None:
         """Send an order to the current process, if there is one."""
@@ -150,6 +156,7 @@ class ChildProcess:
                 continue
             self.ready, self.stats = report.ready, report.stats
             self._has_stopped_receiving = report.has_stopped_receiving
+            self._transfer = report.transfer
             self._on_change()
         status = await process.wait()
         terminating.cancel()
@@ -243,12 +250,26 @@ class ChildProcesses:
                 f"the new {child.task.role} is not ready after {seconds:g} s{reason}"
             ) from None
 
-    async def wait_until_stopped_receiving(self, retiring: Iterable[ChildProcess], seconds: float) -> None:
-        """Wait until these retiring workers accept no more queries from shared sockets, at most `seconds`."""
-        children = tuple(retiring)
+    async def wait_until_switched(
+        self, retiring: Iterable[ChildProcess], kept: Iterable[ChildProcess], seconds: float
+    ) -> None:
+        """Wait until no worker answers in the old way any more.
+
+        Args:
+            retiring: workers that stop to accept queries from shared sockets.
+            kept: workers that may have got the order to relay zone transfers in another way.
+            seconds: the maximum time.
+        """
+        leaving, staying = tuple(retiring), tuple(kept)
+
+        def have_switched() -> bool:
+            return all(child.has_stopped_receiving for child in leaving if child in self._running) and all(
+                child.relays_as_told for child in staying
+            )
+
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not all(child.has_stopped_receiving for child in children if child in self._running):
+                while not have_switched():
                     self._changed.clear()
                     await self._changed.wait()
 

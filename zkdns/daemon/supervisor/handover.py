@@ -67,6 +67,7 @@ class Handover:
         self._feeds = 0
         self._copies = 0
         self._retiring: list[ChildProcess] = []
+        self._kept: Sequence[ChildProcess] = ()
         self._closing: asyncio.Task[None] | None = None
 
     def start(self, config: Config, listeners: Listeners) -> Generation:
@@ -118,11 +119,13 @@ class Handover:
         return new
 
     async def wait_until_switched(self) -> None:
-        """Wait until only the new processes accept queries, so that no client gets an old response.
+        """Wait until only the new generation accepts queries, so that no client gets an old response.
+
+        Workers that stay have carried out their orders then: they refuse zone transfers, for instance.
 
         The wait is limited: a worker that does not report by then hangs, and does not respond either.
         """
-        await self._children.wait_until_stopped_receiving(self._retiring, RETIRE_SECONDS)
+        await self._children.wait_until_switched(self._retiring, self._kept, RETIRE_SECONDS)
 
     async def _start_watcher(
         self,
@@ -198,6 +201,7 @@ class Handover:
             if child.task.transfer != transfer:
                 child.send(RelayTransfers(transfer))
             child.task = msgspec.structs.replace(child.task, waits_for_table=False, transfer=transfer)
+        self._kept = kept
         new.listeners.share_out()
         ending = [child for child in old.children if child not in new.children]
         self._end(ending, old.listeners.without(new.listeners), remaining=new.listeners)

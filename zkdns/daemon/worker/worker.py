@@ -106,7 +106,15 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     # After the servers, because it uses the remaining file descriptors.
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
-    reporter = WorkerStatsReporter(authority, forwarder, deferred, servers, access.counters, send=send_report)
+    reporter = WorkerStatsReporter(
+        authority,
+        forwarder,
+        deferred,
+        servers,
+        access.counters,
+        transfer=task.transfer,
+        send=send_report,
+    )
     traffic = _make_traffic_reporter(task, authority, (*udp, *tcp), send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(
@@ -129,7 +137,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         async with asyncio.TaskGroup() as tasks:
             ticks = tasks.create_task(_tick(table, authority, forwarder, (reporter, traffic), access))
             renewals = tasks.create_task(tls.renew()) if tls is not None else None
-            retire = await _execute_orders(orders, subscriber, authority)
+            retire = await _execute_orders(orders, subscriber, authority, reporter)
             await drain(retire.exclusive_sockets, udp, tcp, (forwarder, deferred), reporter.report_left)
             ticks.cancel()
             if renewals is not None:
@@ -165,7 +173,9 @@ def _tune_garbage_collection() -> None:
     set_housekeeping(collect_young)
 
 
-async def _execute_orders(orders: Orders, subscriber: Subscriber, authority: Authority) -> Retire:
+async def _execute_orders(
+    orders: Orders, subscriber: Subscriber, authority: Authority, reporter: WorkerStatsReporter
+) -> Retire:
     """Execute the supervisor's orders until `Retire`, and return that one."""
     while True:
         match await orders.get():
@@ -175,6 +185,7 @@ async def _execute_orders(orders: Orders, subscriber: Subscriber, authority: Aut
                 subscriber.follow(feed)
             case RelayTransfers(transfer):
                 _relay_transfers(authority, transfer)
+                reporter.report_relaying(transfer)  # the reload waits for it
 
 
 def _relay_transfers(authority: Authority, transfer: str) -> None:

@@ -46,6 +46,7 @@ class WorkerStatsReporter:
         deferred: the queries that wait for the names of large services.
         servers: UDP and TCP servers of this worker.
         access: counters of refused and rate-limited queries.
+        transfer: as in `Task`.
         send: sends a report.
     """
 
@@ -57,6 +58,7 @@ class WorkerStatsReporter:
         servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
         access: AccessCounters,
         *,
+        transfer: str,
         send: SendReport,
     ) -> None:
         self._access = access
@@ -64,6 +66,7 @@ class WorkerStatsReporter:
         self._authority = authority
         self._forwarder = forwarder
         self._deferred = deferred
+        self._transfer = transfer
         self._send = send
         self._last = Report(ready=False)
         self._truncated = self._from_response_cache = 0
@@ -74,13 +77,18 @@ class WorkerStatsReporter:
         self._has_left = True
         self.report()
 
+    def report_relaying(self, transfer: str) -> None:
+        """Report that this worker relays zone transfers to another path from now on."""
+        self._transfer = transfer
+        self.report()
+
     def report(self) -> None:
         """Report the current stats. Log a warning for new responses that were truncated over TCP.
 
         A service with a response that does not fit into a TCP message has too many members for one name.
         """
         stats = self._stats()
-        report = Report(self._authority.freshness.is_ready, stats, self._has_left)
+        report = Report(self._authority.freshness.is_ready, stats, self._has_left, self._transfer)
         if report == self._last:
             return
         self._last = report
