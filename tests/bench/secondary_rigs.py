@@ -11,13 +11,12 @@ import itertools
 import selectors
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import dns.zone
 from dns.rdatatype import to_text
@@ -28,6 +27,7 @@ from tests.bench.processes import cpu_seconds, find_program, memory
 from tests.bench.table import ROOT
 from tests.serverset.sync_helpers import data
 from tests.support.authorities import Knot
+from tests.support.background import Background
 from tests.support.control_secondary import ControlSecondary, Version, soa_serial
 from tests.support.loopback import free_port
 from tests.support.secondaries import SECONDARIES, Secondary
@@ -51,8 +51,7 @@ class Change:
     """Monotonic time of the acknowledgement in seconds."""
 
 
-@dataclass
-class SerialPoller:
+class SerialPoller(Background):
     """Queries the serials of servers at 127.0.0.1 every `POLL_SECONDS`, while the context is open.
 
     Args:
@@ -62,21 +61,10 @@ class SerialPoller:
         seen: for each server its serials, with the times at which they were seen first.
     """
 
-    ports: Mapping[str, int]
-    seen: dict[str, list[tuple[float, int]]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.seen = {name: [] for name in self.ports}
-        self._has_ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="serial poller", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._has_ended.set()
-        self._thread.join()
+    def __init__(self, ports: Mapping[str, int]) -> None:
+        super().__init__("serial poller")
+        self.ports = ports
+        self.seen: dict[str, list[tuple[float, int]]] = {name: [] for name in ports}
 
     def last(self, name: str) -> int | None:
         """The last serial that was seen. None: there is none yet."""

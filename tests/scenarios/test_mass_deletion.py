@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from tests.serverset.sync_helpers import content_zxid
+from tests.support.background import Background
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper_clients import client_of
@@ -49,25 +49,16 @@ def client(hosts: str) -> Iterator[Any]:
         yield found
 
 
-class Poller:
+class Poller(Background):
     """Sends requests for the watcher's data without a pause, until the end of the context."""
 
     def __init__(self, server: ZkdnsServer) -> None:
+        super().__init__("poller")
         self.answers = 0
         self.failures: list[str] = []
         self._api = ApiClient(ServerAddress(path=server.api))
-        self._has_ended = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._has_ended.set()
-        self._thread.join()
-
-    def _poll(self) -> None:
+    def _run(self) -> None:
         while not self._has_ended.is_set():
             try:
                 self._api.names("s19", only_held=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import dns.message
 import dns.query
 import dns.rdatatype
 import dns.rrset
 
+from tests.support.background import Background
 from tests.support.transfers import ZONE
 from tests.support.udp_query import query_udp
 
@@ -31,7 +31,7 @@ class Version(NamedTuple):
     """Monotonic time in seconds."""
 
 
-class ControlSecondary:
+class ControlSecondary(Background):
     """Requests the differences after each NOTIFY, and keeps them, but no zone.
 
     While the context is open, a thread does this. Open it before the primary starts, so that the first NOTIFY
@@ -47,6 +47,7 @@ class ControlSecondary:
     """
 
     def __init__(self, primary: int) -> None:
+        super().__init__("control secondary")
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(("127.0.0.1", 0))
         self._udp.settimeout(0.1)
@@ -55,16 +56,9 @@ class ControlSecondary:
         self.requests = 0
         self._primary = primary
         self._serial: int | None = None
-        self._has_ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="control secondary", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._has_ended.set()
-        self._thread.join()
+        super().__exit__()
         self._udp.close()
 
     def _run(self) -> None:
