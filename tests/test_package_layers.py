@@ -27,6 +27,7 @@ LAYERS = (
         "namespace",
         "spelling",
         "durations",
+        "plurals",
         "resolv_conf",
         "config",
     ),

@@ -10,6 +10,7 @@ from zkdns.cli.api_options import make_client, request_or_exit, server_option, t
 from zkdns.cli.command import Command
 from zkdns.cli.options import config_option, fail
 from zkdns.cli.streams import write_json, write_lines
+from zkdns.plurals import counted
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -55,4 +56,4 @@ def flush(
     if as_json:
         return
     removed = f"{name} and all names below it" if name is not None else "all names"
-    write_lines(f"flushed {removed} in {done} worker{'s' if done > 1 else ''}")
+    write_lines(f"flushed {removed} in {counted(done, 'worker')}")

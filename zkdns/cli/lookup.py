@@ -46,6 +46,7 @@ from zkdns.dns.edns import Ede, OptionCode
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.names import Labels, parse_name, to_text
 from zkdns.namespace import Namespace, parse_namespace
+from zkdns.plurals import counted
 from zkdns.resolv_conf import RESOLV_CONF, ResolvConf, parse_resolv_conf
 from zkdns.spelling import ServiceText
 from zkdns.transport.dns_client import NoResponseError, exchange
@@ -355,8 +356,7 @@ def _type_name(number: int) -> str:
 
 def _print(result: LookupResult) -> None:
     lines = StyledLines()
-    count = len(result.answers)
-    records = "no record" if not count else "1 record" if count == 1 else f"{count} records"
+    records = counted(len(result.answers), "record") if result.answers else "no record"
     source = f"from {result.server} in {result.milliseconds:.1f} ms"
     lines.write(f"{result.name} {result.type}: {result.rcode}, {records}, {source}", style="bold")
     for error in result.errors:

@@ -14,6 +14,7 @@ from zkdns.cli.options import config_option, fail, fail_usage
 from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json, write_lines
 from zkdns.durations import format_duration
+from zkdns.plurals import counted
 
 
 @click.command(
@@ -61,6 +62,5 @@ def _summary(reloaded: Reloaded) -> str:
     if not reloaded.changed and not reloaded.replaced:
         return "nothing has changed"
     changed = ", ".join(reloaded.changed) or "nothing"
-    count = len(reloaded.replaced)
-    processes = f"{count} process{'' if count == 1 else 'es'} replaced"
+    processes = f"{counted(len(reloaded.replaced), 'process', 'processes')} replaced"
     return f"reloaded in {format_duration(reloaded.seconds)}: {changed} changed, {processes}"

@@ -20,6 +20,7 @@ from zkdns.cli.statuses import ExitStatus
 from zkdns.cli.streams import write_json
 from zkdns.cli.table_diff import Comparer
 from zkdns.durations import format_duration
+from zkdns.plurals import counted
 from zkdns.telemetry.stats import UpstreamStatus
 
 _WIDTH = 11  # columns of the labels
@@ -94,7 +95,7 @@ def find_problems(state: Status) -> Iterator[str]:
     """Yield a sentence for each problem that the state shows, except held members."""
     missing = sum(not worker.ready for worker in state.workers)
     if not state.ready:
-        yield f"{missing} of {_count(len(state.workers), 'worker')} {_has(missing)} no table"
+        yield f"{missing} of {counted(len(state.workers), 'worker')} {_has(missing)} no table"
     if state.table is None:
         yield "the watcher has not reported yet"
     source = state.zookeeper or state.primary
@@ -107,7 +108,7 @@ def find_problems(state: Status) -> Iterator[str]:
         )
     unread = sum(one.unread for one in state.zookeeper.namespaces) if state.zookeeper else 0
     if unread:
-        yield f"{_count(unread, 'znode')} above the services cannot be listed: zkdns help operations"
+        yield f"{counted(unread, 'znode')} above the services cannot be listed: zkdns help operations"
     for upstream in state.upstreams:
         if upstream.is_dead:
             yield f"the upstream {upstream.address}{_domain(upstream)} does not respond"
@@ -151,7 +152,7 @@ def _rows(report: Report) -> Iterator[tuple[Part, ...]]:
         digests = {one.zone: one for one in report.table.digests}
         for name in report.zones:
             found = digests.get(name)
-            members = f"{_count(found.members, 'member')}{_digest(found.digest)}" if found else "not counted"
+            members = f"{counted(found.members, 'member')}{_digest(found.digest)}" if found else "not counted"
             yield "zone", f"{name}: {members}"
     for upstream in report.upstreams:
         rtt = f", {format_duration(upstream.rtt_seconds)}" if upstream.rtt_seconds is not None else ""
@@ -165,14 +166,14 @@ def _table(report: Report) -> Iterator[Part]:
     assert table is not None  # noqa: S101 - the caller has checked it
     counts = {"alive": table.alive, "hidden": table.hidden, "held": table.held, "bad": table.bad}
     members = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-    yield f"{_count(table.services, 'service')}, members: {members or 'none'}, serial {table.serial}"
+    yield f"{counted(table.services, 'service')}, members: {members or 'none'}, serial {table.serial}"
     if table.changed is not None:
         yield f", last change {format_duration(max(report.now - table.changed, 0.0))} ago"
 
 
 def _processes(workers: int, restarts: Mapping[str, int]) -> str:
     counts = ", ".join(f"{role} {count}" for role, count in restarts.items() if count)
-    return f"{_count(workers, 'worker')}, restarts: {counts or 'none'}"
+    return f"{counted(workers, 'worker')}, restarts: {counts or 'none'}"
 
 
 def _state(state: str) -> Part:
@@ -189,10 +190,6 @@ def _digest(digest: str | None) -> str:
 
 def _domain(upstream: UpstreamStatus) -> str:
     return f" for {upstream.domain}" if upstream.domain else ""
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _has(number: int) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from zkdns.admin.api_types import MemberRow
 from zkdns.admin.client import ApiClient, RefusedError, UnreachableError
 from zkdns.admin.status import Status
+from zkdns.plurals import counted
 
 T = TypeVar("T")
 
@@ -193,7 +194,7 @@ def _differing_workers(servers: Sequence[str], statuses: Sequence[Status]) -> se
 
 
 def _count(rows: Sequence[MemberRow]) -> str:
-    return f"{len(rows)} member{'' if len(rows) == 1 else 's'}" if rows else MISSING
+    return counted(len(rows), "member") if rows else MISSING
 
 
 def _endpoint(row: MemberRow) -> str:

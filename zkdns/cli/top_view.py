@@ -15,6 +15,7 @@ from zkdns.cli.output import styled
 from zkdns.cli.top_rates import Rates, ServiceRates, UpstreamRates
 from zkdns.cli.top_state import SORTS, VIEWS, TopState
 from zkdns.durations import format_duration
+from zkdns.plurals import counted
 from zkdns.telemetry.traffic import TopRow
 
 _KIBI = 1024
@@ -162,8 +163,7 @@ def _transports(rates: Mapping[str, float]) -> str:
 
 def _table_line(rates: Rates) -> Text:
     members = ", ".join(f"{count:,} {state}" for state, count in rates.members.items() if count)
-    word = "service" if rates.services == 1 else "services"
-    line = styled(f"{rates.services:,} {word}, members: {members or 'none'}")
+    line = styled(f"{counted(rates.services, 'service')}, members: {members or 'none'}")
     if rates.source_state is not None:
         line.append_text(styled(f"; {rates.source}: "))
         line.append_text(styled(rates.source_state, _STATES.get(rates.source_state, "")))
@@ -173,8 +173,7 @@ def _table_line(rates: Rates) -> Text:
 
 
 def _cache_line(name: str, share: float | None, entries: int) -> Text:
-    word = "entry" if entries == 1 else "entries"
-    return styled(f"{name} cache: {_percent(share)} hits, {entries:,} {word}")
+    return styled(f"{name} cache: {_percent(share)} hits, {counted(entries, 'entry', 'entries')}")
 
 
 def _rates(title: str, rates: Mapping[str, float], limit: int) -> Table:

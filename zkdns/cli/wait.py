@@ -27,6 +27,7 @@ from zkdns.config.parsers import integer
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 from zkdns.escape import printable
+from zkdns.plurals import counted
 
 _MAX_MEMBERS = 1_000_000
 _POLL_SECONDS = 0.1
@@ -119,20 +120,20 @@ class _Waiter:
         """Wait until the number of members is within the bounds. After the time-out, print it and exit."""
         with self._progress:
             while True:
-                counted = self._count()
-                if isinstance(counted, MemberCount) and self._is_reached(counted):
+                count = self._count()
+                if isinstance(count, MemberCount) and self._is_reached(count):
                     break
                 state = (
-                    f"{_describe(self._service, counted)}; {self._expected}; {format_duration(self._elapsed)}"
+                    f"{_describe(self._service, count)}; {self._expected}; {format_duration(self._elapsed)}"
                 )
                 self._progress.update(self._task, description=printable(state))
                 left = self._timeout - self._elapsed
                 if left <= 0:
                     self._progress.stop()
-                    self._give_up(counted)
+                    self._give_up(count)
                 time.sleep(min(_POLL_SECONDS, left))
         if is_terminal(sys.stderr):
-            write_notice(f"{_describe(self._service, counted)}, after {format_duration(self._elapsed)}")
+            write_notice(f"{_describe(self._service, count)}, after {format_duration(self._elapsed)}")
 
     @property
     def _elapsed(self) -> float:
@@ -142,7 +143,7 @@ class _Waiter:
         """Request the number of members from the server; return the error if it does not respond."""
         seconds = min(max(self._timeout - self._elapsed, _MIN_REQUEST_SECONDS), _MAX_REQUEST_SECONDS)
         try:
-            counted = self._client.count(self._resolved, seconds)
+            count = self._client.count(self._resolved, seconds)
         except UnreachableError as error:
             return error
         except RefusedError as error:
@@ -150,13 +151,13 @@ class _Waiter:
                 return error
             self._progress.stop()
             fail_refused(error)
-        if counted.service:  # the server finds a name faster than an address
-            self._resolved = f"{counted.service}."
-        return counted
+        if count.service:  # the server finds a name faster than an address
+            self._resolved = f"{count.service}."
+        return count
 
-    def _is_reached(self, counted: MemberCount) -> bool:
+    def _is_reached(self, count: MemberCount) -> bool:
         minimum, maximum = self._bounds
-        return counted.ready and minimum <= counted.answered <= maximum
+        return count.ready and minimum <= count.answered <= maximum
 
     @property
     def _expected(self) -> str:
@@ -167,24 +168,23 @@ class _Waiter:
             return f"expected at least {minimum}"
         return f"expected {minimum} to {maximum}"
 
-    def _give_up(self, counted: MemberCount | ZkdnsError) -> None:
-        if isinstance(counted, ZkdnsError):
-            fail(counted, ExitStatus.NO_RESPONSE)
-        state = _describe(self._service, counted)
-        is_unknown = counted.ready and not counted.exists
+    def _give_up(self, count: MemberCount | ZkdnsError) -> None:
+        if isinstance(count, ZkdnsError):
+            fail(count, ExitStatus.NO_RESPONSE)
+        state = _describe(self._service, count)
+        is_unknown = count.ready and not count.exists
         similar = similar_names(self._client, self._service) if is_unknown else ""
         after = format_duration(self._timeout)
         fail(f"{state} after {after}; {self._expected}{similar}", ExitStatus.NEGATIVE)
 
 
-def _describe(service: str, counted: MemberCount | ZkdnsError) -> str:
-    if isinstance(counted, ZkdnsError):
-        return str(counted)
-    cause = f" ({counted.problem})" if counted.problem else ""
-    if not counted.ready:
+def _describe(service: str, count: MemberCount | ZkdnsError) -> str:
+    if isinstance(count, ZkdnsError):
+        return str(count)
+    cause = f" ({count.problem})" if count.problem else ""
+    if not count.ready:
         return f"{service}: the server has not read its table yet{cause}"
-    if not counted.exists:
+    if not count.exists:
         return f"{service}: there is no such service{cause}"
-    held = f" ({counted.held} of them held)" if counted.held else ""
-    count = counted.answered
-    return f"{service}: {count} member{'' if count == 1 else 's'}{held}"
+    held = f" ({count.held} of them held)" if count.held else ""
+    return f"{service}: {counted(count.answered, 'member')}{held}"

@@ -19,6 +19,7 @@ from zkdns.cli.output import make_console, styled
 from zkdns.cli.streams import is_terminal, write_error, write_json, write_lines
 from zkdns.config import Config
 from zkdns.escape import word
+from zkdns.plurals import counted
 from zkdns.serverset.member import Member
 from zkdns.serverset.watch import endpoint_text
 from zkdns.telemetry.log_setup import configure_logging
@@ -175,7 +176,7 @@ class _Table:
         self._live.update(self._render(), refresh=True)
 
     def _render(self) -> Constrain:
-        count = "1 member" if len(self._rows) == 1 else f"{len(self._rows)} members"
+        count = counted(len(self._rows), "member")
         table = Table(box=None, pad_edge=False)
         table.add_column("endpoint", no_wrap=True)
         # A narrow terminal shortens only these two columns: each row is one line with its full endpoint.

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from zkdns.plurals import counted
 from zkdns.serverset.formats import describe_format, describe_names
 
 MAX_RECOGNIZED: Final = 20
@@ -49,10 +50,9 @@ class ServiceCount(msgspec.Struct, frozen=True):
     @property
     def others(self) -> str:
         """The other children as text: `4 other children: a, b, c and 1 more (nerve)`."""
-        children = "child" if self.passed_over == 1 else "children"
         names = describe_names(self.examples, self.passed_over)
         found = describe_format(self.format, self.examples)
-        text = f"{self.passed_over} other {children}: {names}"
+        text = f"{counted(self.passed_over, 'other child', 'other children')}: {names}"
         return f"{text} ({found})" if found else text
 
 

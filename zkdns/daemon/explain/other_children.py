@@ -8,6 +8,7 @@ import msgspec
 
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.namespace import member_prefix_of
+from zkdns.plurals import counted
 from zkdns.serverset.formats import describe_format, describe_names, guess_common_format
 from zkdns.serverset.passed_over import PassedOver
 from zkdns.serverset.znode_stat import ZnodeStat
@@ -32,7 +33,7 @@ class OtherChildren(msgspec.Struct, frozen=True):
         known = dict(zip(examples, map(stats.get, self.paths), strict=True))
         data = {name: stat.data if stat is not None else None for name, stat in known.items()}
         text = (
-            f"{count} {'child' if count == 1 else 'children'} of {self.origin} without the prefix "
+            f"{counted(count, 'child', 'children')} of {self.origin} without the prefix "
             f"{self.prefix} {'is' if count == 1 else 'are'} passed over: {describe_names(examples, count)}"
         )
         found = describe_format(guess_common_format(data), examples)

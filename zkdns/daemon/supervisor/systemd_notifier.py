@@ -18,6 +18,7 @@ from zkdns.clock import elapsed_seconds
 from zkdns.daemon.supervisor.self_check import RESPONSE_SECONDS, unresponsive_addresses
 from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.durations import format_duration
+from zkdns.plurals import counted
 from zkdns.telemetry.sd_notify import Notifier
 from zkdns.telemetry.stats import WatcherStats
 
@@ -117,7 +118,7 @@ def _describe_state(stats: WatcherStats | None, *, is_ready: bool, now: float) -
     """Return the state of the server. The arguments are those of `describe`."""
     if stats is None or not is_ready:
         return "loading the table; names in the zones get SERVFAIL until then"
-    table = f"{_count(stats.services, 'service')}, {_count(stats.alive, 'member')}"
+    table = f"{counted(stats.services, 'service')}, {counted(stats.alive, 'member')}"
     if stats.held:
         table += f", {stats.held:,} held"
     since = _since(now - stats.stale_since) if stats.stale_since is not None else ""
@@ -133,10 +134,6 @@ def _describe_state(stats: WatcherStats | None, *, is_ready: bool, now: float) -
             return f"serving the snapshot until {'the ' * stats.is_secondary}{source} has been read: {table}"
         case _:
             return f"live: {table}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _since(seconds: float) -> str:
