@@ -90,7 +90,8 @@ def test_all_sessions_end_during_a_stall(
 
 
 def test_base_path_is_deleted_and_recreated(direct_client: Any, proxy: FaultProxy) -> None:
-    with fault_scenario(proxy.address, direct_client) as scenario:
+    # A short session could end on a busy machine, and a new root after an outage means another ensemble.
+    with fault_scenario(proxy.address, direct_client, session=20) as scenario:
         history = scenario.history
         lifetimes = [lifetime for service in SERVICES for lifetime in history.lifetimes(service)]
         with scenario.fault(), history.deletion(lifetimes, held=True):
