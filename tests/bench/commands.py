@@ -15,7 +15,7 @@ def reported(report: Report, options: argparse.Namespace) -> Iterator[None]:
     """Print the report when the block ends, also after an error, Ctrl-C or SIGTERM.
 
     Args:
-        report: what was measured until then.
+        report: the results until then.
         options: `json`, and `plot`: the path of a file for the plot, or None.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes end too

@@ -169,7 +169,7 @@ def run_mutations(bench: Bench) -> None:
 
 
 def _variant(number: int, owner: str) -> bytes:
-    """A query for A whose EDNS size and ignored header flags encode the number."""
+    """A query for A with the number in its EDNS size and ignored header flags."""
     query = bytearray(encode_query(owner))
     query[2] |= number >> 16 << 1
     query[-8:-6] = (number & 0xFFFF).to_bytes(2)

@@ -90,7 +90,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def thread_cpu_seconds(pid: int, names: tuple[str, ...]) -> float:
-    """User and system time so far of the current threads of a process whose names begin with one of these."""
+    """User and system time so far of a process's current threads with names that begin with one of these."""
     ticks = 0
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

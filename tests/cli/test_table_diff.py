@@ -1,4 +1,4 @@
-"""The comparison of servers: what it requests, how long a difference must last, and what it reports."""
+"""The comparison of servers: its requests, how long a difference must last, and its report."""
 
 from __future__ import annotations
 

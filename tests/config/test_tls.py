@@ -1,4 +1,4 @@
-"""The section `[tls]`: addresses and the certificate for DNS over TLS, and what is required."""
+"""The section `[tls]`: addresses and the certificate for DNS over TLS, and the required settings."""
 
 from __future__ import annotations
 

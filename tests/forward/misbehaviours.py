@@ -1,6 +1,6 @@
 """Upstreams that violate the rules, each with the responses of zkdns, unbound and dnsmasq.
 
-The columns of the other servers are what they returned as forwarders of the same upstream:
+The columns of the other servers are their responses as forwarders of the same upstream:
 
     python -m tests.forward.misbehaviours
 
@@ -53,7 +53,7 @@ class Case:
     """An upstream.
 
     Attributes:
-        title: what it does.
+        title: the violation.
         act: its behaviour.
         ours: the response of zkdns, as `describe` returns it. Those of other servers are in `OTHERS`.
         qtype: type of the question.

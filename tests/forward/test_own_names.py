@@ -120,7 +120,7 @@ def test_alias_with_ttl_0_is_followed_too() -> None:
 
 
 def test_chain_ends_in_our_zone_even_if_the_upstream_continues_it() -> None:
-    """Names in our zones are ours: what the upstream says about them does not count."""
+    """Names in our zones are ours: the upstream's records for them are ignored."""
     more = ("web.staging.discovery. 60 CNAME evil.example.", "evil.example. 60 A 203.0.113.1")
 
     async def scenario() -> None:
@@ -186,7 +186,7 @@ def test_long_answers_are_truncated_at_a_record(size: int | None, *, tcp: bool) 
         with UpstreamServer(leads_to(WEB)) as upstream:
             async with forwarding(upstream) as scene:
                 set_members(scene, *(f"10.0.{n // 250}.{n % 250}:80" for n in range(500)))
-                # dnspython retries a truncated response over TCP only if it is told to.
+                # dnspython retries a truncated response over TCP only on request.
                 response = await scene.query(tcp=tcp, size=size)
                 assert bool(response.flags & dns.flags.TC) == (not tcp)
                 assert len(response.to_wire()) <= (65535 if tcp else size or 512)
