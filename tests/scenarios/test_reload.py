@@ -18,7 +18,7 @@ from tests.scenarios.reloadable import MEMBERS, RELOADED, WEB, ReloadableServer,
 from tests.support.loopback import free_port
 from tests.support.steady_load import SteadyLoad
 from tests.support.tls import CertificateAuthority
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, repeated_if_late
 from zkdns.address import HostPort
 from zkdns.admin.api_types import Reloaded
 from zkdns.admin.client import RELOAD_SECONDS, ApiClient, RefusedError, ServerAddress, UnreachableError
@@ -52,6 +52,7 @@ def refuses(address: tuple[str, int]) -> bool:
         return sock.connect_ex(address) == errno.ECONNREFUSED
 
 
+@repeated_if_late
 def test_no_query_is_lost_while_configurations_alternate(server: ReloadableServer) -> None:
     files = len(open_files(server.process.pid))
     with SteadyLoad(server.addresses[0], WEB) as load:
@@ -64,7 +65,7 @@ def test_no_query_is_lost_while_configurations_alternate(server: ReloadableServe
             assert server.query(WEB).answer[0].ttl == ttl
     server.wait_for_processes()
     assert all_answered_with(load, {5, 7})
-    assert load.slowest < MAX_LATENCY
+    load.check_latency(MAX_LATENCY)
     assert server.query(WEB).answer[0].ttl == (5 if RELOADS % 2 == 0 else 7)
     eventually(lambda: len(open_files(server.process.pid)) <= files)
     assert "Traceback" not in server.log
@@ -160,14 +161,15 @@ def test_sighup_to_a_child_process_is_ignored(server: ReloadableServer) -> None:
     assert server.processes("worker") | server.processes("watcher") == pids
 
 
+@repeated_if_late
 def test_number_of_workers_changes_under_load(server: ReloadableServer) -> None:
     with SteadyLoad(server.addresses[0], WEB) as load:
-        for workers in (3, 2, 4, 1, 3):
+        for workers in (3, 2, 4, 3, 1):
             server.write(ttl=5, workers=workers)
             assert server.reload()["settings"] == "workers"
             server.wait_for_processes(workers)
     assert all_answered_with(load, {5})
-    assert load.slowest < MAX_LATENCY
+    load.check_latency(MAX_LATENCY)
 
 
 def test_removed_worker_answers_the_queries_in_its_sockets(

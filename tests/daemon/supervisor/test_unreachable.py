@@ -102,7 +102,7 @@ def test_other_names_are_refused(server: ZkdnsServer) -> None:
 
 
 def test_it_is_healthy_and_not_ready(server: ZkdnsServer) -> None:
-    assert status_of(server, "/healthz") == 200
+    eventually(lambda: status_of(server, "/healthz") == 200)
     assert status_of(server, "/readyz") == 503
     assert server.events("server_ready") == []
 

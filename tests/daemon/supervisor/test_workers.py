@@ -14,7 +14,7 @@ import pytest
 
 from tests.daemon.processes import children
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, TooLateError, eventually, repeated_if_late
 
 pytestmark = pytest.mark.processes
 
@@ -22,6 +22,7 @@ WORKERS = 3
 CLIENTS = 60
 """Client sockets. The kernel selects a worker by their ports, so nearly certainly each worker has some."""
 RATE = 500
+MAX_PENDING = 200  # on a busy machine, more could fill the buffer of a worker that does not run
 SECONDS = PATIENCE
 QUERY = dns.message.make_query("web.staging.discovery", "A").to_wire()
 
@@ -93,14 +94,16 @@ class Load:
             thread.start()
 
     def _send(self) -> None:
-        started_at = time.monotonic()
+        due = time.monotonic()
         while not self._ended.is_set():
-            number = self.sent % len(self._socks)
-            ident = (self.sent % 65536).to_bytes(2)
-            self._pending[number, ident] = time.monotonic()
-            self._socks[number].send(ident + QUERY[2:])
-            self.sent += 1
-            time.sleep(max(0.0, started_at + self.sent / RATE - time.monotonic()))
+            if len(self._pending) < MAX_PENDING:
+                number = self.sent % len(self._socks)
+                ident = (self.sent % 65536).to_bytes(2)
+                self._pending[number, ident] = time.monotonic()
+                self._socks[number].send(ident + QUERY[2:])
+                self.sent += 1
+            due += 1 / RATE
+            time.sleep(max(0.0, due - time.monotonic()))
 
     def _receive(self) -> None:
         for sock in self._socks:
@@ -127,6 +130,7 @@ class Load:
             thread.join()
 
 
+@repeated_if_late
 def test_a_killed_worker_is_replaced_and_loses_only_its_own_queries(server: ZkdnsServer) -> None:
     before = workers_of(server)
     killed = min(before)
@@ -142,7 +146,8 @@ def test_a_killed_worker_is_replaced_and_loses_only_its_own_queries(server: Zkdn
             load.stop()
     # Queries wait in the kernel for the next process; only those that the killed one had read are lost.
     assert load.sent - load.received <= 2
-    assert load.slowest < 3.0  # stub resolvers repeat a query after 5 s
+    if load.slowest >= 3.0:  # stub resolvers repeat a query after 5 s
+        raise TooLateError(f"the slowest response took {load.slowest:.2f} s")
     assert before - {killed} < workers_of(server)
 
 
