@@ -33,7 +33,7 @@ class HostPort(msgspec.Struct, frozen=True, order=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
+class UpstreamAddress(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """The address of an upstream resolver.
 
     Attributes:

@@ -135,6 +135,22 @@ def test_first_upstream_is_queried_over_udp_and_its_reply_is_the_outcome() -> No
     assert upstream_of(scenario, A).rtt == pytest.approx(0.02)
 
 
+def test_answers_in_quick_succession_are_measured_every_10_ms_and_after_a_failure() -> None:
+    upstreams = Upstreams([A])
+    (upstream,) = upstreams.all
+
+    def measured(after: float) -> float | None:
+        upstream.rtt = None
+        assert isinstance(Scenario(A, upstreams=upstreams).receive_answer(after=after), Reply)
+        return upstream.rtt
+
+    found = [measured(after) for after in (0.002, 0.011, 0.013, 0.022)]
+    assert found == [pytest.approx(0.002), None, pytest.approx(0.013), None]
+    upstream.on_failure(0.4)
+    assert measured(0.0221) is not None
+    assert (upstream.failures, upstream.recoveries) == (0, 1)
+
+
 def test_nxdomain_is_a_conclusive_reply() -> None:
     scenario = Scenario(A, B)
     scenario.receive_from(returns_rcode(dns.rcode.NXDOMAIN))

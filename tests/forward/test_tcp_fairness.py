@@ -112,8 +112,8 @@ def test_udp_client(family: socket.AddressFamily, host: str, make_poll: type[Sel
             received: dict[str, bytes | OSError] = {}
             eventually(lambda: not client.receive(received.__setitem__) and len(received) == 10)
             assert received == {f"owner {number}": f"reply {number}".encode() for number in range(10)}
-            for sock in sent:
-                client.release(sock)
+            for file in sent:
+                client.release(file)
             assert len(client) == 0
         finally:
             client.close()
@@ -131,21 +131,21 @@ def test_dns_31_a_socket_that_is_used_again_has_another_port() -> None:
         def receive(owner: int, message: bytes | OSError) -> None:
             received.append((owner, message))
 
-        sockets: list[socket.socket] = []
+        files: list[int] = []
         ports: list[tuple[str, int]] = []
         try:
             for number in range(50):
-                sockets.append(client.send(address, b"query", number))
+                files.append(client.send(address, b"query", number))
                 _, source = upstream.recvfrom(512)
                 for port in {*ports} - {source}:  # late duplicates; by chance, it may have an earlier port
                     upstream.sendto(b"late", port)
                 ports.append(source)
                 upstream.sendto(b"reply", source)
                 eventually(lambda: client.receive(receive) or len(received) == len(ports))
-                client.release(sockets[-1], is_answered=True)
+                client.release(files[-1], is_answered=True)
             assert received == [(number, b"reply") for number in range(50)]
             if sys.platform == "linux":
-                assert len(set(sockets)) == 1
+                assert len(set(files)) == 1
             assert len(set(ports)) > 45
         finally:
             client.close()

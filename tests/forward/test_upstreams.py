@@ -66,10 +66,12 @@ def test_all_are_ranked_if_none_is_alive() -> None:
 
 def test_upstream_with_only_error_responses_ranks_last() -> None:
     upstreams = group(0.01, 0.02)
-    upstreams.all[0].refusals = MAX_REFUSALS - 1
-    assert ranked(upstreams) == [A, B]
-    upstreams.all[0].refusals = MAX_REFUSALS
+    for _ in range(MAX_REFUSALS):
+        assert ranked(upstreams) == [A, B]
+        upstreams.all[0].on_refusal()
     assert ranked(upstreams) == [B, A]
+    upstreams.all[0].on_conclusive_reply()
+    assert ranked(upstreams) == [A, B]
 
 
 def test_duplicate_addresses_are_one_upstream() -> None:

@@ -63,7 +63,7 @@ _NS_TYPE, _CNAME_TYPE = int(Type.NS), int(Type.CNAME)
 _OF_SEVERAL_RRSETS = frozenset({_CNAME_TYPE, 39, 46})  # CNAME, DNAME, RRSIG
 
 
-class Question(msgspec.Struct, frozen=True, gc=False):
+class Question(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """A question of class IN, with the flags that change its reply (RFC 4035 §3.2)."""
 
     name: bytes

@@ -185,7 +185,10 @@ class Resolution(msgspec.Struct, eq=False, gc=False):
     def start(self, now: float) -> Step:
         """Return the first attempt, or a failure if there are no upstreams."""
         upstreams = self.upstreams.ranked() if self.probed is None else (self.probed,)
-        return self._attempt(upstreams[0], now) if upstreams else self._failure(now)
+        if not upstreams:
+            return self._failure(now)
+        plan = upstreams[0].plan(now)
+        return self._add(upstreams[0], plan.timeout, now, uses_stream=plan.uses_tcp, edns=plan.uses_edns)
 
     def on_message(self, attempt: Attempt, message: bytes, now: float) -> Step:
         """Handle a message from the carrier of an attempt."""
@@ -201,7 +204,8 @@ class Resolution(msgspec.Struct, eq=False, gc=False):
         attempt.is_answered = not attempt.bad_messages
         is_first = attempt.edns and not attempt.uses_stream and len(self.attempts) == 1
         if is_first and reply.ttl and not reply.is_referral:  # nearly always; with a TTL, it is conclusive
-            attempt.upstream.on_answer(now - attempt.sent_at, now)
+            if now >= attempt.upstream.settled_until:
+                attempt.upstream.on_answer(now - attempt.sent_at, now)
             return reply
         attempt.upstream.on_response(now - attempt.sent_at if attempt.measures_rtt else None)
         return self._on_reply(attempt, reply, now)
@@ -264,13 +268,13 @@ class Resolution(msgspec.Struct, eq=False, gc=False):
             self._needs_stream = True  # other upstreams would truncate it as well
             return self._attempt(upstream, now, edns=attempt.edns)
         if reply.rcode in _CONCLUSIVE and not reply.is_referral:
-            upstream.refusals = 0
+            upstream.on_conclusive_reply()
             self._note_support(attempt, now)
             return reply
         if attempt.edns and self._may_reject_edns(upstream, reply, now):
             return self._attempt(upstream, now, uses_stream=attempt.uses_stream, edns=False)
         if self.probed is None:
-            upstream.refusals += 1
+            upstream.on_refusal()
         self._keep_if_best(reply)
         reason = f"responds {_rcode_name(reply.rcode)}"
         return self._exclude(
@@ -353,7 +357,7 @@ class Resolution(msgspec.Struct, eq=False, gc=False):
     def _attempt(
         self, upstream: Upstream, now: float, *, uses_stream: bool = False, edns: bool | None = None
     ) -> Attempt:
-        """Return a new attempt with this upstream."""
+        """Return another attempt with this upstream, depending on the earlier ones."""
         plan = upstream.plan(now)
         seconds = plan.timeout
         uses_stream = uses_stream or self._needs_stream or plan.uses_tcp
@@ -363,10 +367,16 @@ class Resolution(msgspec.Struct, eq=False, gc=False):
                 seconds = min(2 * seconds, _MAX_REPEATED_TIMEOUT)
                 if earlier.edns and not uses_stream and not upstream.accepts_edns(now):
                     may_use_edns = False
-        if uses_stream:
-            seconds *= _STREAM_TIMEOUT_FACTOR
         if edns is None:
             edns = may_use_edns and plan.uses_edns
+        return self._add(upstream, seconds, now, uses_stream=uses_stream, edns=edns)
+
+    def _add(
+        self, upstream: Upstream, seconds: float, now: float, *, uses_stream: bool, edns: bool
+    ) -> Attempt:
+        """Return a new attempt with this upstream, with this time-out over UDP."""
+        if uses_stream:
+            seconds *= _STREAM_TIMEOUT_FACTOR
         due_at, deadline = now + seconds, self.started_at + self.limit_seconds
         attempt = Attempt(upstream, uses_stream, edns, now, due_at, upstream.is_dead)
         upstream.queried_at = now

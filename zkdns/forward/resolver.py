@@ -75,7 +75,6 @@ class Resolver:
     Attributes:
         upstreams: the group, with the state of each upstream.
         in_flight: questions that are being resolved, without probes.
-        questions: questions so far.
         sent: queries so far, including probes.
         answered: questions with a conclusive reply.
         failed: questions without one, including the following two.
@@ -108,7 +107,7 @@ class Resolver:
         udp_times: UdpTimes = UDP_TIMES,
     ) -> None:
         self.upstreams = Upstreams(servers, probe_seconds=probe_seconds, times=udp_times)
-        self.in_flight = self.questions = self.sent = self.answered = self.failed = 0
+        self.in_flight = self.sent = self.answered = self.failed = 0
         self.timed_out = self.overloaded = self.cancelled = self.sent_over_tcp = 0
         self._max_in_flight = max_in_flight
         self._max_sockets = max_sockets or 2 * max_in_flight
@@ -135,6 +134,11 @@ class Resolver:
         self._log_once = LogOnce(log, "upstream_result_failed")
         self._dead: dict[Upstream, bool] = {}  # dead upstreams, and whether that was logged
         self._logged_at: dict[Upstream, float] = {}
+
+    @property
+    def questions(self) -> int:
+        """Questions so far."""
+        return self.in_flight + self.answered + self.failed + self.cancelled
 
     @property
     def connections(self) -> int:
@@ -201,7 +205,6 @@ class Resolver:
             on_outcome: called exactly once, in the event loop, after this method has returned, unless the
                 resolution is cancelled.
         """
-        self.questions += 1
         if self._udp is None:
             self.failed += 1
             self._report_later(question, on_outcome, STOPPED)
@@ -414,8 +417,9 @@ class Resolver:
         for attempt in resolution.attempts:
             if attempt.carrier is not None or attempt.is_late:
                 self._release(attempt)
-        if resolution.slot in self._slots:
-            self._slots[resolution.slot].pop(resolution, None)
+        waiting = self._slots.get(resolution.slot)
+        if waiting is not None:
+            waiting.pop(resolution, None)
 
     def _report(self, question: Question, on_outcome: OnOutcome, outcome: Reply | Failure) -> None:
         try:

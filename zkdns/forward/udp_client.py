@@ -81,7 +81,7 @@ class UdpClient(Generic[OwnerT]):
         """Return the number of sockets with an open query."""
         return len(self._waiting)
 
-    def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> socket.socket:
+    def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> int:
         """Send a query from a new port.
 
         Args:
@@ -90,7 +90,7 @@ class UdpClient(Generic[OwnerT]):
             owner: passed to the receiver of the messages to this port.
 
         Returns:
-            The socket. The caller must pass it to `release`.
+            The file descriptor of the port. The caller must pass it to `release`, once.
 
         Raises:
             SocketLimitError: too many sockets are in use.
@@ -106,22 +106,19 @@ class UdpClient(Generic[OwnerT]):
         except BaseException:
             self._close(sock)
             raise
-        self._waiting[sock.fileno()] = sock, owner, spare
-        return sock
+        fd = sock.fileno()
+        self._waiting[fd] = sock, owner, spare
+        return fd
 
-    def release(self, sock: socket.socket, *, is_answered: bool = False) -> None:
-        """Receive no further messages on a socket.
+    def release(self, fd: int, *, is_answered: bool = False) -> None:
+        """Receive no further messages on a port.
 
         Args:
-            sock: as `send` has returned it.
+            fd: as `send` has returned it.
             is_answered: whether it has received its reply, and nothing else. Otherwise a message or error may
                 arrive that a later query must not receive, so the socket is not used again.
         """
-        fd = sock.fileno()
-        waiting = self._waiting.pop(fd, None)
-        if waiting is None:
-            return
-        spare = waiting[2]
+        sock, _, spare = self._waiting.pop(fd)
         if is_answered and len(spare) < _MAX_SPARE_SOCKETS and _disconnect(fd):
             spare.append(sock)
         else:

@@ -10,12 +10,16 @@
 
 Both end after `DOUBT_SECONDS`; then one such question is sufficient to start again.
 
+Thousands of answers per second change next to nothing. So an answer is recorded only if the last one was
+recorded `SAMPLE_SECONDS` ago, or something else has happened since (`Upstream.settled_until`); and the plan
+for the next query and the order of the upstreams are made again only after a change.
+
 No clock here: the caller passes the time, in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -56,11 +60,14 @@ It may be replaced or updated later. The same as `infra-host-ttl` of unbound.
 MAX_DOUBTS: Final = 3
 """Number of questions in a row after which packet loss is an unlikely reason for silence."""
 
+SAMPLE_SECONDS: Final = 0.01
+"""How long further answers of an upstream are not recorded after an answer."""
+
 # Weights of a new measurement (RFC 6298 §2).
 _RTT_GAIN = 1 / 8
 _VARIATION_GAIN = 1 / 4
 
-_NEVER = float("-inf")
+_NEVER, _ALWAYS = float("-inf"), float("inf")
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +96,7 @@ class Upstream:
         refusals: error responses in a row.
         edns_doubts: questions in a row that it answered only without EDNS.
         udp_doubts: questions in a row that it answered only over TCP.
+        settled_until: until this time, another answer to a first query over UDP changes nothing.
         queried_at: time of the last query.
         sent: queries so far.
         timed_out: queries without a response in time; it may have arrived later.
@@ -98,12 +106,18 @@ class Upstream:
         address: see above.
         probe_seconds: interval between probes while it is dead.
         times: limits of the time-out of a query.
+        on_change: called after its rank among other upstreams may have changed.
     """
 
     def __init__(
-        self, address: UpstreamAddress, probe_seconds: float = PROBE_SECONDS, times: UdpTimes = UDP_TIMES
+        self,
+        address: UpstreamAddress,
+        probe_seconds: float = PROBE_SECONDS,
+        times: UdpTimes = UDP_TIMES,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.address = address
+        self._on_change = on_change
         self._times = times
         self._is_stream = address.is_stream
         self.rtt: float | None = None
@@ -116,11 +130,24 @@ class Upstream:
         self._probe_at = _NEVER
         self.edns_doubts = self.udp_doubts = 0
         self._no_edns_until = self._edns_accepted_until = self._tcp_until = _NEVER
+        self.settled_until = _NEVER
+        self._plan: Plan
+        self._plan_until = _NEVER  # a change ends it at once
 
     def plan(self, now: float) -> Plan:
         """Return how to send the next query to it."""
-        timeout = self._times.first if self.rtt is None else self._timeout
-        return Plan(timeout, self._is_stream or now < self._tcp_until, now >= self._no_edns_until)
+        if now >= self._plan_until:
+            timeout = self._times.first if self.rtt is None else self._timeout
+            uses_tcp, uses_edns = now < self._tcp_until, now >= self._no_edns_until
+            self._plan = Plan(timeout, self._is_stream or uses_tcp, uses_edns)
+            ends = (end for end in (self._tcp_until, self._no_edns_until) if end > now)
+            self._plan_until = min(ends, default=_ALWAYS)
+        return self._plan
+
+    def _change(self) -> None:
+        """End everything that is remembered about the present state."""
+        self.settled_until = self._plan_until = _NEVER
+        self._on_change()
 
     def accepts_edns(self, now: float) -> bool:
         """Return whether it has answered a query with EDNS not long ago."""
@@ -138,6 +165,7 @@ class Upstream:
             now: the current time.
             is_certain: whether it rejected EDNS by its response code; otherwise it was silent, or had failed.
         """
+        self._change()
         self.edns_doubts += 1
         if self.edns_doubts >= MAX_DOUBTS or (is_certain and not self.accepts_edns(now)):
             self.edns_doubts = max(self.edns_doubts, MAX_DOUBTS - 1)
@@ -145,12 +173,14 @@ class Upstream:
 
     def on_udp_ignored(self, now: float) -> None:
         """Record that it has answered a question over TCP, but not the same one over UDP."""
+        self._change()
         self.udp_doubts += 1
         if self.udp_doubts >= MAX_DOUBTS:
             self._tcp_until = now + DOUBT_SECONDS
 
     def on_tcp_failed(self) -> None:
         """Record that it does not answer over TCP: the next query may use UDP."""
+        self._change()
         self._tcp_until = _NEVER
 
     def on_response(self, seconds: float | None = None) -> None:
@@ -163,19 +193,31 @@ class Upstream:
             self.failures = 0
             self.is_dead = False
             self.recoveries += 1
+            self._change()
         if seconds is not None:
             self._measure(seconds)
+
+    def on_refusal(self) -> None:
+        """Record an error response."""
+        self.refusals += 1
+        self._change()
+
+    def on_conclusive_reply(self) -> None:
+        """Record a reply that is no error response."""
+        if self.refusals:
+            self.refusals = 0
+            self._change()
 
     def on_answer(self, seconds: float, now: float) -> None:
         """Record an answer over UDP to the first query of a question, which had EDNS.
 
-        This is nearly every answer.
+        This is nearly every answer. The caller may omit it until `settled_until`.
         """
-        if self.failures:
-            self.on_response()
-        self._measure(seconds)
-        self.refusals = self.edns_doubts = self.udp_doubts = 0
-        self._edns_accepted_until = now + DOUBT_SECONDS
+        self.on_response(seconds)
+        self.on_conclusive_reply()
+        self.on_edns_accepted(now)
+        self.udp_doubts = 0
+        self.settled_until = now + SAMPLE_SECONDS
 
     def on_failure(self, seconds: float | None = None) -> None:
         """Record a query without a response.
@@ -184,6 +226,7 @@ class Upstream:
             seconds: how long ago it was sent; None: it could not be sent. Counts as a round-trip time, so
                 that an upstream which has become slow soon ranks below the others.
         """
+        self._change()
         was_dead = self.is_dead
         self.failures += 1
         self.is_dead = self.failures >= MAX_FAILURES
@@ -212,6 +255,7 @@ class Upstream:
         self.rtt, self._variation = rtt, variation
         timeout = rtt + 4 * variation
         self._timeout = times.shortest if timeout < times.shortest else min(timeout, times.longest)
+        self._change()
 
 
 class Upstreams:
@@ -237,16 +281,21 @@ class Upstreams:
         self._times = times
         self._probe_seconds = probe_seconds
         self._explore_at = _NEVER
+        self._ranking: Sequence[Upstream] | None = None
         self.replace(addresses)
 
     def replace(self, addresses: Iterable[UpstreamAddress]) -> None:
         """Replace the upstreams; an upstream in both groups keeps its state."""
         current = {upstream.address: upstream for upstream in self.all}
         self.all = [
-            current.get(address) or Upstream(address, self._probe_seconds, self._times)
+            current.get(address) or Upstream(address, self._probe_seconds, self._times, self._forget_ranking)
             for address in dict.fromkeys(addresses)
         ]
         self._explore_at = _NEVER
+        self._ranking = None
+
+    def _forget_ranking(self) -> None:
+        self._ranking = None
 
     @property
     def recoveries(self) -> int:
@@ -260,10 +309,10 @@ class Upstreams:
 
     def ranked(self) -> Sequence[Upstream]:
         """Return the living upstreams, or all if none is alive, the best first."""
-        if len(self.all) == 1:
-            return self.all
-        alive = [upstream for upstream in self.all if not upstream.is_dead]
-        return sorted(alive or self.all, key=_rank)
+        if self._ranking is None:
+            alive = [upstream for upstream in self.all if not upstream.is_dead]
+            self._ranking = sorted(alive or self.all, key=_rank)
+        return self._ranking
 
     def to_explore(self, first: Upstream, now: float) -> Upstream | None:
         """Return an upstream to measure again: the one that was queried least recently, if that is long ago.
