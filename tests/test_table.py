@@ -18,7 +18,7 @@ from zkdns.serverset.changes import (
     SetUnread,
 )
 from zkdns.serverset.member import Endpoint, Member
-from zkdns.table import ANY_SERVICE, DEPARTED_SECONDS, Table
+from zkdns.table import ANY_SERVICE, CHANGED_AT_ONCE, DEPARTED_SECONDS, Table
 
 WEB = ServiceName("web", "staging")
 KEY = WEB.key
@@ -340,6 +340,60 @@ def test_a_change_returns_every_service_that_it_alters(changes: list[Change]) ->
         after = _picture(table)
         altered = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
         assert altered <= told
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("is_put", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (range(5000), range(2500, 7500)),
+        (range(5000), range(5000, 10_000)),
+        (range(2000), range(0)),
+        (range(2000), range(2001)),
+    ],
+)
+def test_steps_have_the_result_of_the_change(before: range, after: range, is_put: bool, held: bool) -> None:
+    """Members with an even number also change."""
+    old = [member(number) for number in before]
+    new = [member(number, f"10.1.0.{number % 8}" if number % 2 == 0 else None) for number in after]
+    changes: list[Change] = [put(*old)]
+    if held:
+        changes.append(MembersHeld(PATH, tuple(each.name for each in old[:1500])))
+    whole, stepwise = table_of(*changes), table_of(*changes)
+    wanted = {each.name for each in new}
+    change: Change = put(*new)
+    if not is_put:
+        change = SetChanged(PATH, tuple(new), tuple(each.name for each in old if each.name not in wanted))
+    whole.apply(change)
+    has_all = False
+    for step in stepwise.steps_of(change):
+        if isinstance(step, SetChanged):
+            assert len(step.added) + len(step.removed) <= CHANGED_AT_ONCE
+        stepwise.apply(step)
+        found = set(names(stepwise))
+        has_all |= wanted <= found
+        assert has_all or {each.name for each in old} <= found  # nothing leaves before all have joined
+    assert has_all
+    assert list(stepwise.contents()) == list(whole.contents())
+    assert _departed(stepwise) == _departed(whole)
+
+
+def test_a_small_change_is_one_step_and_may_remove_a_member_and_add_it_again() -> None:
+    table = table_of(put(*map(member, range(3000))))
+    for change in (put(*map(member, range(3001))), SetChanged(PATH, (member(1),), ()), SetDropped(PATH)):
+        assert table.steps_of(change) == (change,)
+    again = tuple(member(number, "10.9.9.9") for number in range(2000))
+    for step in table.steps_of(SetChanged(PATH, again, tuple(each.name for each in again))):
+        table.apply(step)
+    assert len(names(table)) == 3000
+    unread = table_of(SetUnread(PATH, WEB))
+    large = put(*map(member, range(3000)))
+    assert unread.steps_of(large) == (large,)
+
+
+def _departed(table: Table) -> set[tuple[str, str]]:
+    return {name for service in table.services.values() for name in service.departed}
 
 
 def _picture(table: Table) -> dict[object, object]:

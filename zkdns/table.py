@@ -32,6 +32,8 @@ from zkdns.serverset.member import Member, is_ip
 
 DEPARTED_SECONDS = 60.0
 """How long a departed member's name stays resolvable, for clients that have it from an SRV record."""
+CHANGED_AT_ONCE = 1000
+"""The members of a set that a step of a large change has. Each takes 1.2 µs (measured)."""
 
 
 # If more members of a set change together, its digest is counted again later: each takes 6 µs (measured).
@@ -131,6 +133,12 @@ def _set_outdated(member_set: MemberSet, is_outdated: bool) -> set[Labels]:
         return set()
     member_set.is_outdated = is_outdated
     return {member_set.name.key}
+
+
+def _difference(member_set: MemberSet, wanted: Mapping[str, Member]) -> tuple[list[Member], list[str]]:
+    """The members that the set does not have yet, and the names of those that it has in addition."""
+    added = [member for name, member in wanted.items() if member_set.members.get(name) != member]
+    return added, [name for name in member_set.members if name not in wanted]
 
 
 class Service:
@@ -292,6 +300,33 @@ class Table:
                 changed = self._resolve(change)
         return changed
 
+    def steps_of(self, change: Change) -> Sequence[Change]:
+        """The change itself, or smaller ones with the same result if it changes many members of a set.
+
+        In between, members that leave are still there with those that have joined.
+        """
+        member_set = self._sets.get(change.origin) if isinstance(change, SetPut | SetChanged) else None
+        if member_set is None or member_set.is_unread:
+            return (change,)
+        added: Sequence[Member] = ()
+        removed: Sequence[str] = ()
+        end: list[Change] = []
+        match change:
+            case SetPut(_, name, members) if name == member_set.name:
+                added, removed = _difference(member_set, {member.name: member for member in members})
+                end = [change]
+            case SetChanged(_, added, removed):
+                joining = {member.name for member in added}
+                removed = [name for name in removed if name not in joining]
+        if len(added) + len(removed) <= CHANGED_AT_ONCE:
+            return (change,)
+        origin, size = member_set.origin, CHANGED_AT_ONCE
+        return [
+            *(SetChanged(origin, tuple(added[at : at + size]), ()) for at in range(0, len(added), size)),
+            *(SetChanged(origin, (), tuple(removed[at : at + size])) for at in range(0, len(removed), size)),
+            *end,
+        ]
+
     def retain(
         self, paths: Collection[str], within: Callable[[str], bool] = lambda _: True
     ) -> Iterator[set[Labels]]:
@@ -382,8 +417,7 @@ class Table:
         wanted = {member.name: member for member in change.members}
         if member_set is None:
             return changed | {self._add(change, wanted)}
-        added = [member for name, member in wanted.items() if member_set.members.get(name) != member]
-        removed = [name for name in member_set.members if name not in wanted]
+        added, removed = _difference(member_set, wanted)
         if member_set.held:
             member_set.hold(_NONE_HELD)
             changed.add(member_set.name.key)

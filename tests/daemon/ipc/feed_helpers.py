@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from tests.support.waiting import PATIENCE
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Health, Publisher, SourceHealth, Subscriber
+from zkdns.daemon.ipc.feed import Publisher, Subscriber
+from zkdns.daemon.ipc.feed_messages import Health, SourceHealth
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import History
 from zkdns.daemon.watcher.host_resolver import HostResolver

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -20,18 +22,19 @@ from tests.daemon.ipc.feed_helpers import (
     running_worker,
     until,
 )
-from zkdns.daemon.ipc.feed import (
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener, Rise
+from zkdns.daemon.ipc.feed_messages import (
     FRAMES,
     Begin,
     Changes,
     End,
     FeedMessage,
     Health,
-    Publisher,
-    PublisherListener,
-    Rise,
+    Packed,
     SourceHealth,
     divide_by_work,
+    pack,
+    unpack,
 )
 from zkdns.daemon.ipc.table_copies import CopyServer, read_copy
 from zkdns.namespace import ALL_SOURCES, STATIC_SOURCE, ServiceName, parse_namespace
@@ -45,7 +48,7 @@ from zkdns.serverset.changes import (
     SetPut,
 )
 from zkdns.serverset.member import Endpoint, Member
-from zkdns.table import Table
+from zkdns.table import CHANGED_AT_ONCE, Table
 
 UNREADY = Health(ready=False, stale=False)
 READY = Health(ready=True, stale=False)
@@ -501,6 +504,66 @@ def test_successive_changes_of_one_set_are_not_divided() -> None:
     large = put("large", *map(member, range(5000)))
     held = MembersHeld(large.origin, (member(1).name,), 0.0)
     assert list(divide_by_work([large, held, WEB])) == [(large, held), (WEB,)]
+
+
+@pytest.mark.parametrize("is_put", [False, True])
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_a_large_set_is_exchanged_in_small_pieces(path: str, is_put: bool, is_copy: bool) -> None:
+    """In between the worker does other things, and its set has the old members until it has all new ones."""
+    old, new = [[member(number) for number in numbers] for numbers in (range(3000), range(3000, 6000))]
+    before, after = put("web", *old), put("web", *new)
+    change = after if is_put else SetChanged(before.origin, after.members, tuple(each.name for each in old))
+    seen: list[set[str]] = []
+
+    async def observe(table: Table) -> None:
+        while True:
+            await asyncio.sleep(0)
+            if (found := table.set_of(before.origin)) is not None:
+                seen.append(set(found.members))
+
+    async def scenario() -> None:
+        first, second = (Publisher() for _ in range(2))
+        async with running_worker(path) as worker:
+            async with running_publisher(path, first):
+                first.publish([before])
+                first.set_health(health_of(ready=True, stale=False))
+                await until_equal(worker, first)
+                observer = asyncio.create_task(observe(worker.table))
+                if not is_copy:
+                    first.publish([change])
+                    await until_equal(worker, first)
+            if is_copy:
+                second.publish([before, change])
+                second.set_health(health_of(ready=True, stale=False))
+                async with running_publisher(path, second):
+                    await until(lambda: contents(worker.table) == contents(second.table))
+            observer.cancel()
+
+    asyncio.run(scenario())
+    olds, news = ({each.name for each in members} for members in (old, new))
+    assert seen[0] == olds
+    assert seen[-1] == news
+    assert all(found >= olds or found >= news for found in seen)
+    assert max(len(one ^ other) for one, other in itertools.pairwise(seen)) <= CHANGED_AT_ONCE
+    assert seen.count(olds) > 6  # as many parts were decoded
+
+
+@pytest.mark.parametrize("size", [0, 1, 499, 500, 501, 1750])
+def test_packed_changes_are_equal_when_they_are_unpacked(size: int) -> None:
+    members = tuple(map(member, range(size)))
+    gone = tuple(f"m{number}" for number in range(size // 2))
+    changes: list[Change] = [
+        WEB,
+        put("large", *members),
+        SetChanged(API.origin, members, gone),
+        SetDropped(API.origin),
+    ]
+    packed = Changes(1, tuple(map(pack, changes)))
+    received = msgspec.msgpack.decode(msgspec.msgpack.encode(packed), type=Changes)
+    assert asyncio.run(unpack(received.changes)) == changes
+    assert sum(isinstance(change, Packed) for change in packed.changes) == (
+        2 if size > 500 else 1 if size + len(gone) > 500 else 0
+    )
 
 
 def test_a_worker_drops_many_services_in_small_pieces(path: str) -> None:

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from tests.daemon.ipc.feed_helpers import Worker
 from tests.support.waiting import PATIENCE
-from zkdns.daemon.ipc.feed import FRAMES, REPLIES, Barrier, End, Publisher
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed_messages import FRAMES, REPLIES, Barrier, End
 
 _T = TypeVar("_T", End, Barrier)
 LONG = 3 * PATIENCE

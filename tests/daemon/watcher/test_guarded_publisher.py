@@ -7,7 +7,8 @@ from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import until
 from zkdns.config import Config, GuardSettings
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetPut

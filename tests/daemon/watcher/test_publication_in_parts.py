@@ -16,7 +16,8 @@ from tests.daemon.ipc.feed_helpers import Worker, contents, running_publisher, u
 from tests.guard.helpers import SESSION_TIMEOUT, member, members, origin_of, put
 from zkdns.admin.api_types import LossesAccepted
 from zkdns.config import Config, GuardSettings, SnapshotSettings
-from zkdns.daemon.ipc.feed import Publisher, PublisherListener, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.ipc.request_messages import AcceptLosses
 from zkdns.daemon.ipc.table_copies import read_copy
 from zkdns.daemon.ipc.zone_serial import version_of_zxid

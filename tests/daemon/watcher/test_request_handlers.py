@@ -30,7 +30,8 @@ from zkdns.admin.api_types import (
     TableLine,
 )
 from zkdns.config import Config, load_config
-from zkdns.daemon.ipc.feed import FRAMES, REPLIES, Barrier, Publisher
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed_messages import FRAMES, REPLIES, Barrier
 from zkdns.daemon.ipc.request_messages import (
     AcceptLosses,
     CountMembers,

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 from tests.daemon.ipc.feed_helpers import member, put, running_publisher, running_worker, until
 from zkdns.config import Config, load_config
 from zkdns.daemon.ipc.child import Task
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.ipc.table_copies import CopyServer
 from zkdns.daemon.watcher.restore import Restored, restore
 from zkdns.daemon.watcher.snapshot_store import SnapshotStore

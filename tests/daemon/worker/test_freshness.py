@@ -11,7 +11,8 @@ import dns.message
 from tests.daemon.ipc.feed_helpers import health_of, member, put, running_publisher, until
 from tests.support.waiting import PATIENCE
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
+from zkdns.daemon.ipc.feed import Subscriber
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.dns.authority import Authority
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table

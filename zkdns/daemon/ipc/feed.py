@@ -7,7 +7,7 @@ The data has one or more sources: the namespaces, the static file. A publisher t
 sends the part that it has read, and `SourceHealth` when it is ready. So the workers become ready together
 with it. A worker drops nothing of a source from its table until all of it has arrived, so responses do not
 change when either side restarts. A subscriber that falls too far behind is disconnected; it connects again
-and gets a new copy.
+and gets a new copy. It decodes and applies a change of many members in steps (`pack`, `Table.steps_of`).
 
 A `Flush` of the forward caches uses the same stream. It reaches the workers that are connected at that time.
 
@@ -24,141 +24,51 @@ import enum
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
 
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
-from zkdns.daemon.ipc.framing import FrameCodec
+from zkdns.daemon.ipc.feed_messages import (
+    FRAMES,
+    REPLIES,
+    VERSION_SECONDS,
+    AppliedByAll,
+    Barrier,
+    Begin,
+    Changes,
+    End,
+    Flush,
+    Health,
+    SourceHealth,
+    WaitForAll,
+    copy_frames,
+    divide_by_work,
+    merge_health,
+    pack,
+    unpack,
+)
 from zkdns.daemon.ipc.zone_serial import DETOUR_SECONDS, ZoneSerial
 from zkdns.names import Labels
 from zkdns.namespace import ALL_SOURCES, Namespace, source_of
 from zkdns.serverset.changes import (
     Change,
     DirectoryUnread,
-    MembersHeld,
-    SetChange,
-    SetChanged,
-    SetDropped,
     SetPut,
     SetUnread,
 )
-from zkdns.serverset.ensemble import Ensemble
 from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.feed")
 
-# The work of a frame for a worker, which serves queries between two frames: 1 to 3 ms. A change takes as long
-# as 20 members of a set (20 µs, measured), and twice as long if it drops a service with cached responses.
-_WORK_PER_FRAME, _WORK_PER_CHANGE, _WORK_PER_DROP = 1000, 20, 40
 MAX_BACKLOG = 64 << 20
 """Number of bytes that a subscriber may fall behind."""
 BARRIER_SECONDS = 1.0
 """Time in which a worker applies the changes that it was sent. One that takes longer hangs, and sends no
 outdated responses either."""
-VERSION_SECONDS = 1.0
-"""Time in which the version of changed contents follows the changes. A round trip to ZooKeeper is enough."""
 RECONNECT_SECONDS = 0.02
 """Pause of a subscriber between two connections: short, because both processes start at the same time."""
-
-
-class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """A copy of the table follows. The subscriber drops a source's sets that it does not contain."""
-
-
-class Changes(msgspec.Struct, frozen=True, tag="changes"):
-    """Changes of the table, and the zone's serial after them. Without changes, only the serial has risen.
-
-    With an unchanged serial, they belong to the next one, which follows within `VERSION_SECONDS`.
-    """
-
-    serial: int
-    changes: tuple[Change, ...]
-    has_more: bool = False
-    """Whether more changes with this serial follow."""
-    is_ahead: bool = False
-    """Whether changes so far belong to the next serial."""
-
-
-class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
-    """The state of a source, after all its changes so far."""
-
-    ready: bool
-    """Whether it has been read."""
-    stale_since: float | None = None
-    """Since when it has been unreachable, in seconds since the epoch. None: it is connected."""
-    source: str = ALL_SOURCES
-    """Its name, as `zkdns.namespace.source_of` returns it."""
-    ensemble: Ensemble | None = None
-    """The ensemble that it was read from. None: unknown, or not from ZooKeeper."""
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether it is unreachable."""
-        return self.stale_since is not None
-
-    @property
-    def is_current(self) -> bool:
-        """Whether it has been read and is connected."""
-        return self.ready and not self.is_stale
-
-
-class End(msgspec.Struct, frozen=True, tag="end"):
-    """The copy is complete, as far as its sources are ready. It has a serial even if it is empty."""
-
-    serial: int
-    is_ahead: bool = False
-    """As in `Changes`."""
-
-
-class Health(NamedTuple):
-    """The state of all sources together."""
-
-    ready: bool
-    """Whether all have been read."""
-    stale: bool
-    """Whether any is unreachable."""
-
-
-def merge_health(sources: Collection[SourceHealth]) -> Health:
-    """The state of several sources together. Without a source, nothing is ready."""
-    is_ready = bool(sources) and all(source.ready for source in sources)
-    return Health(is_ready, any(source.is_stale for source in sources))
-
-
-class Flush(msgspec.Struct, frozen=True, tag="flush"):
-    """Flush the forward cache."""
-
-    name: bytes | None
-    """Only entries of this name and of names below it, in wire format and lower case. None: all entries."""
-
-
-class Barrier(msgspec.Struct, frozen=True, tag="barrier"):
-    """The subscriber sends this back when it has processed everything before it."""
-
-    number: int
-
-
-class WaitForAll(msgspec.Struct, frozen=True, tag="wait_for_all"):
-    """A subscriber's request for an `AppliedByAll` with this number, after this time at the latest."""
-
-    number: int
-    seconds: float
-
-
-class AppliedByAll(msgspec.Struct, frozen=True, tag="applied_by_all"):
-    """All subscribers have processed everything that was sent before the request, or a time-out has ended."""
-
-    number: int
-
-
-FeedMessage: TypeAlias = Begin | Changes | End | SourceHealth | Flush | Barrier | AppliedByAll
-FRAMES: FrameCodec[FeedMessage] = FrameCodec(FeedMessage)  # type: ignore[arg-type]  # a union is no type to mypy
-SubscriberMessage: TypeAlias = Barrier | WaitForAll
-REPLIES: FrameCodec[SubscriberMessage] = FrameCodec(SubscriberMessage)  # type: ignore[arg-type]  # likewise
-"""Messages from subscribers."""
 
 
 class Rise(enum.Enum):
@@ -361,7 +271,7 @@ class Publisher:
         parts = list(divide_by_work(changes)) or [()]
         for part in parts:
             has_more, is_ahead = part is not parts[-1], self._awaits_version is not None
-            self._broadcast(FRAMES.encode(Changes(serial, part, has_more, is_ahead)))
+            self._broadcast(FRAMES.encode(Changes(serial, tuple(map(pack, part)), has_more, is_ahead)))
         for listener in self._listeners:
             listener.after_batch()
 
@@ -434,41 +344,6 @@ class _Later:
         self.frames.append(frame)
         self._size += len(frame)
         return self._size
-
-
-def divide_by_work(changes: Iterable[Change]) -> Iterator[tuple[Change, ...]]:
-    """Divide changes into parts that a worker applies in a short time; at least one change in each.
-
-    Successive changes of one set are in the same part, so that no response is made between them.
-    """
-    part: list[Change] = []
-    work, last = 0, ""
-    for change in changes:
-        origin = change.origin if isinstance(change, SetChange) else ""
-        if work >= _WORK_PER_FRAME and (not origin or origin != last):
-            yield tuple(part)
-            part, work = [], 0
-        part.append(change)
-        last = origin
-        work += _WORK_PER_DROP if isinstance(change, SetDropped) else _WORK_PER_CHANGE
-        if isinstance(change, SetPut):
-            work += len(change.members)
-        elif isinstance(change, SetChanged):
-            work += len(change.added) + len(change.removed)
-        elif isinstance(change, MembersHeld):
-            work += len(change.names)
-    if part:
-        yield tuple(part)
-
-
-def copy_frames(contents: Iterable[Change], sources: Sequence[SourceHealth], end: End) -> Iterator[bytes]:
-    """The frames of a copy of a table."""
-    yield FRAMES.encode(Begin())
-    for part in divide_by_work(contents):
-        yield FRAMES.encode(Changes(end.serial, part))
-    for source in sources:
-        yield FRAMES.encode(source)
-    yield FRAMES.encode(end)
 
 
 class _IncomingCopy:
@@ -596,7 +471,7 @@ class Subscriber:
                     self._copying.close()
                     self._copying.enter_context(gc_paused_for_loading())
                 case Changes():
-                    self._apply(message)
+                    await self._apply(message)
                     await asyncio.sleep(0)  # serve queries before the next buffered frame
                 case SourceHealth():
                     await self._update_source(message)
@@ -614,11 +489,19 @@ class Subscriber:
         elif self._writer is not None:
             self._writer.write(REPLIES.encode(message))
 
-    def _apply(self, message: Changes) -> None:
+    async def _apply(self, message: Changes) -> None:
         changed: set[Labels] = set()
+        changes = await unpack(message.changes)
         now = time.monotonic()
-        for change in message.changes:
-            changed |= self.table.apply(change, now)
+        for change in changes:
+            *first, last = self.table.steps_of(change)
+            for step in first:
+                changed |= self.table.apply(step, now)
+                self._is_partial = True
+                self._on_change(changed)
+                changed = set()
+                await asyncio.sleep(0)
+            changed |= self.table.apply(last, now)
             if self._copy is not None:
                 self._copy.note(change)
         self.table.serial = message.serial

@@ -10,7 +10,15 @@ import asyncio
 import contextlib
 from typing import NamedTuple
 
-from zkdns.daemon.ipc.feed import FRAMES, Changes, End, SourceHealth, Subscriber, copy_frames
+from zkdns.daemon.ipc.feed import Subscriber
+from zkdns.daemon.ipc.feed_messages import (
+    FRAMES,
+    Changes,
+    End,
+    SourceHealth,
+    copy_frames,
+    unpack,
+)
 from zkdns.serverset.changes import Change
 
 
@@ -35,7 +43,7 @@ async def read_copy(path: str) -> TableCopy | None:
         while (message := await FRAMES.read(reader)) is not None:
             match message:
                 case Changes(changes=changes):
-                    copy.changes.extend(changes)
+                    copy.changes.extend(await unpack(changes))
                 case SourceHealth():
                     copy.sources[message.source] = message
                 case End(serial):

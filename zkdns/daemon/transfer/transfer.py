@@ -31,7 +31,8 @@ from zkdns.config.model import TsigKey
 from zkdns.config.tsig_key import load_secret
 from zkdns.daemon.gc_tuning import collect_young_generations_only
 from zkdns.daemon.ipc.child import RETIRE_SECONDS, Follow, Orders, Report, Retire, SendReport, Task
-from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
+from zkdns.daemon.ipc.feed import Subscriber
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.ipc.relay import RelayedQuery, RelayServer
 from zkdns.daemon.transfer.notifier import Notifier
 from zkdns.daemon.transfer.zone_store import ZoneStore

@@ -13,7 +13,8 @@ import msgspec
 from zkdns.admin.api_types import ReleasedMember
 from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.daemon.watcher.history import History
 from zkdns.daemon.watcher.host_resolver import HostResolver

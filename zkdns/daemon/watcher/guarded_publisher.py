@@ -32,7 +32,8 @@ from zkdns.admin.api_types import ReleasedMember
 from zkdns.clock import elapsed_seconds
 from zkdns.config import Config
 from zkdns.daemon.gc_tuning import collect_young
-from zkdns.daemon.ipc.feed import Publisher, Rise, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher, Rise
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.ipc.zone_serial import version_of_zxid
 from zkdns.guard import WAIT_SECONDS, Guard, HeldMember, Steps
 from zkdns.namespace import Namespace

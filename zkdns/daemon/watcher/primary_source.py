@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
 from zkdns.daemon.watcher.primary_client import LIMITS, PrimaryClient, TransferLimits
 from zkdns.daemon.watcher.zone_publisher import ZonePublisher

@@ -19,7 +19,8 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.ipc.child import Task, find_copies
-from zkdns.daemon.ipc.feed import Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.ipc.table_copies import TableCopy, read_copy
 from zkdns.daemon.watcher.snapshot_store import SnapshotStore
 from zkdns.namespace import STATIC_SOURCE, template_of_static

@@ -13,7 +13,8 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
-from zkdns.daemon.ipc.feed import Publisher, PublisherListener, Rise, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener, Rise
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.ipc.table_copies import TableCopy
 from zkdns.serverset.changes import Change, SetPut, divide_by_source
 from zkdns.snapshot import (

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import structlog
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.feed import Publisher, Rise, SourceHealth
+from zkdns.daemon.ipc.feed import Publisher, Rise
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.errors import ConfigError
 from zkdns.namespace import STATIC_PREFIX, STATIC_SOURCE
 from zkdns.serverset.changes import SetDropped, SetPut

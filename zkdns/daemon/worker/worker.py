@@ -41,7 +41,8 @@ import structlog
 
 from zkdns.daemon.gc_tuning import collect_all, collect_young, collect_young_generations_only
 from zkdns.daemon.ipc.child import Follow, Orders, RelayTransfers, Retire, SendReport, Task
-from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
+from zkdns.daemon.ipc.feed import Subscriber
+from zkdns.daemon.ipc.feed_messages import SourceHealth
 from zkdns.daemon.ipc.relay import Relay
 from zkdns.daemon.ipc.table_copies import CopyServer
 from zkdns.daemon.table_digests import count_members
