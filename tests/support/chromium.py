@@ -15,7 +15,7 @@ from typing import Any, Self
 import aiohttp
 
 from tests.support.process_guard import running
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 """The path of the browser, or None if it is not installed."""
@@ -185,7 +185,7 @@ class Tab:
         """The visible texts of all matching elements."""
         return list(self.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map({_READ})"))
 
-    def wait(self, condition: Callable[[Tab], Any], timeout: float = 15.0) -> Any:
+    def wait(self, condition: Callable[[Tab], Any], timeout: float = PATIENCE) -> Any:
         """Wait until a condition holds."""
         return eventually(lambda: condition(self), timeout, 0.05)
 
