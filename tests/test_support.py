@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.message
 import pytest
 from kazoo.client import KazooClient, KazooState
 
+from tests.support.background import Background
 from tests.support.fault_proxy import FaultProxy
 from tests.support.process_guard import kill_guarded, start_guarded
-from tests.support.waiting import eventually
+from tests.support.udp_query import query_udp
+from tests.support.waiting import TooLateError, eventually, in_time, repeated_if_late, soon
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
 
 _ELECTION = 30.0
@@ -361,6 +364,71 @@ def test_eventually_reports_the_last_exception() -> None:
     with pytest.raises(AssertionError, match=r"last raised KeyError\('x'\)") as caught:
         eventually(lambda: empty["x"], timeout=0)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_late_test_is_repeated_and_other_failures_are_not() -> None:
+    limits = iter([0.0, 0.0, 60.0])
+    calls: list[float] = []
+
+    @repeated_if_late
+    def is_late_twice() -> None:
+        calls.append(started_at := time.monotonic())
+        in_time(started_at, next(limits))
+
+    is_late_twice()
+    assert len(calls) == 3
+
+    @repeated_if_late
+    def fails() -> None:
+        calls.append(0.0)
+        raise AssertionError("wrong")
+
+    with pytest.raises(AssertionError, match="wrong"):
+        fails()
+    assert len(calls) == 4
+
+
+def test_a_test_that_is_always_late_fails() -> None:
+    calls: list[float] = []
+
+    @repeated_if_late
+    def is_always_late() -> None:
+        calls.append(0.0)
+        soon(lambda: calls, 0.0)
+
+    with pytest.raises(TooLateError, match=r"instead of less than 0 s"):
+        is_always_late()
+    assert len(calls) == 5
+
+
+class Forgetful(Background):
+    """A server that responds to all queries but the first."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__("forgetful server")
+        self.received: list[bytes] = []
+        self._socket = sock
+        sock.settimeout(0.02)
+
+    def _run(self) -> None:
+        while not self._has_ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                data, client = self._socket.recvfrom(512)
+                response = dns.message.make_response(dns.message.from_wire(data))
+                if self.received:
+                    self._socket.sendto(response.to_wire(), client)
+                self.received.append(data)
+
+
+def test_a_query_is_repeated_if_its_datagram_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.udp_query._ATTEMPT", 0.1)
+    query = dns.message.make_query("www.example", "A")
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        with Forgetful(sock) as server:
+            assert query_udp(query, *sock.getsockname()).id == query.id
+    assert len(server.received) > 1
+    assert set(server.received) == {query.to_wire()}
 
 
 # -- guarded programs --------------------------------------------------------------------------------------
