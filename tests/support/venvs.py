@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 _SECONDS = 120.0
-_INSTALL_SECONDS = 600.0
+INSTALL_SECONDS = 600.0
 _UNREACHABLE = (
     "Failed to establish a new connection",
     "Connection timed out",
@@ -51,7 +51,7 @@ class Venv:
             check=False,
             capture_output=True,
             text=True,
-            timeout=_INSTALL_SECONDS,
+            timeout=INSTALL_SECONDS,
         )
         if done.returncode != 0 and index_is_unreachable(done.stderr):
             pytest.skip("the package index cannot be reached")
