@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from tests.serverset.session_helpers import expire_latest_session
 from tests.support.fault_proxy import FaultProxy
-from tests.support.waiting import eventually, in_time, repeated_if_late
+from tests.support.waiting import PATIENCE, eventually, in_time, repeated_if_late
 from tests.support.zookeeper import ZooKeeperServer
 from tests.support.zookeeper_clients import client_of
 from zkdns import ServerSet, UnreachableError, Watch, ZooKeeperError
@@ -329,10 +329,10 @@ def test_five_thousand_members_and_a_burst(zk: Any, server_set: Sets) -> None:
     def create(first: int, last: int) -> list[str]:
         data = [data_of("h", port) for port in range(first, last + 1)]
         requested = [zk.create_async(f"{web.path}/member_", each, sequence=True) for each in data]
-        return [answer.get(timeout=30.0) for answer in requested]
+        return [answer.get(timeout=PATIENCE) for answer in requested]
 
     made = [path for first in range(1, 5000, 1000) for path in create(first, first + 999)]
-    with web.watch() as watch:
+    with web.watch(timeout=PATIENCE) as watch:
         assert len(watch.endpoints) == 5000
         made += create(5001, 5500)
         eventually(lambda: len(watch.endpoints) == 5500, 60.0)
