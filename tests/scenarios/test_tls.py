@@ -31,7 +31,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.processes
 
-SECONDS = 5.0
+SECONDS = PATIENCE
 
 
 @pytest.fixture
