@@ -32,13 +32,13 @@ from tests.robustness.zkdns_server import (
 )
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from zkdns.transport.sockets import MAX_CONNECTIONS
 from zkdns.transport.tcp import IDLE_SECONDS, MAX_PER_CLIENT
 
 pytestmark = pytest.mark.processes
 
-SECONDS = 10.0
+SECONDS = PATIENCE
 MISSING = "nothing.staging.discovery"
 CODES = {WEB: dns.rcode.NOERROR, MISSING: dns.rcode.NXDOMAIN, OUTSIDE[0]: 0, OUTSIDE[1]: 3, OUTSIDE[2]: 0}
 """Zone names and forwarded names, and their rcodes."""

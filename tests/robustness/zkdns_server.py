@@ -25,8 +25,9 @@ from tests.support.upstream import (
     returns_rcode,
     truncates,
 )
+from tests.support.waiting import PATIENCE
 
-SECONDS = 10.0
+SECONDS = PATIENCE
 """Time-out of the client; longer than zkdns waits for an upstream."""
 WINDOW = 32
 """Messages in flight; many more would overflow a socket buffer."""

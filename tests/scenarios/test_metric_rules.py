@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.prometheus import find_program
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import Send, UpstreamServer, answers, is_silent, reply_to, returns_rcode
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES
 
 pytestmark = pytest.mark.processes
@@ -71,7 +71,7 @@ def samples_of(server: ZkdnsServer, name: str, *labels: str) -> Counter[tuple[st
 def query_without_question(server: ZkdnsServer) -> bytes:
     """Send a header that claims a question and has none, and return the response."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5.0)
+        sock.settimeout(PATIENCE)
         sock.sendto(b"id\1\0\0\1" + bytes(6), ("127.0.0.1", server.port))
         return sock.recv(512)
 

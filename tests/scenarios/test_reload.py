@@ -18,7 +18,7 @@ from tests.scenarios.reloadable import MEMBERS, RELOADED, WEB, ReloadableServer,
 from tests.support.loopback import free_port
 from tests.support.steady_load import SteadyLoad
 from tests.support.tls import CertificateAuthority
-from tests.support.waiting import eventually, repeated_if_late
+from tests.support.waiting import PATIENCE, eventually, repeated_if_late
 from zkdns.address import HostPort
 from zkdns.admin.api_types import Reloaded
 from zkdns.admin.client import RELOAD_SECONDS, ApiClient, RefusedError, ServerAddress, UnreachableError
@@ -187,7 +187,7 @@ def test_removed_worker_answers_the_queries_in_its_sockets(
             client.connect(server.addresses[0])
             client.send(QUERY)
         connections = [
-            stack.enter_context(socket.create_connection(server.addresses[0], 5.0)) for _ in range(80)
+            stack.enter_context(socket.create_connection(server.addresses[0], PATIENCE)) for _ in range(80)
         ]
         for sock in connections:
             sock.sendall(framed)
@@ -197,7 +197,7 @@ def test_removed_worker_answers_the_queries_in_its_sockets(
         time.sleep(1.0)
         os.kill(removed, signal.SIGCONT)
         for sock in (*clients, *connections):
-            sock.settimeout(5.0)
+            sock.settimeout(PATIENCE)
             assert len(sock.recv(4096)) > len(QUERY)
     eventually(lambda: len(server.events(RELOADED)) == 2)
     server.wait_for_processes(1)

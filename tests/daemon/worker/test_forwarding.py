@@ -34,7 +34,7 @@ from tests.support.upstream import (
     is_silent,
     reply_to,
 )
-from tests.support.waiting import eventually, in_time, repeated_if_late
+from tests.support.waiting import PATIENCE, eventually, in_time, repeated_if_late
 from zkdns.forward.upstreams import UDP_TIMES
 
 pytestmark = pytest.mark.processes
@@ -218,7 +218,7 @@ def test_a_worker_that_replaces_a_killed_one_forwards(resolver: UpstreamServer) 
 def test_a_terminated_server_answers_waiting_queries_with_servfail(resolver: UpstreamServer) -> None:
     resolver.set_behaviour(is_silent)
     with ready(resolver.address) as server, socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5.0)
+        sock.settimeout(PATIENCE)
         for number in range(50):
             query = dns.message.make_query(f"n{number}.example", "A")
             sock.sendto(query.to_wire(), server.addresses[0])
