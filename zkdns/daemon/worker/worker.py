@@ -108,13 +108,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     forwarder = _make_forwarder(task, authority)
     deferred = DeferredAnswers(authority.zone.steps, deferrer(), log_once.error)
     reporter = WorkerStatsReporter(
-        authority,
-        forwarder,
-        deferred,
-        servers,
-        access.counters,
-        transfer=task.transfer,
-        send=send_report,
+        authority, forwarder, deferred, servers, access.counters, transfer=task.transfer, send=send_report
     )
     traffic = _make_traffic_reporter(task, authority, (*udp, *tcp), send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
@@ -127,10 +121,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         await copies.start()
         if forwarder is not None:
             forwarder.start()
-        with contextlib.suppress(TimeoutError):
-            # Before Python 3.12, wait_for loses a cancellation that comes together with the event.
-            async with asyncio.timeout(None if task.waits_for_table else _FIRST_MESSAGE_SECONDS):
-                await may_serve.wait()
+        await _wait_briefly(may_serve, None if task.waits_for_table else _FIRST_MESSAGE_SECONDS)
         for server in udp:
             server.start()
         for listener in tcp:
@@ -153,6 +144,14 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
         for listener in tcp:
             listener.stop()
         await asyncio.sleep(0)  # TCP transports send their last responses before the process exits
+
+
+async def _wait_briefly(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for an event, at most for this time. None: without limit."""
+    with contextlib.suppress(TimeoutError):
+        # Before Python 3.12, wait_for loses a cancellation that comes together with the event.
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _make_authority(task: Task, table: Table, log_once: LogOnce) -> Authority:
