@@ -91,9 +91,24 @@ class TlsListener(msgspec.Struct, frozen=True):
         self.tcp.close()
 
 
+class _UdpSocket(msgspec.Struct, frozen=True):
+    """The UDP socket of one worker at one address, before it is part of a pair."""
+
+    udp: socket.socket
+
+    @property
+    def each(self) -> tuple[socket.socket, ...]:
+        """The socket."""
+        return (self.udp,)
+
+    def close(self) -> None:
+        """Close it."""
+        self.udp.close()
+
+
 BoundSockets: TypeAlias = SocketPair | TlsListener
 """The sockets of one worker at one address."""
-_Bound = TypeVar("_Bound", SocketPair, TlsListener)
+_Bound = TypeVar("_Bound", SocketPair, TlsListener, _UdpSocket)
 _Bound_co = TypeVar("_Bound_co", covariant=True)
 
 
@@ -114,6 +129,26 @@ def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[Socke
 def bind_tls(address: HostPort, workers: int, *, shared: bool = False) -> list[TlsListener]:
     """Bind TCP at an address for DNS over TLS; otherwise as `bind`."""
     return _bind(address, workers, _bind_tls, is_shared=shared)
+
+
+def without_udp(pairs: Iterable[SocketPair]) -> list[TlsListener]:
+    """The TCP sockets of these, to use them for DNS over TLS."""
+    return [TlsListener(pair.tcp) for pair in pairs]
+
+
+def with_udp(listeners: Sequence[TlsListener], *, shared: bool) -> list[SocketPair]:
+    """The TCP sockets of these, and new UDP sockets at their address.
+
+    Raises:
+        ListenError: with the reason; the existing sockets are unchanged.
+    """
+    address = bound_address(listeners[0])
+
+    def bind_udp(address: HostPort, *, shared: bool) -> _UdpSocket:
+        return _UdpSocket(_bind_one(address, socket.SOCK_DGRAM, shared=shared))
+
+    bound = _bind(address, len(listeners), bind_udp, is_shared=shared)
+    return [SocketPair(each.udp, listener.tcp) for each, listener in zip(bound, listeners, strict=True)]
 
 
 class _BindOnce(Protocol[_Bound_co]):
@@ -178,12 +213,12 @@ def bind_additional(pairs: Sequence[BoundSockets], count: int) -> Sequence[Bound
         raise ListenError(_explain(address, error)) from None
 
 
-def allow_sharing(pairs: Iterable[BoundSockets]) -> None:
+def allow_sharing(pairs: Iterable[BoundSockets | _UdpSocket]) -> None:
     """Set SO_REUSEPORT, so that this user can bind more sockets with that option at the same port."""
     _share(pairs, is_shared=True)
 
 
-def _share(pairs: Iterable[BoundSockets], *, is_shared: bool) -> None:
+def _share(pairs: Iterable[BoundSockets | _UdpSocket], *, is_shared: bool) -> None:
     for pair in pairs:
         for sock in pair.each:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
@@ -213,9 +248,9 @@ def _attach(sock: socket.socket, program: bytes) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, values)
 
 
-def bound_address(pair: BoundSockets) -> HostPort:
+def bound_address(pair: BoundSockets | _UdpSocket) -> HostPort:
     """The address at which the sockets are bound."""
-    return address_of(pair.tcp)
+    return address_of(pair.each[-1])
 
 
 def address_of(sock: socket.socket) -> HostPort:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,6 @@ from zkdns.daemon.supervisor.config_diff import ConfigDiff, config_for
 from zkdns.daemon.supervisor.listeners import Listener, Listeners, close
 from zkdns.daemon.supervisor.server_state import Generation
 from zkdns.telemetry.stats import WatcherStats
-from zkdns.transport.sockets import BoundSockets
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -208,7 +208,7 @@ class Handover:
         _log_addresses(new.listeners, old.listeners)
 
     def _end(
-        self, ending: Sequence[ChildProcess], unused: Sequence[BoundSockets], *, remaining: Listeners
+        self, ending: Sequence[ChildProcess], unused: Sequence[socket.socket], *, remaining: Listeners
     ) -> None:
         """End processes, and close the sockets that only they read.
 
@@ -217,7 +217,7 @@ class Handover:
             unused: the sockets, closed when the processes have exited.
             remaining: the listeners that stay.
         """
-        descriptors = {sock.fileno() for pair in unused for sock in pair.each}
+        descriptors = {sock.fileno() for sock in unused}
         remaining.leave_out(unused)
         self._retiring = [child for child in ending if _may_have_queries(child)]
         for child in ending:

@@ -2,7 +2,7 @@
 
 Each address has a pair of sockets (UDP and TCP) for each worker, all on one port; the kernel distributes the
 queries. An address that was passed by socket activation has one pair, which all workers share. An address for
-DNS over TLS has TCP sockets alone.
+DNS over TLS has TCP sockets alone, and keeps them if it becomes one without TLS, or the other way round.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from zkdns.address import HostPort
 from zkdns.transport.activation import pair_sockets
 from zkdns.transport.sockets import (
     BoundSockets,
+    SocketPair,
     TlsListener,
+    address_of,
     allow_sharing,
     bind,
     bind_additional,
     bind_tls,
     bound_address,
     direct_traffic,
+    with_udp,
+    without_udp,
 )
 
 
@@ -62,6 +66,20 @@ class Listener(msgspec.Struct, frozen=True):
         if workers <= before or self.is_passed:
             return self
         return Listener(self.configured, (*self.pairs, *bind_additional(self.pairs, workers - before)))
+
+    def moved(self, address: HostPort, *, is_shared: bool) -> Listener:
+        """Return a listener with the same TCP sockets, for TLS if this one is not.
+
+        Args:
+            address: the address in the configuration.
+            is_shared: whether other sockets of this server use the port at an overlapping address.
+
+        Raises:
+            ListenError: the UDP sockets cannot be bound.
+        """
+        plain = [pair for pair in self.pairs if isinstance(pair, SocketPair)]
+        tls = [pair for pair in self.pairs if isinstance(pair, TlsListener)]
+        return Listener(address, tuple(without_udp(plain) if plain else with_udp(tls, shared=is_shared)))
 
     def limited_to(self, workers: int) -> Listener:
         """Return a listener with pairs for at most this number of workers."""
@@ -138,12 +156,20 @@ class Listeners:
                 if address in passed:
                     continue
                 same = next((one for one in old if one.is_for(address, is_tls=is_tls)), None)
+                moved = next((one for one in old if one.is_for(address, is_tls=not is_tls)), None)
                 if same is not None:
                     old.remove(same)
                     each.append(same.extended_to(workers))
+                elif moved is not None and address.port:
+                    old.remove(moved)
+                    is_shared = _share_port(address, (*old, *each))
+                    each.append(moved.moved(address, is_shared=is_shared))
+                    undone_on_error.callback(close, Listeners(each[-1:]).without(self))
+                    each.append(each.pop().extended_to(workers))
                 else:
-                    pairs = _bind(address, workers, (*old, *each), is_tls=is_tls)
-                    each.append(Listener(address, tuple(pairs)))
+                    is_shared = _share_port(address, (*old, *each))
+                    bind_all = bind_tls if is_tls else bind
+                    each.append(Listener(address, tuple(bind_all(address, workers, shared=is_shared))))
                 undone_on_error.callback(close, Listeners(each[-1:]).without(self))
             # An old address may be covered by a new wildcard address, such as 127.0.0.1 by 0.0.0.0. Queries
             # on their way to the old socket never reach the wildcard socket, so the old one stays open.
@@ -156,14 +182,19 @@ class Listeners:
             undone_on_error.pop_all()
         return Listeners(listener.limited_to(workers) for listener in each)
 
-    def without(self, others: Listeners) -> list[BoundSockets]:
-        """Return the pairs that are not part of the others."""
-        kept = {id(pair) for listener in others.each for pair in listener.pairs}
-        return [pair for listener in self.each for pair in listener.pairs if id(pair) not in kept]
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All sockets."""
+        return [sock for listener in self.each for pair in listener.pairs for sock in pair.each]
 
-    def leave_out(self, others: Iterable[BoundSockets]) -> None:
+    def without(self, others: Listeners) -> list[socket.socket]:
+        """Return the sockets that are not part of the others."""
+        kept = {id(sock) for sock in others.sockets}
+        return [sock for sock in self.sockets if id(sock) not in kept]
+
+    def leave_out(self, others: Iterable[socket.socket]) -> None:
         """Let other sockets at the same addresses receive nothing more."""
-        addresses = {bound_address(pair) for pair in others}
+        addresses = {address_of(sock) for sock in others}
         for listener in self.each:
             if listener.address in addresses:
                 listener.direct_traffic(len(listener.pairs))
@@ -175,13 +206,11 @@ class Listeners:
 
     def close(self) -> None:
         """Close all sockets."""
-        close(self.without(Listeners()))
+        close(self.sockets)
 
 
-def _bind(
-    address: HostPort, workers: int, others: Iterable[Listener], *, is_tls: bool
-) -> Sequence[BoundSockets]:
-    """Bind a new address, which may cover other addresses (0.0.0.0) or be covered by one.
+def _share_port(address: HostPort, others: Iterable[Listener]) -> bool:
+    """Whether a new address covers other addresses (0.0.0.0), or is covered by one.
 
     Such sockets must all permit sharing their port. Passed sockets keep their options, because the service
     manager has chosen them.
@@ -194,7 +223,7 @@ def _bind(
     ]
     for listener in overlapping:
         allow_sharing(listener.pairs)
-    return (bind_tls if is_tls else bind)(address, workers, shared=bool(overlapping))
+    return bool(overlapping)
 
 
 def is_covered(address: HostPort, wildcard: HostPort) -> bool:
@@ -203,7 +232,7 @@ def is_covered(address: HostPort, wildcard: HostPort) -> bool:
     return other.is_unspecified and one.version == other.version and address.port == wildcard.port
 
 
-def close(pairs: Iterable[BoundSockets]) -> None:
+def close(sockets: Iterable[socket.socket]) -> None:
     """Close these sockets."""
-    for pair in pairs:
-        pair.close()
+    for sock in sockets:
+        sock.close()
