@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.daemon.ipc.feed_helpers import until
 from tests.dns.helpers import many
 from tests.dns.transfer.helpers import ZONE, Versions
 from zkdns.daemon.transfer.zone_store import ZoneStore
@@ -23,10 +24,12 @@ Start = Callable[..., "Process"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts processes with one directory, each when the one before has ended."""
+    """Starts processes with one directory, each when the one before has ended, except in a handover."""
     processes: list[Process] = []
 
-    def start(**options: Any) -> Process:
+    def start(*, is_handover: bool = False, **options: Any) -> Process:
+        if processes and not is_handover:
+            processes[-1].stop()
         processes.append(Process(options.pop("directory", tmp_path), **options))
         return processes[-1]
 
@@ -57,6 +60,16 @@ class Process:
                 assert self.versions.publish(serial, **services)
                 self.store.note(self.zone, self.versions.parts)
             await self.store.wait_until_written()
+            running.cancel()
+
+        self.runner.run(main())
+
+    def wait_until_stored(self, serial: int) -> None:
+        """Wait until the file has this serial."""
+
+        async def main() -> None:
+            running = asyncio.create_task(self.store.run())
+            await until(lambda: (stored := self.store.load()) is not None and stored.serial == serial)
             running.cancel()
 
         self.runner.run(main())
@@ -203,3 +216,22 @@ def test_a_stopped_store_writes_no_more(start: Start) -> None:
     stored = process.store.load()
     assert stored is not None
     assert (stored.serial, stored.following) == (1, [])
+
+
+def test_in_a_handover_only_one_process_writes(start: Start) -> None:
+    """The next one writes its newest version when the other one has ended, and nothing replaces that."""
+    old = start()
+    old.run((1, {"web": WEB, "base": many(9)}))
+    new = start(is_handover=True)
+    new.run((3, {"web": DB, "base": many(9)}), (4, {"web": OTHER}))
+    old.run((2, {"web": WEB[:1]}))
+    stored = new.store.load()
+    assert stored is not None
+    assert (stored.serial, [each.after for each in stored.following]) == (1, [2])
+    old.stop()
+    new.wait_until_stored(4)
+    old.run((5, {"web": WEB}))
+    newest = start()
+    newest.run((6, {"web": WEB, "base": many(9)}))
+    assert newest.led_to_by(4, new.records()) == newest.records()
+    assert newest.zone.differences_since(1) is not None

@@ -8,12 +8,16 @@ is therefore compared with these records, even if the configuration, this progra
 meanwhile. Each frame has a checksum; a damaged end is ignored, and the zone is then at an earlier serial.
 
 Each version appends its difference. The file is written again when these are longer than half of the zone.
+
+On reload, two processes run for some seconds. The file belongs to the one that has locked `ZONE.lock`; the
+next one reads it, and writes its newest version as soon as the other one has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
 import os
 import struct
@@ -37,6 +41,8 @@ log = structlog.get_logger("zkdns.transfer")
 
 RETRY_SECONDS: Final = 60.0
 """Time after a write that has failed, until the file is written again."""
+LOCK_SECONDS: Final = 0.2
+"""Time until the lock is tried again."""
 _FORMAT = 1
 _MIN_APPENDED = 1 << 20
 _FRAME = struct.Struct("!II")  # length and CRC-32 of what follows
@@ -107,6 +113,8 @@ class ZoneStore:
         self._is_current = False  # once written, unless a write fails
         self._appended = 0
         self._retry_at = 0.0
+        self._lock: int | None = None
+        self._unlocked: tuple[ZoneVersions, Callable[[], Parts]] | None = None  # written when it is locked
 
     def load(self) -> StoredZone | None:
         """Read the file. None: there is no usable one."""
@@ -131,6 +139,9 @@ class ZoneStore:
         """
         if versions.is_ambiguous:
             return  # the file has the other content of this serial
+        if not self._has_lock():
+            self._write_later(versions, parts)
+            return
         latest = versions.latest_difference
         if (
             self._is_current
@@ -150,6 +161,9 @@ class ZoneStore:
         self._is_current, self._retry_at = False, math.inf
         await self.wait_until_written()
         self._close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     async def wait_until_written(self) -> None:
         """Wait until all versions so far are written, or could not be."""
@@ -170,6 +184,33 @@ class ZoneStore:
                     self._writes.task_done()
             finally:
                 self._writes.task_done()
+
+    def _has_lock(self) -> bool:
+        """Lock the file, and return whether no other process has. A directory without locks has none."""
+        if self._lock is None and self._retry_at != math.inf:
+            with contextlib.suppress(OSError):  # the write will report it
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(lock)
+                    return False
+                except OSError:
+                    os.close(lock)
+                    return True
+                self._lock = lock
+        return True
+
+    def _write_later(self, versions: ZoneVersions, parts: Callable[[], Parts]) -> None:
+        is_waiting, self._unlocked = self._unlocked is not None, (versions, parts)
+        if not is_waiting:
+            asyncio.get_running_loop().call_later(LOCK_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        waiting, self._unlocked = self._unlocked, None
+        if waiting is not None:
+            self.note(*waiting)
 
     def _close(self) -> None:
         file, self._file = self._file, None
