@@ -37,7 +37,9 @@ class Followed:
         self.config = Config(listen=(), namespaces=(namespace,), zookeeper=ZooKeeperSettings(hosts=hosts))
         self.publisher = Publisher([namespace.template])
         self.guarded = GuardedPublisher(self.config, namespace, self.publisher)
-        self.source = ZooKeeperSource(self.config, self.guarded, audit_seconds=audit_seconds)
+        self.source = ZooKeeperSource(
+            self.config, self.guarded, audit_seconds=audit_seconds, check_seconds=audit_seconds
+        )
         self.web = f"{root}/staging/web"
 
     @property
@@ -105,6 +107,51 @@ def test_a_wrong_table_is_found_and_corrected(
         asyncio.run(scenario())
     [entry] = [entry for entry in logs if entry["event"] == "table_repaired"]
     assert (entry["path"], entry["difference"]) == (f"{zk_root}/staging/web", "members")
+
+
+@pytest.mark.parametrize("has_environment", [True, False])
+def test_sets_that_zookeeper_does_not_have_are_dropped(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, has_environment: bool
+) -> None:
+    join_many(zk, f"{zk_root}/staging/web", 3)
+
+    async def scenario() -> None:
+        async with following(zookeeper.address, zk_root) as followed:
+            table, right = followed.publisher.table, dict(followed.found.members)
+            parent = f"{zk_root}/staging" if has_environment else f"{zk_root}/prod"
+            name = ServiceName("gone", parent.rpartition("/")[2])
+            invented = [
+                SetPut(f"{parent}/gone", name, (member(9, "10.0.0.9:80"),)),
+                SetPut(f"{parent}/empty", msgspec.structs.replace(name, service="empty"), ()),
+            ]
+            other = SetPut("static:db.prod", ServiceName("db", "prod"), (member(1, "10.0.0.8:80"),))
+            followed.publisher.publish([*invented, other])
+            await until(lambda: followed.repairs == 2 and table.origins == {followed.web, other.origin})
+            assert followed.found.members == right
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    found = [entry["difference"] for entry in logs if entry["event"] == "table_repaired"]
+    assert found == ["set", "set"]
+
+
+def test_a_held_set_without_a_znode_is_no_difference(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    join_many(zk, f"{zk_root}/staging/web", 3)
+
+    async def scenario() -> None:
+        async with following(zookeeper.address, zk_root) as followed:
+            followed.guarded.disturb("test")
+            zk.delete(followed.web, recursive=True)
+            await until(lambda: len(followed.found.held) == 3)
+            for _ in range(3):
+                audits = followed.source.sync.last_audit_at
+                await until(lambda: followed.source.sync.last_audit_at != audits)  # noqa: B023 - used at once
+            assert len(followed.found.held) == 3
+            assert followed.repairs == 0
+
+    asyncio.run(scenario())
 
 
 def test_a_set_without_members_is_checked_too(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:

@@ -88,6 +88,7 @@ class ZooKeeperSource:
         self._moves = ObserverMoves(config.zookeeper.observers, self._make_second, move_seconds=move_seconds)
         self._client = self._make_client()
         self.table_audit = TableAudit(guarded)
+        self._audited_at: float | None = None
         self.sync = TreeSync(
             self._client,
             self.namespace,
@@ -210,6 +211,13 @@ class ZooKeeperSource:
         """Compare a set with the table, when all earlier changes are in the table."""
         self._guarded.call_in_order(lambda: self.table_audit.check(read))
 
+    def _audit_sets(self) -> None:
+        """Search the table for sets that ZooKeeper does not have: some at a time, all in each audit."""
+        if self._audited_at != self.sync.last_audit_at:
+            self._audited_at = self.sync.last_audit_at
+            self.table_audit.begin()
+        self._guarded.call_in_order(lambda: self.table_audit.check_some(self.sync.may_exist))
+
     def _delay_changed(self, is_delayed: bool) -> None:
         if self._is_stopping:
             return
@@ -237,6 +245,8 @@ class ZooKeeperSource:
         asyncio.get_running_loop().call_later(self._check_seconds, self._check)
         if self._restored_origins and self.sync.state in _READ_STATES:
             self._drop_absent()
+        if self.sync.state is SyncState.LIVE:
+            self._audit_sets()
         self._move()
         if time.monotonic() < self._next_client_at or not has_ended_thread(self._client):
             return
@@ -294,7 +304,7 @@ class ZooKeeperSource:
     def _drop_absent(self) -> None:
         """Drop restored sets that are not in ZooKeeper. Keep those below a znode that cannot be listed."""
         absent = self._restored_origins - self.sync.origins
-        self._restored_origins = {origin for origin in absent if self.sync.may_contain(origin)}
+        self._restored_origins = {origin for origin in absent if self.sync.may_exist(origin)}
         readable = self._restored_directories - self.sync.unread_directories
         self._restored_directories.clear()
         self._guarded.publish(

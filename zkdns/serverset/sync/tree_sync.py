@@ -211,14 +211,14 @@ class TreeSync(SyncListener):
         """The origins of all sets that exist, including unreadable ones."""
         return {node.path for node in self._tree.sets()}
 
-    def may_contain(self, origin: str) -> bool:
-        """Whether a set that is not in `origins` may exist, below a znode that cannot be listed."""
+    def may_exist(self, origin: str) -> bool:
+        """Whether a set is in `origins`, or may exist below a znode that cannot be listed."""
         elements = [element for element in origin[len(self._tree.root.path) :].split("/") if element]
         for count in range(len(elements)):
             node = self._tree.find(elements[:count])
             if node is None or not node.is_listed:
                 return node is not None
-        return False
+        return self._tree.find(elements) is not None
 
     @property
     def unread_directories(self) -> set[str]:
