@@ -32,6 +32,7 @@ class ScriptedPrimary:
         queries: the numbers of queries by type.
         override: answers queries instead of the rules above.
         is_silent: it answers nothing.
+        has_too_many_connections: it closes connections instead of answering, as a server with too many does.
         answers_ixfr: False: IXFR gets NOTIMP.
         key: signs all messages.
 
@@ -48,7 +49,7 @@ class ScriptedPrimary:
         self.versions = list(versions)
         self.queries: Counter[str] = Counter()
         self.override: Respond | None = None
-        self.is_silent = False
+        self.is_silent = self.has_too_many_connections = False
         self.answers_ixfr = True
         self.key: dns.tsig.Key | None = None
         self._apex = apex
@@ -141,6 +142,9 @@ class ScriptedPrimary:
         try:
             while True:
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
+                if self.has_too_many_connections:
+                    writer.transport.abort()
+                    return
                 for message in self.respond(await reader.readexactly(length)):
                     writer.write(struct.pack("!H", len(message)) + message)
                     await writer.drain()

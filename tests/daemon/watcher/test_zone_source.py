@@ -15,6 +15,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.tsig
 import pytest
+from structlog.testing import capture_logs
 
 from tests.daemon.watcher.scripted_primary import ScriptedPrimary, error
 from tests.secondary.helpers import Line, lines, messages
@@ -263,6 +264,35 @@ async def test_a_primary_that_does_not_answer_soa_queries(
         assert follower.addresses() == set(hosts(2))
         primary.override = None
         await until(lambda: not follower.is_stale)
+
+
+@in_event_loop
+async def test_a_secondary_that_is_cut_off_keeps_its_answers_and_tries_again() -> None:
+    with capture_logs() as logs:
+        async with followed_zone() as (primary, follower):
+            primary.versions.append(zone(6, {"web": hosts(3)}))
+            primary.has_too_many_connections = True
+            await until(lambda: follower.zone.stats.transfers["failed"] >= 3)
+            assert follower.addresses() == set(hosts(2))
+            assert follower.guard.stale_since is not None
+            primary.has_too_many_connections = False
+            await until(lambda: follower.addresses() == set(hosts(3)))
+            await until(lambda: follower.guard.stale_since is None)
+    failures = [entry for entry in logs if entry["event"] == "primary_failed"]
+    assert [entry["primary"] for entry in failures] == [str(primary.address)]  # once until it succeeds
+
+
+@in_event_loop
+async def test_a_secondary_that_is_cut_off_uses_the_next_primary() -> None:
+    first, second = ScriptedPrimary(zone(5, {"web": hosts(2)})), ScriptedPrimary(zone(5, {"web": hosts(2)}))
+    async with first, second, following(Follower(first, second)) as follower:
+        await until(follower.addresses)
+        for primary in (first, second):
+            primary.versions.append(zone(6, {"web": hosts(3)}))
+        first.has_too_many_connections = True
+        await until(lambda: follower.addresses() == set(hosts(3)))
+        assert follower.zone.stats.transfers["failed"]
+        assert follower.guard.stale_since is None
 
 
 @in_event_loop
