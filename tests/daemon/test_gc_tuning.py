@@ -180,6 +180,35 @@ def test_a_full_collection_waits_until_the_process_is_idle() -> None:
 
 
 @pytest.mark.usefixtures("_threshold")
+def test_no_full_collection_runs_during_the_first_load() -> None:
+    """What was loaded is excluded from later ones."""
+    gc.set_threshold(700, 10, 10)
+    is_loaded = False
+
+    async def scenario() -> None:
+        nonlocal is_loaded
+        gc.collect()
+        collecting = asyncio.create_task(
+            collect_while_idle(lambda: -math.inf, lambda: is_loaded, check_seconds=0.0)
+        )
+        await asyncio.sleep(0)
+        kept = [[number] for number in range(200_000)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert gc.get_count()[2] >= 10
+        is_loaded = True
+        await until(lambda: gc.get_count()[2] == 0)
+        assert gc.get_freeze_count() - frozen >= len(kept)
+        collecting.cancel()
+
+    frozen = gc.get_freeze_count()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_threshold")
 def test_a_full_collection_does_not_wait_without_end() -> None:
     gc.set_threshold(700, 10, 10)
 

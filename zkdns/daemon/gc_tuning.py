@@ -67,6 +67,7 @@ def collect_young() -> None:
 
 async def collect_while_idle(
     last_work: Callable[[], float],
+    is_loaded: Callable[[], bool] = lambda: True,
     *,
     check_seconds: float = CHECK_SECONDS,
     idle_seconds: float = IDLE_SECONDS,
@@ -75,10 +76,12 @@ async def collect_while_idle(
     """Turn automatic full collections off, and run them while the process is idle, without end.
 
     Measured in a watcher after the loss of 10,000 services: 40 to 90 ms with 160,000 objects, several times
-    within the second in which it publishes the loss.
+    within the second in which it publishes the loss; and ten times up to 60 ms in the transfer of a zone with
+    800,000 records. The objects of the first load are excluded: with them, each takes 10 ms more.
 
     Args:
         last_work: when the process has last done its work, by `time.monotonic`.
+        is_loaded: whether the first load has ended, before which no full collection runs.
         check_seconds: as `CHECK_SECONDS`.
         idle_seconds: as `IDLE_SECONDS`.
         max_seconds: as `MAX_SECONDS`.
@@ -86,8 +89,14 @@ async def collect_while_idle(
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, _NEVER)
     due_since: float | None = None
+    is_frozen = is_loaded()
     while True:
         await asyncio.sleep(check_seconds)
+        if not is_frozen:
+            if not is_loaded():
+                continue
+            is_frozen = True
+            gc.freeze()
         if gc.get_count()[2] < old:
             continue
         now = time.monotonic()

@@ -20,8 +20,8 @@ from zkdns.secondary.inbound import Inbound, Kind, Version
 from zkdns.secondary.members import OWNERS_PER_STEP, ZoneService, find_services, read_service
 from zkdns.secondary.records import BadTransferError, Records, Soa, ZoneRecord, txt_strings
 
-NAMES_PER_STEP: Final = 300
-"""Names that are read in one step, which takes some milliseconds."""
+NAMES_PER_STEP: Final = 100
+"""Names that are read, compared with the table and published in one step, which takes some 4 ms."""
 
 _FAST = 1  # zlib's level
 _NO_SERVICE: Labels = ()
@@ -100,8 +100,8 @@ class ZoneCopy:
                 yield []
         part: ChangedServices = []
         count = 0
-        for key, owners in by_service.items():
-            group = {owner: records.pop(owner) for owner in owners}
+        for key in list(by_service):  # freed one by one: all names at once would take 20 ms
+            group = {owner: records.pop(owner) for owner in by_service.pop(key)}
             self._groups[key] = _pack(group)
             if key != _NO_SERVICE:
                 content = read_service(key, group, self._namespaces)

@@ -38,7 +38,6 @@ another one on a reload writes the snapshot only after the supervisor has sent `
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -104,7 +103,9 @@ async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> No
             await _start_namespaces(task, context, store, tasks)
             await requests.start()
             tasks.create_task(reporter.run())
-            tasks.create_task(_collect_garbage(publisher))
+            tasks.create_task(
+                collect_while_idle(lambda: publisher.last_sent_at, lambda: publisher.health.ready)
+            )
             if not task.is_leader:
                 await _wait_for_promotion(orders)
             is_leading = True
@@ -119,17 +120,6 @@ async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> No
         if store and is_leading:
             store.save()
         await asyncio.gather(*(source.stop() for source in context.zookeeper_sources))
-
-
-async def _collect_garbage(publisher: Publisher) -> None:
-    """Collect garbage while no changes are sent, without end.
-
-    The table is excluded, once it was read. Otherwise each full collection takes 10 ms more.
-    """
-    while not publisher.health.ready:  # noqa: ASYNC110 - a second more or less does not matter
-        await asyncio.sleep(_MAINTAIN_SECONDS)
-    gc.freeze()
-    await collect_while_idle(lambda: publisher.last_sent_at)
 
 
 def _add_namespaces(context: WatcherContext) -> SnapshotStore | None:
