@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dns.edns
 import dns.message
 import dns.query
 import dns.rcode
@@ -27,6 +28,7 @@ from tests.support.secondaries import PRIMARY_NAME, Bind, Nsd, Secondary
 from tests.support.server import ZkdnsServer
 from tests.support.tls import CertificateAuthority
 from tests.support.transfers import ALLOWED, KEY_NAME, KEYS, SECRET, ZONE, Primary
+from tests.support.upstream import UpstreamServer
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.processes
@@ -49,9 +51,14 @@ def ask(
     server: ZkdnsServer, authority: CertificateAuthority, name: str = WEB, number: int = -1
 ) -> dns.message.Message:
     """The response to a query over TLS; the certificate is verified."""
-    host, port = server.tls_addresses[number]
-    query = dns.message.make_query(name, "A")
     context = ssl.create_default_context(cafile=str(authority.file))
+    return send_over_tls(server, context, dns.message.make_query(name, "A"), number)
+
+
+def send_over_tls(
+    server: ZkdnsServer, context: ssl.SSLContext, query: dns.message.Message, number: int = -1
+) -> dns.message.Message:
+    host, port = server.tls_addresses[number]
     return dns.query.tls(query, host, SECONDS, port=port, ssl_context=context, server_hostname="127.0.0.1")
 
 
@@ -136,6 +143,34 @@ def test_kdig_verifies_the_certificate(tmp_path: Path, authority: CertificateAut
 
         assert set(dig(PRIMARY_NAME).split()) == set(MEMBERS)
         assert "handshake failed" in dig("other.example.com")
+
+
+def test_dns_41_responses_over_tls_are_padded_on_request(
+    tmp_path: Path, authority: CertificateAuthority
+) -> None:
+    """Answers from the table and forwarded ones, with and without a cookie. Others are not padded."""
+    certificate = authority.sign("127.0.0.1")
+    context = ssl.create_default_context(cafile=str(authority.file))
+    cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"clients!")
+    without_and_with_cookie: list[list[dns.edns.Option]] = [[], [cookie]]
+    with UpstreamServer() as upstream:
+        forward = {"upstreams": [str(upstream.address)]}
+        server = ReloadableServer(tmp_path, tls=tls_settings(certificate), forward=forward)
+        del server.environment["ZKDNS_UPSTREAM"]
+        with server:
+            server.wait_ready()
+            for name in (WEB, "forwarded.example"):
+                for options in without_and_with_cookie:
+                    padded = dns.message.make_query(name, "A", use_edns=0, options=options, pad=128)
+                    plain = dns.message.make_query(name, "A", use_edns=0, options=options)
+                    over_tls = [send_over_tls(server, context, query) for query in (padded, plain)]
+                    host, port = server.addresses[0]
+                    over_tcp = dns.query.tcp(padded, host, SECONDS, port)
+                    sizes = [len(response.wire or b"") for response in (*over_tls, over_tcp)]
+                    assert sizes[0] == 468
+                    assert max(sizes[1:]) < 200
+                    assert over_tls[0].answer == over_tls[1].answer
+                    assert over_tls[0].rcode() == dns.rcode.NOERROR
 
 
 # -- certificates and reloads -------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class OptionCode(enum.IntEnum):
     NSID = 3  # RFC 5001
     COOKIE = 10  # RFC 7873
     KEEPALIVE = 11  # RFC 7828
+    PADDING = 12  # RFC 7830
     EDE = 15  # RFC 8914
 
 

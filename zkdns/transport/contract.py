@@ -148,6 +148,26 @@ def for_client(response: bytes, finish: Callable[[bytes, bytes], bytes]) -> byte
     return response
 
 
+def with_change(response: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """A response whose bytes are changed when it is sent. A streamed one is returned unchanged."""
+    if response:
+        return change(response)
+    if isinstance(response, PerClientResponse):
+        for_address = response.for_address
+        return PerClientResponse(lambda address: change(for_address(address)))
+    if isinstance(response, DeferredResponse):
+        start = response.start
+
+        def start_with_change(deliver: Deliver, address: bytes) -> None:
+            def deliver_with_change(render: Render, size: int = 0, /) -> None:
+                deliver(lambda: with_change(render(), change), size)
+
+            start(deliver_with_change, address)
+
+        return DeferredResponse(start_with_change)
+    return response
+
+
 class ResponseLookup(Protocol):
     """Responses by query. Never raises, for any bytes of any length."""
 

@@ -48,6 +48,7 @@ from zkdns.daemon.ipc.table_copies import CopyServer
 from zkdns.daemon.table_digests import count_members
 from zkdns.daemon.worker.deferred_answers import DeferredAnswers
 from zkdns.daemon.worker.drain import drain
+from zkdns.daemon.worker.padded_responses import PaddedResponses
 from zkdns.daemon.worker.worker_stats import TrafficReporter, WorkerStatsReporter
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
@@ -279,10 +280,11 @@ def _make_servers(
     listening = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
     max_connections = connections_per_listener(len(listening))
     held = HeldConnections()
+    padded = PaddedResponses(streams)
     tcp = [
         TcpServer(
             sock,
-            streams,
+            padded if sock.fileno() in task.tls_sockets else streams,
             access=access_control(sock),
             classify=classify,
             observer=query_log,
