@@ -528,15 +528,18 @@ class Forwarder:
     # -- delivery ------------------------------------------------------------------------------------------
 
     def _deliver(self, waiters: Collection[Waiter], outcome: Reply | Failure | Entry) -> None:
-        """Deliver an outcome: to one client at once, to the others later, because there may be thousands."""
-        if len(waiters) == 1 and not self._to_deliver:
+        """Deliver a reply to one client at once.
+
+        Other outcomes are delivered later: there may be thousands of clients, and a failure is not urgent.
+        """
+        if len(waiters) == 1 and not self._to_deliver and isinstance(outcome, Reply):
             for waiter in waiters:
                 self._deliver_one(waiter, outcome)
             return
         is_delivering = bool(self._to_deliver)
         self._to_deliver.extend((waiter, outcome) for waiter in waiters)
         if self._to_deliver and not is_delivering:
-            self._deliver_next()
+            self._defer(self._deliver_next)
 
     def _fail_next(self) -> None:
         if self._to_fail:  # empty after `stop`

@@ -17,6 +17,7 @@ removing one is a single dictionary operation. The event loop has one timer, for
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import math
 import os
@@ -114,8 +115,10 @@ class Resolver:
         self._limit_seconds = limit_seconds
         self._check_seconds = probe_seconds / _CHECKS_PER_PROBE
         self._ids = random_ids()
-        # The current resolutions by the slot of their timer, and those whose timer is due, the oldest first.
+        # The current resolutions by the slot of their timer, and a heap of the slots.
         self._slots: dict[int, dict[Resolution, None]] = {}
+        self._slot_heap: list[int] = []
+        # Resolutions whose timer is due, the oldest first.
         self._due: deque[Resolution] = deque()  # includes some that are over or have a slot again
         self._late: dict[Attempt, None] = {}  # late attempts over UDP that are still open, the oldest first
         # Outcomes that were known before `resolve` returned, and are reported later.
@@ -181,6 +184,7 @@ class Resolver:
                 self._outcomes.append((resolution.question, resolution.on_outcome, STOPPED))
         self._due.clear()
         self._slots.clear()
+        self._slot_heap.clear()
         self.failed += self.in_flight
         self.in_flight = 0
         while self._outcomes:
@@ -280,8 +284,8 @@ class Resolver:
     def _on_timer(self) -> None:
         self._timer, self._timer_slot = None, math.inf
         now = self._clock()
-        for slot in sorted(slot for slot in self._slots if slot <= now * _SLOTS_PER_SECOND):
-            for resolution in self._slots.pop(slot):
+        while self._slot_heap and self._slot_heap[0] <= now * _SLOTS_PER_SECOND:
+            for resolution in self._slots.pop(heapq.heappop(self._slot_heap)):
                 resolution.slot = 0
                 self._due.append(resolution)
         if not self._is_handling_timers:
@@ -318,17 +322,19 @@ class Resolver:
             waiting[resolution] = None
             return
         self._slots[slot] = {resolution: None}
+        heapq.heappush(self._slot_heap, slot)
         if slot < self._timer_slot:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        """Set the timer to the first slot, and remove empty slots."""
+        """Set the timer to the first slot with resolutions."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_slot = None, math.inf
-        self._slots = {slot: waiting for slot, waiting in self._slots.items() if waiting}
-        if self._slots:
-            self._timer_slot = slot = min(self._slots)
+        while self._slot_heap and not self._slots[self._slot_heap[0]]:
+            del self._slots[heapq.heappop(self._slot_heap)]
+        if self._slot_heap:
+            self._timer_slot = slot = self._slot_heap[0]
             self._timer = self._loop.call_at(slot / _SLOTS_PER_SECOND, self._on_timer)
 
     # -- steps ---------------------------------------------------------------------------------------------
