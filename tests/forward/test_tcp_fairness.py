@@ -151,6 +151,52 @@ def test_dns_31_a_socket_that_is_used_again_has_another_port() -> None:
             client.close()
 
 
+class CountingPoll(SelectorPoll):
+    """Counts the sockets that were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registered = 0
+
+    def register(self, fd: int, eventmask: int) -> None:
+        self.registered += 1
+        super().register(fd, eventmask)
+
+
+def test_dns_31_a_socket_without_a_reply_is_used_again_unless_it_has_a_message() -> None:
+    """Late messages reach no later query."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+        upstream.settimeout(10.0)
+        poll = CountingPoll()
+        client = UdpClient[str](10, poll)
+        address = UpstreamAddress("127.0.0.1", upstream.getsockname()[1])
+        received: dict[str, bytes | OSError] = {}
+
+        def send_and_release(*, is_early: bool) -> int:
+            """Send a query, release its port after or before a message arrives, and count the sockets."""
+            file = client.send(address, b"query", "silent")
+            _, source = upstream.recvfrom(512)
+            if is_early:
+                upstream.sendto(b"late", source)
+                eventually(lambda: poll.poll(0, 1))
+            client.release(file)
+            upstream.sendto(b"late", source)
+            return poll.registered
+
+        try:
+            made = [send_and_release(is_early=number == 2) for number in range(6)]
+            if sys.platform == "linux":
+                assert made == [1, 1, 1, 2, 2, 2]
+            client.send(address, b"query", "answered")
+            _, source = upstream.recvfrom(512)
+            upstream.sendto(b"reply", source)
+            eventually(lambda: client.receive(received.__setitem__) or received)
+            assert received == {"answered": b"reply"}
+        finally:
+            client.close()
+
+
 def test_missing_network_interface_is_reported_like_an_unreachable_upstream() -> None:
     async def scenario() -> None:
         async with running_resolver(UpstreamAddress("fe80::1%gone", 53)) as resolver:
