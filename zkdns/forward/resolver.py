@@ -421,8 +421,7 @@ class Resolver:
         """Release everything of a resolution."""
         resolution.is_over = True
         for attempt in resolution.attempts:
-            if attempt.carrier is not None or attempt.is_late:
-                self._release(attempt)
+            self._release(attempt)
         waiting = self._slots.get(resolution.slot)
         if waiting is not None:
             waiting.pop(resolution, None)

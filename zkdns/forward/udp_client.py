@@ -40,7 +40,8 @@ class SocketLimitError(OSError):
     """The maximum number of sockets is in use."""
 
 
-_IS_LINUX = sys.platform == "linux"
+# Only Linux is known to release the port of a socket that is disconnected.
+_IS_PORT_RELEASED = sys.platform == "linux"
 _connect = ctypes.PyDLL(None).connect  # PyDLL keeps the GIL: the call does not wait
 _ADDRESS_SIZE = 16
 _NO_ADDRESS = bytes(_ADDRESS_SIZE)  # a sockaddr of the family AF_UNSPEC
@@ -119,7 +120,12 @@ class UdpClient(Generic[OwnerT]):
                 message or error that a later query must not receive.
         """
         sock, _, spare = self._waiting.pop(fd)
-        if len(spare) < _MAX_SPARE_SOCKETS and _disconnect(fd) and (is_answered or _is_empty(sock)):
+        if (
+            _IS_PORT_RELEASED
+            and len(spare) < _MAX_SPARE_SOCKETS
+            and _connect(fd, _NO_ADDRESS, _ADDRESS_SIZE) == 0  # disconnects it
+            and (is_answered or _is_empty(sock))
+        ):
             spare.append(sock)
         else:
             self._close(sock)
@@ -181,14 +187,6 @@ class UdpClient(Generic[OwnerT]):
         for spare in self._spare.values():
             spare.clear()
         self._poll.close()
-
-
-def _disconnect(fd: int) -> bool:
-    """Release the port of a connected socket, and return whether that succeeded.
-
-    Only Linux is known to release the port.
-    """
-    return _IS_LINUX and _connect(fd, _NO_ADDRESS, _ADDRESS_SIZE) == 0
 
 
 def _is_empty(sock: socket.socket) -> bool:
