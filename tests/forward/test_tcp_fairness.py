@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 import socket
 import sys
 import time
@@ -147,6 +148,32 @@ def test_dns_31_a_socket_that_is_used_again_has_another_port() -> None:
             if sys.platform == "linux":
                 assert len(set(files)) == 1
             assert len(set(ports)) > 45
+        finally:
+            client.close()
+
+
+def test_second_copies_of_replies_are_dropped() -> None:
+    """The event loop would be busy with a readable socket that nobody reads."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
+        upstream.bind(("127.0.0.1", 0))
+        upstream.settimeout(10.0)
+        client = UdpClient[str](10)
+        received: list[bytes | OSError] = []
+
+        def is_readable() -> bool:
+            return bool(select.select([client.fileno()], [], [], 0.0)[0])
+
+        def receive(_owner: str, message: bytes | OSError) -> None:
+            received.append(message)
+            client.release(file, is_answered=True)
+
+        try:
+            file = client.send(UpstreamAddress("127.0.0.1", upstream.getsockname()[1]), b"query", "owner")
+            _, source = upstream.recvfrom(512)
+            for _ in range(3):
+                upstream.sendto(b"reply", source)
+            eventually(lambda: not client.receive(receive) and received and not is_readable())
+            assert received == [b"reply"]
         finally:
             client.close()
 

@@ -50,7 +50,9 @@ OwnerT = TypeVar("OwnerT")
 """The owner of a query, which is passed on with its messages."""
 
 
-_Destination: TypeAlias = tuple[socket.AddressFamily, list[socket.socket], tuple[Any, ...]]
+_SpareSockets: TypeAlias = dict[int, socket.socket]
+"""Sockets without a port, by file descriptor. They are watched."""
+_Destination: TypeAlias = tuple[socket.AddressFamily, _SpareSockets, tuple[Any, ...]]
 """An address family, its spare sockets, and an address for the socket functions."""
 
 
@@ -66,13 +68,9 @@ class UdpClient(Generic[OwnerT]):
         self._max_sockets = max_sockets
         self._poll = _new_poll() if poll is None else poll
         # By file descriptor: the socket, the owner of its query, and the spare sockets of its family.
-        self._waiting: dict[int, tuple[socket.socket, OwnerT, list[socket.socket]]] = {}
+        self._waiting: dict[int, tuple[socket.socket, OwnerT, _SpareSockets]] = {}
         self._addresses: dict[UpstreamAddress, _Destination] = {}
-        # Without a port, and watched.
-        self._spare: dict[socket.AddressFamily, list[socket.socket]] = {
-            socket.AF_INET: [],
-            socket.AF_INET6: [],
-        }
+        self._spare: dict[socket.AddressFamily, _SpareSockets] = {socket.AF_INET: {}, socket.AF_INET6: {}}
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable when `receive` has messages."""
@@ -100,14 +98,13 @@ class UdpClient(Generic[OwnerT]):
         if len(self._waiting) >= self._max_sockets:
             raise SocketLimitError(errno.EMFILE, "too many queries are waiting for responses")
         family, spare, at = self._addresses.get(address) or self._find(address)
-        sock = spare.pop() if spare else self._new(family)
+        fd, sock = spare.popitem() if spare else self._new(family)
         try:
             sock.connect(at)
             sock.send(query)
         except BaseException:
             self._close(sock)
             raise
-        fd = sock.fileno()
         self._waiting[fd] = sock, owner, spare
         return fd
 
@@ -124,9 +121,9 @@ class UdpClient(Generic[OwnerT]):
             _IS_PORT_RELEASED
             and len(spare) < _MAX_SPARE_SOCKETS
             and _connect(fd, _NO_ADDRESS, _ADDRESS_SIZE) == 0  # disconnects it
-            and (is_answered or _is_empty(sock))
+            and (is_answered or not _drop_message(sock))
         ):
-            spare.append(sock)
+            spare[fd] = sock
         else:
             self._close(sock)
 
@@ -138,8 +135,8 @@ class UdpClient(Generic[OwnerT]):
             self._addresses[address] = found
         return found
 
-    def _new(self, family: socket.AddressFamily) -> socket.socket:
-        """Create a socket, unconnected and watched."""
+    def _new(self, family: socket.AddressFamily) -> tuple[int, socket.socket]:
+        """Create a socket, unconnected and watched, and return it after its file descriptor."""
         sock = socket.socket(family, _TYPE)
         try:
             if _TYPE == socket.SOCK_DGRAM:
@@ -148,7 +145,7 @@ class UdpClient(Generic[OwnerT]):
         except BaseException:
             sock.close()
             raise
-        return sock
+        return sock.fileno(), sock
 
     def _close(self, sock: socket.socket) -> None:
         self._poll.unregister(sock.fileno())
@@ -166,7 +163,8 @@ class UdpClient(Generic[OwnerT]):
         ready = self._poll.poll(0, MAX_DATAGRAMS_PER_CALL)
         for fd, _ in ready:
             waiting = self._waiting.get(fd)
-            if waiting is None:  # released because of an earlier message of this call
+            if waiting is None:
+                self._discard(fd)
                 continue
             sock, owner, _ = waiting
             try:
@@ -178,10 +176,21 @@ class UdpClient(Generic[OwnerT]):
             on_message(owner, message)
         return len(ready) == MAX_DATAGRAMS_PER_CALL
 
+    def _discard(self, fd: int) -> None:
+        """Read and drop a message of a spare socket, such as a second copy of a reply.
+
+        Otherwise the event loop would find the socket readable again and again. A socket that was closed
+        because of an earlier message has none.
+        """
+        for spare in self._spare.values():
+            if fd in spare:
+                _drop_message(spare[fd])
+
     def close(self) -> None:
         """Close all sockets."""
         waiting = (sock for sock, _, _ in self._waiting.values())
-        for sock in itertools.chain(waiting, *self._spare.values()):
+        spare_sockets = (spare.values() for spare in self._spare.values())
+        for sock in itertools.chain(waiting, *spare_sockets):
             self._close(sock)
         self._waiting.clear()
         for spare in self._spare.values():
@@ -189,15 +198,15 @@ class UdpClient(Generic[OwnerT]):
         self._poll.close()
 
 
-def _is_empty(sock: socket.socket) -> bool:
-    """Return whether a disconnected socket has neither a message nor an error. May remove one."""
+def _drop_message(sock: socket.socket) -> bool:
+    """Read and drop a message or error of a socket, and return whether there was one."""
     try:
         sock.recv(1)
     except BlockingIOError:
-        return True
-    except OSError:
         return False
-    return False
+    except OSError:
+        return True
+    return True
 
 
 def is_resource_shortage(error: OSError) -> bool:
