@@ -285,14 +285,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             return itertools.repeat(self._codec.response(failure, 0, classify(failure)))
 
     def _answer_miss(self, key: bytes, query: bytes, end: int, shape: bytes) -> Iterator[bytes]:
-        """The responses to a query without EDNS options.
-
-        Args:
-            key: its key.
-            query: the query.
-            end: the end of its name in the key.
-            shape: the key without the name.
-        """
+        """The responses to a query without EDNS options; `end`: of the name, `shape`: the key without it."""
         query_form = self._query_forms.get(shape)
         if query_form is not None:
             responses = self._answer_member(key, end, query_form)
