@@ -185,8 +185,8 @@ class Forwarder:
         self._burst_until = 0.0
         self._burst_left = 0
         self._unawaited: dict[PendingQuestion, Question] = {}  # no query waits for them; the oldest first
-        self._to_deliver: deque[tuple[Waiter, Reply | Failure | Entry]] = deque()
-        # Apart from the others, so that thousands of failures of one client do not delay responses to others.
+        self._to_deliver: deque[tuple[Waiter, Reply | Entry]] = deque()
+        # Apart from replies, so that thousands of failures do not delay them.
         self._to_fail: deque[tuple[Waiter, Failure]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._log_once = LogOnce(log, "forwarded_response_failed")
@@ -412,11 +412,9 @@ class Forwarder:
         if not current.waiters:
             self._cancel(question, current)
         text = f"{self._max_waiting} queries wait for upstreams, the most of them from this client"
-        # Later, since a transport may be in a delivery now.
-        self._to_fail.append((loser, Failure(FailureKind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)))
-        if len(self._to_fail) == 1:
-            self._defer(self._fail_next)
-        elif len(self._to_fail) > self._max_waiting:  # reading more queries has to wait for the deliveries
+        failure = Failure(FailureKind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)
+        self._deliver_failure((loser,), failure)
+        if len(self._to_fail) > self._max_waiting:  # reading more queries has to wait for the deliveries
             self._deliver_one(*self._to_fail.popleft())
 
     def _cancel(self, question: Question, current: PendingQuestion) -> None:
@@ -484,7 +482,7 @@ class Forwarder:
             )
         if outcome.kind is FailureKind.OVERLOADED:
             self.counters.overloaded += len(current.waiters)
-        self._deliver(current.waiters, outcome)
+        self._deliver_failure(current.waiters, outcome)
 
     def _without_private_addresses(
         self, protection: RebindProtection, question: Question, outcome: Reply | Failure
@@ -527,19 +525,23 @@ class Forwarder:
 
     # -- delivery ------------------------------------------------------------------------------------------
 
-    def _deliver(self, waiters: Collection[Waiter], outcome: Reply | Failure | Entry) -> None:
-        """Deliver a reply to one client at once.
-
-        Other outcomes are delivered later: there may be thousands of clients, and a failure is not urgent.
-        """
-        if len(waiters) == 1 and not self._to_deliver and isinstance(outcome, Reply):
+    def _deliver(self, waiters: Collection[Waiter], outcome: Reply | Entry) -> None:
+        """Deliver a reply: to one client at once, to the others later, because there may be thousands."""
+        if len(waiters) == 1 and not self._to_deliver:
             for waiter in waiters:
                 self._deliver_one(waiter, outcome)
             return
         is_delivering = bool(self._to_deliver)
         self._to_deliver.extend((waiter, outcome) for waiter in waiters)
         if self._to_deliver and not is_delivering:
-            self._defer(self._deliver_next)
+            self._deliver_next()
+
+    def _deliver_failure(self, waiters: Iterable[Waiter], failure: Failure) -> None:
+        """Deliver a failure later: it is not urgent, and a transport may be in a delivery now."""
+        is_failing = bool(self._to_fail)
+        self._to_fail.extend((waiter, failure) for waiter in waiters)
+        if self._to_fail and not is_failing:
+            self._defer(self._fail_next)
 
     def _fail_next(self) -> None:
         if self._to_fail:  # empty after `stop`
