@@ -13,7 +13,8 @@ A reply that must not pass as it came is rewritten first (`rewriting.py`):
     an OPT record is malformed, doubled or misplaced                    without any OPT record
     names are compressed in data of types newer than RFC 1035           written in full (RFC 3597 §4)
 
-The reader raises only `BadReplyError`, and works in time linear in the message. No sockets, no clocks.
+Most replies have one of a few forms, which take less time to read (`usual_replies.py`). The reader raises
+only `BadReplyError`, and works in time linear in the message. No sockets, no clocks.
 """
 
 from __future__ import annotations
@@ -21,11 +22,8 @@ from __future__ import annotations
 import array
 import itertools
 import os
-import re
 import struct
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -38,18 +36,17 @@ from zkdns.dns.message import (
     HEADER,
     HEADER_SIZE,
     QR,
-    QUESTION_POINTER,
     RA,
     RD,
-    RECORD,
     TC,
     TYPE_CLASS,
     Rcode,
     Type,
 )
 from zkdns.forward.records import POINTER, BadReplyError, Records, walk
-from zkdns.forward.reply import MAX_TTL, TTL_FIELD, Reply
+from zkdns.forward.reply import MAX_TTL, NOT_VERBATIM, TTL_FIELD, Reply
 from zkdns.forward.rewriting import follow_aliases, is_subdomain, name_at, rewrite
+from zkdns.forward.usual_replies import read_usual
 
 _OPCODE = 0x7800
 _QUERY_FLAGS = (RD | AD, RD | AD | CD)  # without and with CD
@@ -58,7 +55,6 @@ _RANDOM_BYTES = 4096  # read by one system call; two bytes for each id
 # Plain integers: access to a member of an enumeration takes several times as long.
 _NOERROR, _NXDOMAIN = int(Rcode.NOERROR), int(Rcode.NXDOMAIN)
 _SOA_TYPE, _OPT_TYPE, _ANY_TYPE = int(Type.SOA), int(Type.OPT), int(Type.ANY)
-_UNUSUAL_FLAGS = QR | _OPCODE | TC | 0xF
 _NS_TYPE, _CNAME_TYPE = int(Type.NS), int(Type.CNAME)
 _OF_SEVERAL_RRSETS = frozenset({_CNAME_TYPE, 39, 46})  # CNAME, DNAME, RRSIG
 
@@ -104,7 +100,7 @@ def read_reply(message: bytes, question: Question) -> Reply:
     Raises:
         BadReplyError: the message is malformed, or is the reply to another question.
     """
-    return _read_addresses(message, question) or _read_any(message, question)
+    return read_usual(message, question.name, question.qtype) or _read_any(message, question)
 
 
 def _read_any(message: bytes, question: Question) -> Reply:
@@ -132,7 +128,7 @@ def _read_any(message: bytes, question: Question) -> Reply:
     # Without an answer record of the requested type, but perhaps with aliases.
     has_answer = qtype in types[:answers] or (qtype == _ANY_TYPE and answers > 0)
     is_negative = rcode == _NXDOMAIN or (rcode == _NOERROR and not has_answer)
-    has_ttl, foreign, is_referral, is_verbatim = True, None, False, False
+    has_ttl, foreign, is_referral, received_ttls = True, None, False, ttls.copy()
     if is_negative:
         has_ttl, foreign = _limit_by_soa(message, start, records, counts, (question.name, *aliases))
         if foreign is not None:
@@ -142,8 +138,7 @@ def _read_any(message: bytes, question: Question) -> Reply:
             is_referral = _NS_TYPE in types
     elif answers > 1 and min(ttls[:answers]) != max(ttls[:answers]):
         _equalize_ttls(types, ttls, answers)
-    else:
-        is_verbatim = True
+    is_verbatim = ttls == received_ttls and 0 not in ttls  # 0 may stand for a TTL that is not valid
     is_cacheable = has_ttl and rcode in (_NOERROR, _NXDOMAIN) and not flags & TC
     return Reply(
         rcode=rcode,
@@ -159,87 +154,9 @@ def _read_any(message: bytes, question: Question) -> Reply:
         ttls_at=tuple(records.ttls_at),
         ede=ede,
         aliases=tuple(aliases),
-        is_verbatim=is_verbatim,
+        longest_ttl=max(ttls, default=0) if is_verbatim else NOT_VERBATIM,
         is_referral=is_referral,
     )
-
-
-def _read_addresses(message: bytes, question: Question) -> Reply | None:
-    """Read the usual reply: addresses of the name with equal TTLs, and an OPT record without options.
-
-    Returns:
-        None: it is another message, valid or not.
-    """
-    form = _ADDRESS_FORMS.get(question.qtype)
-    if form is None or len(message) < HEADER_SIZE:
-        return None
-    type_class, records, size = form
-    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
-    start = HEADER_SIZE + len(question.name) + TYPE_CLASS.size
-    end = start + size * answers
-    if (
-        flags & _UNUSUAL_FLAGS != QR
-        or questions != 1
-        or authorities
-        or additionals != 1
-        or len(message) != end + OPT.size
-        or message[HEADER_SIZE:start].lower() != question.name + type_class  # these types have no letters
-        or (found := records.fullmatch(message, start)) is None
-    ):
-        return None
-    ttl = int.from_bytes(found[1])
-    ends, ttls_at = _layout(size, answers)
-    return Reply(
-        authentic=bool(flags & AD),
-        has_edns=True,
-        ttl=ttl,
-        records=message[start:end],
-        counts=(answers, 0, 0),
-        ends=ends,
-        ttls=(ttl,) * answers,
-        ttls_at=ttls_at,
-        is_verbatim=True,
-    )
-
-
-class _AddressForm(NamedTuple):
-    """The form of the usual reply to a question for addresses.
-
-    Attributes:
-        type_class: the type and class of the question.
-        records: matches the records. The first group is the TTL, which all of them have.
-        size: bytes of a record with an address.
-    """
-
-    type_class: bytes
-    records: re.Pattern[bytes]
-    size: int
-
-
-def _make_address_form(rtype: int, length: int) -> _AddressForm:
-    """Return the form for this type, whose addresses have this number of bytes."""
-    type_class = TYPE_CLASS.pack(rtype, CLASS_IN)
-    start = re.escape(QUESTION_POINTER + type_class)
-    data = re.escape(length.to_bytes(2)) + b".{%d}" % length
-    records = re.compile(
-        start + rb"([\x00-\x7f].{3})" + data  # RFC 2181 §8: the top bit of a TTL is 0
-        + b"(?:" + start + rb"\1" + data + b")*"
-        + rb"\x00\x00\x29.{2}\x00.{3}\x00\x00",  # OPT with 0 as upper bits of the RCODE, without options
-        re.DOTALL,
-    )  # fmt: skip
-    return _AddressForm(type_class, records, len(QUESTION_POINTER) + RECORD.size + length)
-
-
-_ADDRESS_FORMS = {
-    int(rtype): _make_address_form(rtype, length) for rtype, length in ((Type.A, 4), (Type.AAAA, 16))
-}
-
-
-@lru_cache(maxsize=64)
-def _layout(size: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the offsets of the ends and of the TTLs of records of this size (`Reply.ends`, `ttls_at`)."""
-    ttl_at = len(QUESTION_POINTER) + TYPE_CLASS.size
-    return tuple(range(size, size * count + 1, size)), tuple(range(ttl_at, size * count, size))
 
 
 def _read_head(message: bytes, question: Question) -> tuple[int, list[int], int]:

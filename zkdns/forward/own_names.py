@@ -144,6 +144,7 @@ def _reply(message: bytes, start: int, counts: tuple[int, int, int], like: Reply
         records=message[start:],
         counts=counts,
         ttl=min(records.ttls, default=0),
+        longest_ttl=max(records.ttls, default=0),
         ends=tuple(records.ends),
         ttls=tuple(records.ttls),
         ttls_at=tuple(records.ttls_at),

@@ -12,6 +12,8 @@ from zkdns.dns.edns import pack_ede, response_opt
 from zkdns.dns.message import AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC, Query, Rcode
 
 MAX_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
+NOT_VERBATIM: Final = MAX_TTL + 1
+"""`Reply.longest_ttl` if the records have other TTLs than the reply."""
 
 _RECORD_OVERHEAD = 110  # bytes of memory of each record's TTL and offsets (measured)
 
@@ -40,7 +42,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         ttls_at: offset of each record's TTL in `records`.
         ede: the extended errors (RFC 8914), as EDNS options.
         aliases: the names to which CNAME records lead, in order; in wire format and lower case.
-        is_verbatim: whether `records` has the TTLs in `ttls`.
+        longest_ttl: the longest TTL if `records` has the positive TTLs in `ttls`; otherwise `NOT_VERBATIM`.
         is_alias_of_ours: whether the last alias is in a zone of this server. The reply has only the CNAME
             records that lead to it, and the zone has the answer (`own_names.py`).
     """
@@ -58,7 +60,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ttls_at: tuple[int, ...]
     ede: bytes = b""
     aliases: tuple[bytes, ...] = ()
-    is_verbatim: bool = False
+    longest_ttl: int = NOT_VERBATIM
     is_alias_of_ours: bool = False
     is_referral: bool = False
 
@@ -119,8 +121,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         room = limit - HEADER_SIZE - len(question)
         opt = response_opt(edns, rcode, errors, room)
         records: bytes | bytearray = self.records
-        is_unchanged = self.is_verbatim and not age and not min_ttl and self.ttl and self.ttls
-        if not is_unchanged or max(self.ttls) > max_ttl:
+        if age or min_ttl or self.longest_ttl > max_ttl:
             records = self._records_at(age, min_ttl, max_ttl)
         answers, authorities, additionals = self.counts
         if len(records) + len(opt) > room:

@@ -15,14 +15,13 @@ from zkdns.names import MAX_LABEL
 
 MAX_ALIASES: Final = 64
 """Maximum number of CNAME records that lead from the name of the question to others."""
+WITHOUT_ALIASES: Final = frozenset({5, int(Type.ANY)})
+"""Types of questions for the CNAME record itself (RFC 1034 §3.6.2)."""
 
 _CNAME, _DNAME, _RRSIG = 5, 39, 46
 _ABOVE_THE_NAME = frozenset({_DNAME, _RRSIG})  # a DNAME record, and its signature, have a domain above it
 _TTL_AND_LENGTH = 6
 _MAX_POINTER = 0x3FFF
-_WITHOUT_ALIASES = frozenset(
-    {_CNAME, int(Type.ANY)}
-)  # questions for the CNAME record itself (RFC 1034 §3.6.2)
 _CLASS_IN = CLASS_IN.to_bytes(2)
 
 
@@ -91,7 +90,7 @@ def follow_aliases(
         owner = pointed.get(message[at : at + 2]) or name_at(message, at, known).lower()
         if message[ttl_at - 2 : ttl_at] != _CLASS_IN:
             owner = b""
-        elif records.types[index] == _CNAME and qtype not in _WITHOUT_ALIASES and owner not in targets:
+        elif records.types[index] == _CNAME and qtype not in WITHOUT_ALIASES and owner not in targets:
             target_at = ttl_at + _TTL_AND_LENGTH
             targets[owner] = target = name_at(message, target_at, known).lower()
             if target_at <= _MAX_POINTER:
