@@ -137,6 +137,18 @@ def test_chain_ends_in_our_zone_even_if_the_upstream_continues_it() -> None:
     run(scenario)
 
 
+def test_a_label_that_ends_like_the_zone_is_not_in_it() -> None:
+    target = r"web\009discovery"
+    more = (f"{target}. 60 A 203.0.113.1",)
+
+    async def scenario() -> None:
+        with UpstreamServer(leads_to(target, rcode=0, more=more)) as upstream:
+            async with forwarding(upstream) as scene:
+                assert await scene.data() == [f"{target}.", "203.0.113.1"]
+
+    run(scenario)
+
+
 def test_name_that_does_not_exist_in_our_zone_is_nxdomain_with_the_alias() -> None:
     async def scenario() -> None:
         with UpstreamServer(leads_to("none.staging.discovery")) as upstream:
