@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from unittest.mock import patch
 
+import dns.flags
 import pytest
 
 from tests.forward.forwarder_helpers import forwarding
+from tests.forward.helpers import query, reply, rrset
 from tests.forward.resolution_helpers import run
-from tests.support.upstream import UpstreamServer
-from zkdns.dns.forward_form import OrdinaryNames
+from tests.support.upstream import ReceivedQuery, Send, UpstreamServer, reply_to
+from zkdns.dns.forward_form import ForwardForm, OrdinaryNames
 from zkdns.dns.response_cache import ResponseCache
 from zkdns.names import parse_name
 from zkdns.transport.codecs import TcpCodec, UdpCodec
@@ -103,6 +107,86 @@ def test_a_form_changes_no_response(*, stream: bool) -> None:
                 assert not scene.errors
 
     run(scenario)
+
+
+RD, AD, CD = dns.flags.RD, dns.flags.AD, dns.flags.CD
+# Flags, size in the OPT record and DO of queries.
+FORMS = (
+    *((RD, None, False), (RD | AD, None, False)),
+    *((RD, 1232, False), (RD | AD | CD, 1232, True), (RD, 512, False)),
+)
+# Number of addresses, TTL and flags of replies; a response of 40 addresses is longer than 512 bytes.
+REPLIES = (
+    *((1, 60, 0), (1, 7, 0), (1, 60, AD), (1, 200_000, 0)),
+    *((1, 0, 0), (3, 60, 0), (40, 60, 0), (0, 60, 0)),
+)
+
+
+def in_name(received: ReceivedQuery) -> Iterable[Send]:
+    """Send the reply that the name in the question describes."""
+    count, ttl, flags = (int(part) for part in received.name.partition(".")[0].split("-")[1:])
+    records = (f"{received.name} {ttl} A 192.0.2.{at}" for at in range(count))
+    return [Send(reply_to(received, *records, flags=flags))]
+
+
+async def responses(*, tcp: bool, trust_ad: bool) -> list[str]:
+    """Responses to several queries in each form, for each kind of reply."""
+    with UpstreamServer(in_name) as upstream:
+        async with forwarding(upstream, trust_ad=trust_ad) as scene:
+            found = []
+            numbers = itertools.count(100)
+            for (flags, size, do), (count, ttl, upstream_flags) in itertools.product(FORMS, REPLIES):
+                for letter in "nnN":
+                    name = f"{letter}{next(numbers)}-{count:02}-{ttl:06}-{upstream_flags:02}.example.com"
+                    response = await scene.query(name, tcp=tcp, flags=flags, size=size, do=do)
+                    response.id = 0
+                    found.append(response.to_text())
+            return found
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["UDP", "TCP"])
+@pytest.mark.parametrize("trust_ad", [False, True])
+def test_a_learned_response_is_the_same(*, tcp: bool, trust_ad: bool) -> None:
+    async def scenario() -> None:
+        found = await responses(tcp=tcp, trust_ad=trust_ad)
+        with patch.object(ForwardForm, "respond", return_value=None):
+            assert found == await responses(tcp=tcp, trust_ad=trust_ad)
+
+    run(scenario)
+
+
+def test_a_reply_with_a_private_address_is_no_example() -> None:
+    """It has fewer records than other replies with the same header."""
+
+    def act(received: ReceivedQuery) -> Iterable[Send]:
+        second = "10.0.0.1" if received.name.startswith("private") else "192.0.2.2"
+        records = (f"{received.name} 60 A {address}" for address in ("192.0.2.1", second))
+        return [Send(reply_to(received, *records))]
+
+    async def scenario() -> None:
+        with UpstreamServer(act) as upstream:
+            async with forwarding(upstream, forward={"rebind_protection": True}) as scene:
+                for number in range(3):
+                    assert await scene.data(f"private{number}.example.com") == ["192.0.2.1"]
+                    assert len(await scene.data(f"public-{number}.example.com")) == 2
+
+    run(scenario)
+
+
+def test_a_form_learns_the_bytes_around_the_records() -> None:
+    asked = query(edns=True)
+    form = ForwardForm(asked, 1232, UdpCodec.response)
+    found = [reply("A", [rrset("A", "www.example.com.", f"192.0.2.{at}", ttl=at)]) for at in (1, 2)]
+    bodies = [each.render(asked, 1232, 0)[2:] for each in found]
+    first, second = (UdpCodec.response(body, len(asked.question), 1) for body in bodies)
+    assert found[0].kind == found[1].kind != b""
+    assert form.respond(found[0].kind, found[0].records) is None
+    form.learn(found[0].kind, bodies[0], found[0].records, asked.question)  # it has the question
+    assert form.respond(found[0].kind, found[0].records) is None
+    form.learn(found[0].kind, first[:-20], found[0].records, asked.question)  # it was truncated
+    assert form.respond(found[0].kind, found[0].records) is None
+    form.learn(found[0].kind, first, found[0].records, asked.question)
+    assert form.respond(found[1].kind, found[1].records) == second
 
 
 def test_ordinary_names() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from unittest.mock import patch
 
 import dns.rrset
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,7 +73,7 @@ def wire_of(kind: str) -> tuple[bytes, Question]:
 def outcome(wire: bytes, asked: Question) -> Reply | str:
     """Return the reply, or the reason why the message is rejected."""
     try:
-        return read_reply(wire, asked)
+        return msgspec.structs.replace(read_reply(wire, asked), kind=b"")  # only usual replies have a kind
     except BadReplyError as error:
         return error.reason
 

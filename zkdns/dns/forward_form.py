@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from zkdns.dns.edns import OPT
 from zkdns.dns.message import TYPE_CLASS, Query
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire
 
+_MAX_KINDS = 16
 _AFTER_NAME = 1 + TYPE_CLASS.size  # the root label, type and class
 _MAX_PARENTS = 1024
 
@@ -28,7 +30,7 @@ class ForwardForm:
         do: whether the client accepts DNSSEC records.
     """
 
-    __slots__ = ("after_name", "do", "encode", "limit", "query")
+    __slots__ = ("_around_records", "after_name", "do", "encode", "limit", "query")
 
     def __init__(self, query: Query, limit: int, encode: Callable[[bytes, int], bytes]) -> None:
         self.query = query
@@ -36,6 +38,7 @@ class ForwardForm:
         self.encode = encode
         self.after_name = query.question[-_AFTER_NAME:]
         self.do = query.edns is not None and query.edns.do
+        self._around_records: dict[bytes, tuple[bytes, bytes]] = {}
 
     def query_for(self, name: bytes) -> Query:
         """The query of this form for a name in wire format without the root label, in any spelling.
@@ -44,6 +47,27 @@ class ForwardForm:
         """
         like, question = self.query, name + self.after_name
         return Query(like.id, like.rd, (), like.qtype, like.qclass, question, like.edns, like.ad, like.cd)
+
+    def learn(self, kind: bytes, response: bytes, records: bytes, question: bytes) -> None:
+        """Learn from a response, so that `respond` can make similar ones.
+
+        Args:
+            kind: two responses of the same kind to queries of this form differ only in question and records.
+            response: the response, ready to send.
+            records: its records without the OPT record. If it was truncated, it does not have them.
+            question: its question. If the response has it, which a codec may leave out, nothing is learned.
+        """
+        end = len(response) - (OPT.size if self.query.edns is not None else 0)
+        before = response[: end - len(records)]
+        if response[len(before) : end] == records and question not in before:
+            if len(self._around_records) >= _MAX_KINDS:
+                self._around_records.clear()
+            self._around_records[kind] = before, response[end:]
+
+    def respond(self, kind: bytes, records: bytes) -> bytes | None:
+        """Return a response of this kind with other records of equal size. None: it must be learned first."""
+        around = self._around_records.get(kind)
+        return around[0] + records + around[1] if around is not None else None
 
 
 class OrdinaryNames:

@@ -179,23 +179,24 @@ class Cache:
         Returns:
             The entry; None: the reply may not be cached, or there is no room for it.
         """
-        if not reply.ttl and not reply.is_conclusive:
+        ttl, entries = reply.ttl, self._entries
+        if not ttl and not reply.is_conclusive:
             return None
         if self._failures:
             self._failures.pop(question, None)
-        previous = self._entries.pop(question, None)
+        previous = entries.pop(question, None)
         if previous is not None:
             self.size -= previous.size
         entry = None
         size = _OVERHEAD + len(question.name) + reply.size
-        max_ttl = self.max_ttl_of(reply)
-        if reply.ttl and max_ttl and self._max_entries and size <= self._max_bytes:
-            ttl = reply.ttl if reply.ttl < max_ttl else max_ttl  # noqa: FURB136 - a third of min()'s time
-            entry = Entry(question, reply, now, now + ttl, size, max_ttl)
+        max_ttl = self._max_negative_ttl if reply.is_negative else self._max_ttl
+        if ttl and max_ttl and self._max_entries and size <= self._max_bytes:
+            expires_at = now + (ttl if ttl < max_ttl else max_ttl)  # noqa: FURB136 - a third of min()'s time
+            entry = Entry(question, reply, now, expires_at, size, max_ttl)
             self.size += size
-            while self.size > self._max_bytes or len(self._entries) >= self._max_entries:
+            while self.size > self._max_bytes or len(entries) >= self._max_entries:
                 self._evict()
-            self._entries[question] = entry
+            entries[question] = entry
         if previous is not None:
             self.on_removed(previous)
         return entry

@@ -274,7 +274,7 @@ class Forwarder:
         if current is not None and current.is_late:
             return None
         pending = PendingQuery(
-            form.query_for(name), question, form.limit, form.encode, zone, may_be_stale=False
+            form.query_for(name), question, form.limit, form.encode, zone, may_be_stale=False, form=form
         )
         return deferred(partial(self._begin, pending))
 
@@ -571,7 +571,14 @@ class Forwarder:
         if isinstance(outcome, Reply):
             self.sources.record(UPSTREAM)
             age = self.now - received_at  # over TCP, a slow client gets its response later
-            return self._render(outcome, pending, age, self.cache.max_ttl_of(outcome))
+            max_ttl, form = self.cache.max_ttl_of(outcome), pending.form
+            if form is None or not outcome.kind or age or outcome.longest_ttl > max_ttl:
+                return self._render(outcome, pending, age, max_ttl)
+            response = form.respond(outcome.kind, outcome.records)
+            if response is None:
+                response = self._render(outcome, pending, age, max_ttl)
+                form.learn(outcome.kind, response, outcome.records, pending.query.question)
+            return response
         if isinstance(outcome, Entry):
             return self._stale_response(outcome, pending)
         partial = _partial_answer_of(outcome)

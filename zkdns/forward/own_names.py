@@ -149,4 +149,5 @@ def _reply(message: bytes, start: int, counts: tuple[int, int, int], like: Reply
         ends=tuple(records.ends),
         ttls=tuple(records.ttls),
         ttls_at=tuple(records.ttls_at),
+        kind=b"",
     )

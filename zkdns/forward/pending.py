@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from zkdns.dns.forward_form import ForwardForm
 from zkdns.dns.message import Query
 from zkdns.dns.responder import EncodeResponse
 from zkdns.forward.forward_zones import ForwardZone
@@ -28,6 +29,7 @@ class PendingQuery(msgspec.Struct, frozen=True, gc=False):
         encode: makes a response after its id ready to send.
         zone: the forward zone.
         may_be_stale: whether the forward cache may have a stale reply.
+        form: its form, if it was recognized by it.
     """
 
     query: Query
@@ -36,6 +38,7 @@ class PendingQuery(msgspec.Struct, frozen=True, gc=False):
     encode: EncodeResponse
     zone: ForwardZone
     may_be_stale: bool = True
+    form: ForwardForm | None = None
 
     def finish(self, message: bytes) -> bytes:
         """Return the bytes to deliver for a response."""

@@ -90,6 +90,7 @@ class RebindProtection:
             ttls_at=tuple(kept.ttls_at),
             is_negative=reply.is_negative or question.qtype not in kept.types[: counts[0]],
             ede=pack_ede(Ede.BLOCKED, _TEXT) + reply.ede,
+            kind=b"",
         )
         return filtered, str(next(iter(found.values())))
 

@@ -45,6 +45,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         longest_ttl: the longest TTL if `records` has the positive TTLs in `ttls`; otherwise `NOT_VERBATIM`.
         is_alias_of_ours: whether the last alias is in a zone of this server. The reply has only the CNAME
             records that lead to it, and the zone has the answer (`own_names.py`).
+        kind: the header after its id, if the reply has only addresses of the name and an OPT record without
+            options. Then equal headers lead to responses that differ only in `records`. Otherwise empty.
     """
 
     rcode: int = 0
@@ -63,6 +65,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     longest_ttl: int = NOT_VERBATIM
     is_alias_of_ours: bool = False
     is_referral: bool = False
+    kind: bytes = b""
 
     @property
     def size(self) -> int:

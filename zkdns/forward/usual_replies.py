@@ -87,6 +87,7 @@ def read_usual(message: bytes, name: bytes, qtype: int) -> Reply | None:
                 ttls=(ttl,) * form.counts[0],
                 ttls_at=form.ttls_at,
                 longest_ttl=ttl or NOT_VERBATIM,
+                kind=form.kind,
             )
     try:
         return _read_aliases_or_denial(message, name, qtype)
@@ -134,9 +135,10 @@ class _AddressForm(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         after_name: as in `_AddressType`.
         size: bytes of the message after the name of the question.
-        authentic, counts, ends, ttls_at: as in `Reply`.
+        kind, authentic, counts, ends, ttls_at: as in `Reply`.
     """
 
+    kind: bytes
     after_name: re.Pattern[bytes]
     size: int
     authentic: bool
@@ -166,7 +168,7 @@ def _address_form(header: bytes, qtype: int) -> _AddressForm | None:
         return None
     ends, ttls_at = _layout(found.size, answers)
     size = TYPE_CLASS.size + found.size * answers + OPT.size
-    return _AddressForm(found.after_name, size, bool(flags & AD), (answers, 0, 0), ends, ttls_at)
+    return _AddressForm(header, found.after_name, size, bool(flags & AD), (answers, 0, 0), ends, ttls_at)
 
 
 @lru_cache(maxsize=2 * _MAX_ADDRESSES)
