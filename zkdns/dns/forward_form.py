@@ -2,8 +2,8 @@
 
 Clients send many names in few forms. If two queries differ only in the name, and both names are resolved by
 the upstreams of all names, everything else about them is equal. The form is made from the first such query,
-so that the rules are only in the responder and the forwarder. `OrdinaryNames` recognizes the names without
-rules of their own.
+so that the rules are only in the responder and the forwarder. For the same reason, the form learns from the
+first response how to make similar ones. `OrdinaryNames` recognizes the names without rules of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zkdns.dns.edns import OPT
 from zkdns.dns.message import TYPE_CLASS, Query
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire
 
-_MAX_KINDS = 16
+_MAX_KINDS = 16  # of responses that a form has learned
 _AFTER_NAME = 1 + TYPE_CLASS.size  # the root label, type and class
 _MAX_PARENTS = 1024
 
