@@ -115,8 +115,44 @@ def test_dns_23_a_secret_that_is_not_shared_changes_daily() -> None:
         of_day = (begins // day + number).to_bytes(4)
         key = hashlib.blake2b(of_day, digest_size=16, key=bytes(16), person=b"cookies").digest()
         assert cookie[8:12] == b"\xf0\0\0\0"  # a version for private use (RFC 9018)
-        expected = hashlib.blake2b(cookie[:16] + packed(V4), digest_size=8, key=key).digest()
+        expected = hashlib.blake2s(key + cookie[:16] + packed(V4), digest_size=8).digest()
         assert cookie[16:] == expected
         made.append(cookie)
         clock.now = begins + 60
     assert all(cookies.is_valid(cookie, packed(V4)) for cookie in made)  # yesterday's cookie too
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_dns_23_a_cookie_has_the_time_of_the_last_seconds(is_shared: bool) -> None:
+    """A client that sends several queries a second gets the same cookie for ten seconds."""
+    clock = Clock()
+    cookies = Cookies(bytes(16), clock, is_shared=is_shared)
+    for seconds, made_at in (
+        (0, 0),
+        (0.5, 0),
+        (9.5, 0),
+        (10, 10),
+        (19, 10),
+        (25, 25),
+        (24, 24),
+        (-7000, -7000),
+    ):
+        clock.now = NOW + seconds
+        for client in (CLIENT, bytes(8)):
+            for address in (V4, V6, V4):
+                server = cookies.make(client, packed(address))
+                assert server[4:8] == (NOW + made_at).to_bytes(4)
+                assert cookies.is_valid(client + server, packed(address))
+                assert server == Cookies(bytes(16), Clock(NOW + made_at), is_shared=is_shared).make(
+                    client, packed(address)
+                )
+
+
+def test_dns_23_new_cookies_take_bounded_memory() -> None:
+    cookies = Cookies(bytes(16), Clock(), is_shared=False)
+    for number in range(3000):
+        client = number.to_bytes(8)
+        assert cookies.is_valid(client + cookies.make(client, packed(V6)), packed(V6))
+    sizes = [len(found) for found in vars(cookies).values() if isinstance(found, dict)]
+    assert sizes
+    assert max(sizes) <= 1024

@@ -13,7 +13,7 @@ from tests.transport.helpers import DatagramAnswers, StreamAnswers, datagram, ec
 from tests.transport.tcp_client import framed, read_messages
 from tests.transport.udp_client import SECONDS, Serve, ask, receives_nothing_more, udp_client
 from zkdns.address import HostPort
-from zkdns.transport.contract import DeferredResponse, Deliver, PerClientResponse, ResponseLookup
+from zkdns.transport.contract import DeferredResponse, Deliver, ResponseLookup, for_client
 
 
 class AddressLookup(dict[bytes, Iterator[bytes]]):
@@ -26,19 +26,21 @@ class AddressLookup(dict[bytes, Iterator[bytes]]):
     def __missing__(self, key: bytes) -> Iterator[bytes]:
         query = key.rstrip(b"\0")
         if query.startswith(b"whoami"):
-            return itertools.repeat(PerClientResponse(lambda address: self._codec(address.hex().encode())))
+            return itertools.repeat(for_client(self._append_address, b"-", b""))
         if query.startswith(b"later"):
             return itertools.repeat(DeferredResponse(self._begin))
         if query.startswith(b"wrong"):
-            return itertools.repeat(PerClientResponse(_fail))
+            return itertools.repeat(for_client(_fail, b"-", b""))
         return self._others[key]
 
     def _begin(self, deliver: Deliver, _client: bytes) -> None:
-        late = PerClientResponse(lambda address: self._codec(b"late " + address.hex().encode()))
-        deliver(lambda: late)
+        deliver(lambda: for_client(self._append_address, b"-", b"late "))
+
+    def _append_address(self, _response: bytes, cookie: bytes, address: bytes) -> bytes:
+        return self._codec(cookie + address.hex().encode())
 
 
-def _fail(_: bytes) -> bytes:
+def _fail(_response: bytes, _cookie: bytes, _address: bytes) -> bytes:
     raise ValueError("unknown address")
 
 

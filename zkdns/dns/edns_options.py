@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from zkdns.dns.cookies import SERVER_COOKIE_SIZE, Cookies
+from zkdns.dns.cookies import COOKIES_SIZE, Cookies
 from zkdns.dns.edns import (
     CLIENT_COOKIE_SIZE,
     MIN_UDP_SIZE,
@@ -29,6 +29,7 @@ from zkdns.dns.edns import (
     BadOptionError,
     Edns,
     OptionCode,
+    iter_options,
     pack_option,
     read_options,
 )
@@ -36,8 +37,7 @@ from zkdns.dns.message import BadQueryError, Query, Rcode, Response
 
 _PER_SECOND = 10  # the unit of RFC 7828 §3.1 is 100 ms
 
-_COOKIES_SIZE = CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE
-_NO_COOKIES = pack_option(OptionCode.COOKIE, bytes(_COOKIES_SIZE))
+_NO_COOKIES = pack_option(OptionCode.COOKIE, bytes(COOKIES_SIZE))
 _ASKED_COOKIE = pack_option(OptionCode.COOKIE, bytes(CLIENT_COOKIE_SIZE))
 _ASKED_NSID = pack_option(OptionCode.NSID, b"")
 _ASKED_KEEPALIVE = pack_option(OptionCode.KEEPALIVE, b"")
@@ -49,10 +49,10 @@ _OPTION_HEAD = 4  # code and length
 _ONE_QUESTION_ONE_ADDITIONAL = b"\0\1\0\0\0\0\0\1"
 _QR_AND_OPCODE = 0xF8
 
-Finish: TypeAlias = Callable[[bytes, bytes], bytes]
-"""Makes the response for a client from an unfinished response and an address of 4 or 16 bytes."""
-MakePerClient: TypeAlias = Callable[[bytes, Finish], bytes]
-"""Makes a per-client response from an unfinished response, which may be deferred."""
+Finish: TypeAlias = Callable[[bytes, bytes, bytes], bytes]
+"""Makes the response for a client from an unfinished response, a cookie, and an address of 4 or 16 bytes."""
+MakePerClient: TypeAlias = Callable[[Finish, bytes, bytes], bytes]
+"""Makes a per-client response from an unfinished response, which may be deferred, and the client's cookie."""
 
 
 class SeparatedQuery(NamedTuple):
@@ -62,24 +62,37 @@ class SeparatedQuery(NamedTuple):
     """The query after its id, with only the options that its response depends on."""
     cookie: bytes | None
     """The client's cookie option. None: the response has no cookie."""
-    only_data: int
-    """Bytes of data of the original query's only option, at its end. 0: it has none, or several options."""
+    data: slice | None
+    """Where the original query has the data of its cookie, or of its only option. None: neither."""
 
 
-class EdnsOptions(msgspec.Struct, frozen=True):
+class EdnsOptions:
     """The options that this server sends.
 
     Attributes:
+        finish: returns a per-client response with both cookies. Its arguments are the encoded response, with
+            zeros in place of the cookies at its end, and the client's cookie option. The response may be
+            deferred. Without cookies, it returns the response unchanged.
+
+    Args:
         nsid: identity of this server; empty: not disclosed.
         idle_seconds: how long a connection may be idle before it is closed; below 6,553.
         cookies: makes and verifies server cookies; None: clients' cookies are ignored.
         per_client: makes a per-client response; required with `cookies`.
     """
 
-    nsid: bytes = b""
-    idle_seconds: float = 0.0
-    cookies: Cookies | None = None
-    per_client: MakePerClient | None = None
+    def __init__(
+        self,
+        nsid: bytes = b"",
+        idle_seconds: float = 0.0,
+        cookies: Cookies | None = None,
+        per_client: MakePerClient | None = None,
+    ) -> None:
+        self._nsid, self._idle_seconds = nsid, idle_seconds
+        self._cookies, self._per_client = cookies, per_client
+        self.finish: Callable[[bytes, bytes], bytes] = _unchanged
+        if cookies is not None and per_client is not None:
+            self.finish = partial(per_client, cookies.finish)  # one call less than a method
 
     def separate(self, query: bytes, opt: int, *, stream: bool) -> SeparatedQuery | None:
         """Separate the client's own options from a query.
@@ -105,9 +118,9 @@ class EdnsOptions(msgspec.Struct, frozen=True):
             found = read_options(query[at:])
         except BadOptionError:
             return None
-        cookie = found.get(_COOKIE) if self.cookies is not None else None
+        cookie = found.get(_COOKIE) if self._cookies is not None else None
         options = b""
-        if self.nsid and OptionCode.NSID in found:
+        if self._nsid and OptionCode.NSID in found:
             options = _ASKED_NSID
         if stream and (keepalive := found.get(OptionCode.KEEPALIVE)) is not None:
             if keepalive:  # RFC 7828 §3.2.1: only a server's option has a time-out
@@ -116,8 +129,7 @@ class EdnsOptions(msgspec.Struct, frozen=True):
         if cookie is not None:
             options += _ASKED_COOKIE
         plain = query[: at - _SIZE] + len(options).to_bytes(_SIZE) + options
-        first_data = int.from_bytes(query[at + _SIZE : at + _OPTION_HEAD])
-        return SeparatedQuery(plain, cookie, first_data if size == _OPTION_HEAD + first_data else 0)
+        return SeparatedQuery(plain, cookie, _place_of_data(query, at, has_cookie=cookie is not None))
 
     def negotiate(self, query: Query, *, stream: bool) -> Query:
         """Return the query with `response_options` set, according to its own options.
@@ -133,14 +145,14 @@ class EdnsOptions(msgspec.Struct, frozen=True):
         if edns is None or not edns.options:
             return query
         options = b""
-        if self.nsid and OptionCode.NSID in edns.options:  # its data is ignored (RFC 5001 §2.1)
-            options += pack_option(OptionCode.NSID, self.nsid)
+        if self._nsid and OptionCode.NSID in edns.options:  # its data is ignored (RFC 5001 §2.1)
+            options += pack_option(OptionCode.NSID, self._nsid)
         # Ignored over UDP (RFC 7828 §3.2.1).
         keepalive = edns.options.get(OptionCode.KEEPALIVE) if stream else None
         if keepalive is not None:
             if keepalive:  # RFC 7828 §3.2.1: only a server's option has a time-out
                 raise _malformed(query)
-            options += pack_option(OptionCode.KEEPALIVE, int(_PER_SECOND * self.idle_seconds).to_bytes(2))
+            options += pack_option(OptionCode.KEEPALIVE, int(_PER_SECOND * self._idle_seconds).to_bytes(2))
         cookie = self._cookie_of(edns)
         if cookie is not None:
             options += _NO_COOKIES
@@ -153,41 +165,42 @@ class EdnsOptions(msgspec.Struct, frozen=True):
         """The client's cookie option. None: it has none, or cookies are not used."""
         return self._cookie_of(query.edns)
 
-    def finish(self, response: bytes, cookie: bytes) -> bytes:
-        """Return a per-client response with both cookies.
-
-        Args:
-            response: the encoded response, with zeros in place of the cookies at its end. It may be deferred.
-            cookie: the client's cookie option.
-        """
-        if self.cookies is None or self.per_client is None:
-            return response
-        return self.per_client(response, partial(self._fill, cookie))
-
     def finish_verified(self, response: bytes, if_invalid: bytes, cookie: bytes) -> bytes:
         """As `finish`, but with the response `if_invalid` if the client's server cookie is invalid."""
-        if self.cookies is None or self.per_client is None:
+        if self._cookies is None or self._per_client is None:
             return response
-        return self.per_client(response, partial(self._verify_and_fill, cookie, if_invalid))
+        return self._per_client(partial(self._verify_and_finish, self._cookies, if_invalid), response, cookie)
 
-    def _fill(self, cookie: bytes, response: bytes, address: bytes) -> bytes:
-        """The response for a client's address, with a new server cookie (RFC 7873 §5.2)."""
-        assert self.cookies is not None  # noqa: S101 - the caller has checked
-        client = cookie[:CLIENT_COOKIE_SIZE]
-        return response[:-_COOKIES_SIZE] + client + self.cookies.make(client, address)
-
-    def _verify_and_fill(self, cookie: bytes, if_invalid: bytes, response: bytes, address: bytes) -> bytes:
-        assert self.cookies is not None  # noqa: S101 - the caller has checked
-        is_valid = len(cookie) == CLIENT_COOKIE_SIZE or self.cookies.is_valid(cookie, address)
-        return self._fill(cookie, response if is_valid else if_invalid, address)
+    @staticmethod
+    def _verify_and_finish(
+        cookies: Cookies, if_invalid: bytes, response: bytes, cookie: bytes, address: bytes
+    ) -> bytes:
+        is_valid = len(cookie) == CLIENT_COOKIE_SIZE or cookies.is_valid(cookie, address)
+        return cookies.finish(response if is_valid else if_invalid, cookie, address)
 
     def has_valid_cookie(self, query: Query, address: bytes) -> bool:
         """Whether the query has a server cookie that was sent to this address."""
         cookie = self._cookie_of(query.edns)
-        return cookie is not None and self.cookies is not None and self.cookies.is_valid(cookie, address)
+        return cookie is not None and self._cookies is not None and self._cookies.is_valid(cookie, address)
 
     def _cookie_of(self, edns: Edns | None) -> bytes | None:
-        return None if self.cookies is None or edns is None else edns.options.get(OptionCode.COOKIE)
+        return None if self._cookies is None or edns is None else edns.options.get(OptionCode.COOKIE)
+
+
+def _unchanged(response: bytes, _cookie: bytes) -> bytes:
+    return response
+
+
+def _place_of_data(query: bytes, at: int, *, has_cookie: bool) -> slice | None:
+    """Where a query whose options start at `at` has the data of its first cookie, or of its only option."""
+    if has_cookie:
+        for code, data in iter_options(query[at:]):
+            at += _OPTION_HEAD + len(data)
+            if code == _COOKIE:
+                return slice(at - len(data), at)
+    data_at = at + _OPTION_HEAD
+    size = int.from_bytes(query[at + _SIZE : data_at])
+    return slice(data_at, data_at + size) if size and data_at + size == len(query) else None
 
 
 def _malformed(query: Query) -> BadQueryError:

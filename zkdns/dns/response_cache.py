@@ -17,7 +17,8 @@ in any bit have different entries. There are three exceptions:
 1. Resolvers that randomize the case of names (0x20) would never hit. All spellings of a name therefore share
    the entry of the lower-case name, and each response has the spelling of its query.
 2. Most clients send a new cookie with each query. `EdnsOptions.separate` replaces the options, and the result
-   is the key. Such an entry has unfinished responses (`_Entry.responses`), without the cookie.
+   is the key, which `OptionForms` finds for similar queries. Such an entry has unfinished responses
+   (`_Entry.responses`), without the cookie.
 3. Floods of random names would fill the cache. Responses to names of equal length below the same closest
    encloser differ only in the name. A `_NegativeForm` has the rest of the response, and the zone is only
    asked whether the name exists.
@@ -40,11 +41,11 @@ from typing import Protocol
 import msgspec
 
 from zkdns.dns.answer_source import ZONE, AnswerSources
-from zkdns.dns.cookies import SERVER_COOKIE_SIZE
 from zkdns.dns.edns import CLIENT_COOKIE_SIZE, OPT
 from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.forward_form import ForwardForm
 from zkdns.dns.message import HEADER_SIZE, end_of_question, servfail
+from zkdns.dns.option_forms import OptionForms
 from zkdns.dns.query_codec import QueryCodec
 from zkdns.dns.query_form import QueryForm
 from zkdns.dns.responder import Absence, CacheableAnswer, EncodeResponse
@@ -82,11 +83,6 @@ MAX_NEGATIVE_FORMS = 1024
 MAX_QUERY_FORMS = 512
 """Maximum number of forms of queries: for the names of members, and for forwarded names."""
 
-MAX_OPTION_FORMS = 4096
-"""Maximum number of queries whose keys without options are stored: with only a cookie, and with others."""
-MAX_QUERY_WITH_OPTIONS = 512
-"""Bytes of the longest query with options whose key is remembered."""
-
 # If at most this many entries are dropped, their memory is released at once.
 _MAX_RELEASED_AT_ONCE = 64
 _RELEASED_PER_MISS = 8
@@ -110,11 +106,6 @@ _OPT_START, _NO_OPTIONS, _OPT_SIZE = b"\0\0\x29", b"\0\0", OPT.size
 _ADDITIONAL_AT, _NO_ADDITIONAL = _HEADER - 2, b"\0\0"
 _NO_RESPONSES = itertools.repeat(b"")
 _ZERO_COOKIE = bytes(CLIENT_COOKIE_SIZE)
-# Sizes of the data of options that differ in most queries, also as an option's length field: a client cookie,
-# one with a server cookie, and client subnets of IPv4 (24 bits) and IPv6 (56 bits).
-_CHANGING_SIZES = {
-    size: size.to_bytes(2) for size in (CLIENT_COOKIE_SIZE, CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE, 7, 11)
-}
 # Entries and forms with cookies have other keys in `_folded`, `_query_forms` and `_negative_forms` than those
 # without, so that a query with a cookie of zeros does not find them.
 _WITH_COOKIE = b"cookie"
@@ -230,8 +221,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self._entries: dict[bytes, _Entry] = {}
         self._dropped: dict[bytes, _Entry] = {}  # entries that are not served any more
         self._folded: dict[bytes, _Folded] = {}
-        self._option_forms: dict[bytes, bytes] = {}
-        self._changing_forms: dict[bytes, bytes] = {}
+        self._option_forms = OptionForms()
         self._query_forms: dict[bytes, QueryForm] = {}
         self._forward_forms: dict[bytes, ForwardForm] = {}
         self._negative_forms: dict[bytes, _NegativeForm] = {}
@@ -264,16 +254,16 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
                     if self._dropped:
                         self.release(_RELEASED_PER_MISS)
                     return iter((deferred,))
-            plain_key = self._option_forms.get(key)
+            plain_key = self._option_forms.whole.get(key)
             if plain_key is not None and (entry := self._entries.get(plain_key)) is not None:
                 return entry.responses
             query = self._codec.query(key)
             if not query:  # it is longer than its slot
                 return _NO_RESPONSES
             if query[_ADDITIONAL_AT:_HEADER] != _NO_ADDITIONAL:
-                opt = query.find(_OPT_START, _HEADER)
-                if opt + _OPT_SIZE != len(query) or not query.endswith(_NO_OPTIONS):
-                    return self._with_options(key, query, opt)
+                responses = self._find_by_option_form(key, query) or self._with_options(key, query)
+                if responses is not None:
+                    return responses
             return self._answer_miss(key, query, end, shape)
         except UnfinishedError as unfinished:
             return itertools.repeat(unfinished.defer(lambda: next(self[key])))
@@ -300,41 +290,41 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             return self._answer_from_form(form, query)
         return self._compute(key, lower, query, is_separated=False)
 
-    def _with_options(self, key: bytes, query: bytes, opt: int) -> Iterator[bytes]:
-        """The responses to a query that may have EDNS options; `opt` is where its OPT record seems to be."""
+    def _with_options(self, key: bytes, query: bytes) -> Iterator[bytes] | None:
+        """The responses to a query that may have EDNS options. None: it has none."""
         options = self._responder.edns_options
-        if (responses := self._find_by_changing_form(key, query)) is not None:
-            return responses
+        opt = query.find(_OPT_START, _HEADER)  # a guess; a name may have these bytes too
+        if opt + _OPT_SIZE == len(query) and query.endswith(_NO_OPTIONS):
+            return None
         separated = options.separate(query, opt, stream=self._stream)
         entry = self._entries.get(self._codec.key(separated.query)) if separated is not None else None
         if entry is None and (end := end_of_question(query)) != opt:
             separated = options.separate(query, end, stream=self._stream)
         if separated is None:
             return self._compute(key, key.lower(), query, is_separated=False)
-        plain, cookie, only_data = separated
+        plain, cookie, data = separated
         plain_key = self._codec.key(plain)
         if entry is None:
             responses = self._find_unfinished(plain_key, plain, has_cookie=cookie is not None)
         else:
             responses = entry.responses
-            if only_data in _CHANGING_SIZES:
-                _add(self._changing_forms, query[:-only_data], plain_key)
+            if data is not None:
+                self._option_forms.add(query, data, plain_key)
             if cookie is None:
-                _add(self._option_forms, key, plain_key)
+                self._option_forms.add_whole(key, plain_key)
         return responses if cookie is None else map(options.finish, responses, itertools.repeat(cookie))
 
-    def _find_by_changing_form(self, key: bytes, query: bytes) -> Iterator[bytes] | None:
-        """The responses to a query that differs from an earlier one only in the data of its only option."""
-        for size, length in _CHANGING_SIZES.items():
-            if query.endswith(length, 0, -size):
-                plain_key = self._changing_forms.get(query[:-size], b"")
-                entry = self._entries.get(plain_key)
-                if entry is not None and entry.has_cookie:
-                    cookies = itertools.repeat(query[-size:])
-                    return map(self._responder.edns_options.finish, entry.responses, cookies)
-                if entry is not None:
-                    _add(self._option_forms, key, plain_key)
-                    return entry.responses
+    def _find_by_option_form(self, key: bytes, query: bytes) -> Iterator[bytes] | None:
+        """The responses to a query that differs from an earlier one only in the data of one option."""
+        for start, end, keys in self._option_forms.places.get(len(query), ()):
+            plain_key = keys.get(query[:start] + query[end:])
+            if plain_key is None or (entry := self._entries.get(plain_key)) is None:
+                continue
+            if entry.has_cookie:
+                finish = self._responder.edns_options.finish
+                return iter((finish(next(entry.responses), query[start:end]),))
+            self._option_forms.add_whole(key, plain_key)
+            return entry.responses
         return None
 
     def _find_unfinished(self, key: bytes, query: bytes, *, has_cookie: bool) -> Iterator[bytes]:
@@ -638,8 +628,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             self._dropped = self._entries
         self._entries = {}
         super().clear()
-        self._folded, self._changing_forms = {}, {}
-        self._query_forms, self._negative_forms = {}, {}
+        self._folded, self._query_forms, self._negative_forms = {}, {}, {}
         self._keys, self._absent, self._absent_keys = {}, {}, {}
 
     def release(self, count: int = MAX_RELEASED_AT_ONCE) -> None:
@@ -689,11 +678,3 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             del self._folded[entry.folded]
         if entry.rotation is not None:
             entry.rotation.leave()
-
-
-def _add(forms: dict[bytes, bytes], form: bytes, key: bytes) -> None:
-    """Add the key of queries of a form that is not long. If there are too many, the others are forgotten."""
-    if len(form) <= MAX_QUERY_WITH_OPTIONS:
-        if len(forms) >= MAX_OPTION_FORMS:
-            forms.clear()
-        forms[form] = key

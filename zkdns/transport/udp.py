@@ -227,15 +227,19 @@ class UdpServer:
         """Replace empty responses to long queries, and per-client responses, by those for the client."""
         addresses: Sequence[bytes] = ()
         for at, response in enumerate(responses):
-            if response or isinstance(response, DeferredResponse):
+            if response:
                 continue
-            found: bytes = response
             if type(response) is bytes and (query := batch.long_query(at)) is not None:
-                found = self._response_to(query, replacements[at] if replacements else None)
-            if isinstance(found, PerClientResponse):
+                response = self._response_to(query, replacements[at] if replacements else None)  # noqa: PLW2901
+                responses[at] = response
+            if type(response) is PerClientResponse:
                 addresses = addresses or batch.addresses()
-                found = self._finish(found, addresses[at])
-            responses[at] = found
+                try:  # as in `_finish`, without its calls
+                    finish, unfinished, cookie = response.parts
+                    responses[at] = finish(unfinished, cookie, addresses[at])
+                except Exception as error:  # noqa: BLE001 - an internal error costs one response
+                    self._log_once.error(error)
+                    responses[at] = _NO_RESPONSE
 
     def _start_all_deferred(self, responses: Sequence[bytes], batch: Batch, started: float) -> None:
         for at, response in enumerate(responses):
