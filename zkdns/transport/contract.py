@@ -155,8 +155,8 @@ def with_change(response: bytes, change: Callable[[bytes], bytes]) -> bytes:
     if response:
         return change(response)
     if isinstance(response, PerClientResponse):
-        for_address = response.for_address
-        return PerClientResponse(lambda address: change(for_address(address)))
+        finish, unfinished, cookie = response.parts
+        return for_client(lambda *parts: change(finish(*parts)), unfinished, cookie)
     if isinstance(response, DeferredResponse):
         start = response.start
 
