@@ -396,6 +396,8 @@ class Hosts:
 
     def addresses(self, endpoint: Endpoint) -> tuple[str, ...]:
         """The addresses of an endpoint's host, each once."""
+        if is_ip(endpoint.host):  # nearly always
+            return (endpoint.host,)
         known = endpoint.addresses or self._addresses_of(endpoint.host)
         return known if len(known) <= 1 else tuple(dict.fromkeys(known))
 
@@ -469,7 +471,7 @@ class Addresses(SharedRecords[str, Address]):
         """The item of an address."""
         first = uses[0]
         address = self._hosts.service_addresses(first.entry)[first.order - first.entry.order]
-        return Address(address, _merged(uses))
+        return Address(address, first.entry.weighting if len(uses) == 1 else _merged(uses))
 
 
 class Targets(SharedRecords[tuple[str, int], Target]):
@@ -486,9 +488,11 @@ class Targets(SharedRecords[tuple[str, int], Target]):
 
     def make(self, uses: Sequence[Use]) -> Target | None:
         """The target of the member that represents all members at this host and port."""
-        best = representative(uses)
+        best, weighting = uses[0], uses[0].entry.weighting
+        if len(uses) > 1:
+            best, weighting = representative(uses), _merged(uses)
         assert best.endpoint is not None  # noqa: S101 - `uses_of` passes it
-        return self._hosts.target(best.entry, best.endpoint, _merged(uses))
+        return self._hosts.target(best.entry, best.endpoint, weighting)
 
 
 class _EndpointTargets(Targets):

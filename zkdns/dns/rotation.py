@@ -272,7 +272,7 @@ class FullRotation(Rotation):
 
     def build_others(self) -> Iterable[bytes]:
         """As in the base class, in a third of the time."""
-        starts = map(self._packed.leader, range(1, self.counter.period))
+        starts = self._packed.leaders[1:] or range(1, self.counter.period)
         return [self._before + answers + self._after for answers in self._packed.leading.rotations(starts)]
 
 

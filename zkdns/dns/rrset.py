@@ -162,10 +162,13 @@ def _rendered(
     render: Callable[[ItemT], RenderedT],
 ) -> list[RenderedT]:
     """The records of items: known ones, old ones (which become known ones), and new ones."""
+    records = []
     for item in items:
-        if item not in known:
-            known[item] = old.pop(item, None) or render(item)
-    return [known[item] for item in items]
+        found = known.get(item)
+        if found is None:
+            found = known[item] = (old.pop(item, None) if old else None) or render(item)
+        records.append(found)
+    return records
 
 
 class _RecordRenderer(Renderer[Record]):

@@ -319,7 +319,7 @@ class ServiceView:
         for chunk in chunks_of(added, COMPARED_AT_ONCE):
             runs.append(sorted(chunk, key=_order))
             yield len(chunk) * COMPARISON
-        merged = heapq.merge(*runs, key=_order)
+        merged = iter(runs[0]) if len(runs) == 1 else heapq.merge(*runs, key=_order)
         while chunk := list(itertools.islice(merged, CHUNK)):
             for entry in chunk:
                 self._claim(entry)
@@ -361,7 +361,7 @@ class ServiceView:
         if claims is None:
             return
         entries = sorted(claims, key=_precedence) if isinstance(claims, list) else (claims,)
-        is_taken = base in self._others
+        is_taken = self._others.may_exist and base in self._others
         for entry in entries:
             label = base + b"-" + hash_label(f"{entry.origin}/{entry.member.name}") if is_taken else base
             is_taken = True
@@ -387,7 +387,8 @@ class ServiceView:
 
     def _index(self, entry: LabeledMember) -> None:
         """Add an entry with a label to all indexes."""
-        self._note_labels(entry)
+        if self._changed_labels is not None:
+            self._note_labels(self._changed_labels, entry)
         if not entry.is_served:
             return
         if entry.label is not entry.base and entry.label != entry.base:
@@ -408,7 +409,8 @@ class ServiceView:
 
     def _unindex(self, entry: LabeledMember) -> None:
         """Remove an entry from all indexes."""
-        self._note_labels(entry)
+        if self._changed_labels is not None:
+            self._note_labels(self._changed_labels, entry)
         if not entry.is_served:
             return
         if self._relabeled.get(entry.label) is entry:
@@ -430,9 +432,8 @@ class ServiceView:
         for index in self._indexes.values():
             index.remove(entry)
 
-    def _note_labels(self, entry: LabeledMember) -> None:
-        if self._changed_labels is not None:
-            self._changed_labels.update(dict.fromkeys(self.labels_of(entry)))
+    def _note_labels(self, changed: dict[bytes, None], entry: LabeledMember) -> None:
+        changed.update(dict.fromkeys(self.labels_of(entry)))
 
     def _index_of(self, name: str, make: Callable[[], IndexT]) -> IndexT:
         """The index with this name, which is created in steps and then maintained."""
