@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import health_of, put
 from tests.guard.helpers import member, members, origin_of
+from tests.support.line_count import at_most_lines
 from zkdns.config import load_config
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
@@ -203,6 +204,20 @@ def test_the_oldest_entries_of_a_service_and_of_all_services_are_dropped() -> No
         assert newest[0].number > int((NOW + 1) * 1e6)
         assert [entry.number for entry in newest] == sorted(entry.number for entry in newest)
         assert recorder.history.changed_at((b"s0", b"staging", *ZONE)) == NOW + 49e-6
+
+    run_in_loop(scenario)
+
+
+def test_old_entries_are_dropped_one_at_a_time() -> None:
+    def scenario() -> None:
+        names = [f"s{number}" for number in range(200)]
+        recorder = Recorder(*map(put, names), max_entries=1000)
+        changes = [SetChanged(origin_of(names[at % 200]), members(at), ()) for at in range(1001)]
+        recorder.publisher.publish(changes[:1000])
+        with at_most_lines(200):
+            recorder.publisher.publish(changes[1000:])
+        entries = recorder.history.read(None, 0, 2000)[0]
+        assert [entry.member for entry in entries] == [member(at).name for at in range(1, 1001)]
 
     run_in_loop(scenario)
 

@@ -6,11 +6,11 @@ history. Entry numbers are times in microseconds, so they keep rising when the w
 
 from __future__ import annotations
 
+import heapq
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from heapq import merge
 from itertools import islice
 from operator import attrgetter
 from typing import TypeAlias
@@ -42,9 +42,8 @@ log = structlog.get_logger("zkdns.history")
 MAX_PER_SERVICE = 1_000
 """Maximum number of entries of one service."""
 MAX_ENTRIES = 100_000
-"""Maximum number of entries of all services. They take 30 MB. The oldest are dropped first."""
+"""Maximum number of entries of all services. They take 30 MB. The oldest is dropped for each new one."""
 
-_DROPPED_FRACTION = 10  # a tenth of the entries is dropped at once, which takes 30 ms for each 10,000 changes
 _PER_SECOND = 1_000_000  # entry numbers are microseconds
 _MAX_LOGGED = 300  # characters of the changes in a log event
 _number_of = attrgetter("number")
@@ -104,6 +103,8 @@ class History(PublisherListener):
         self._max_entries = max_entries
         self._count = 0
         self._services: dict[Labels, _ServiceHistory] = {}
+        # A heap of services with entries, by the number of the oldest one, or of one before that.
+        self._oldest: list[tuple[int, Labels]] = []
 
     def before_publish(self, changes: Sequence[Change]) -> None:
         """Record changes that the table does not have yet. An internal error is logged."""
@@ -153,10 +154,13 @@ class History(PublisherListener):
             if service.changed > after
         ]
         if after:
-            found = list(islice(merge(*streams, key=_number_of), limit + 1))
+            found = list(islice(heapq.merge(*streams, key=_number_of), limit + 1))
             is_all, found = len(found) <= limit, found[:limit]
         else:
-            is_all, found = True, list(islice(merge(*streams, key=_number_of, reverse=True), limit))[::-1]
+            is_all, found = (
+                True,
+                list(islice(heapq.merge(*streams, key=_number_of, reverse=True), limit))[::-1],
+            )
         return tuple(map(self._to_message, found)), self.last if is_all else found[-1].number
 
     def changed_at(self, key: Labels) -> float | None:
@@ -253,22 +257,27 @@ class History(PublisherListener):
         service = self._services.get(name.key)
         if service is None:
             service = self._services[name.key] = _ServiceHistory(self._max_per_service)
+        if not service.entries:
+            heapq.heappush(self._oldest, (self.last, name.key))
         self._count += len(service.entries) < self._max_per_service
         service.entries.append(_Entry(self.last, kind, name, origin, member))
         service.changed = self.last
-        if self._count > self._max_entries:
+        while self._count > self._max_entries:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        """Drop the oldest entries, and services that have no entries and are not in the table."""
-        numbers = sorted(entry.number for service in self._services.values() for entry in service.entries)
-        last = numbers[len(numbers) // _DROPPED_FRACTION]
-        for key, service in list(self._services.items()):
-            while service.entries and service.entries[0].number <= last:
-                service.entries.popleft()
-                self._count -= 1
-            if not service.entries and key not in self._publisher.table.services:
-                del self._services[key]
+        """Drop the oldest entry, and its service if that has no other one and is not in the table."""
+        number, key = self._oldest[0]
+        service = self._services[key]
+        if service.entries[0].number == number:  # otherwise the service has dropped it to make room
+            service.entries.popleft()
+            self._count -= 1
+        if service.entries:
+            heapq.heapreplace(self._oldest, (service.entries[0].number, key))
+            return
+        heapq.heappop(self._oldest)
+        if key not in self._publisher.table.services:
+            del self._services[key]
 
     def _to_message(self, entry: _Entry) -> HistoryEntry:
         member = entry.member
