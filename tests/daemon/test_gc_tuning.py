@@ -53,6 +53,7 @@ def test_full_collections_do_not_happen_automatically() -> None:
 
     gc.freeze()  # objects of other tests would affect the time of a full collection
     gc.collect()
+    gc.set_threshold(700, 10, 10)
     gc.callbacks.append(note)
     try:
         for expected in ({0, 1, 2}, {0, 1}):
@@ -177,6 +178,7 @@ def test_a_full_collection_waits_until_the_process_is_idle() -> None:
 
     frozen = gc.get_freeze_count()
     assert asyncio.run(scenario()) == (True, True)
+    assert gc.get_threshold() == (700, 10, 10)
 
 
 @pytest.mark.usefixtures("_threshold")
