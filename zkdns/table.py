@@ -301,26 +301,31 @@ class Table:
         return changed
 
     def steps_of(self, change: Change) -> Sequence[Change]:
-        """The change itself, or smaller ones with the same result if it changes many members of a set.
+        """The change itself, or smaller ones with the same result if it is about many members of a set.
 
         In between, members that leave are still there with those that have joined.
         """
         member_set = self._sets.get(change.origin) if isinstance(change, SetPut | SetChanged) else None
         if member_set is None or member_set.is_unread:
             return (change,)
+        origin, size = member_set.origin, CHANGED_AT_ONCE
         added: Sequence[Member] = ()
         removed: Sequence[str] = ()
         end: list[Change] = []
         match change:
             case SetPut(_, name, members) if name == member_set.name:
+                if len(members) + len(member_set.members) <= size:
+                    return (change,)
                 added, removed = _difference(member_set, {member.name: member for member in members})
-                end = [change]
-            case SetChanged(_, added, removed):
+                # The change itself also ends states that its members do not have.
+                end = [change] if member_set.held or member_set.is_outdated else []
+            case SetChanged(_, added, removed) if len(added) + len(removed) > size:
                 joining = {member.name for member in added}
                 removed = [name for name in removed if name not in joining]
-        if len(added) + len(removed) <= CHANGED_AT_ONCE:
-            return (change,)
-        origin, size = member_set.origin, CHANGED_AT_ONCE
+            case _:
+                return (change,)
+        if len(added) + len(removed) <= size:
+            return end or (SetChanged(origin, tuple(added), tuple(removed)),)
         return [
             *(SetChanged(origin, tuple(added[at : at + size]), ()) for at in range(0, len(added), size)),
             *(SetChanged(origin, (), tuple(removed[at : at + size])) for at in range(0, len(removed), size)),

@@ -491,17 +491,17 @@ class Subscriber:
 
     async def _apply(self, message: Changes) -> None:
         changed: set[Labels] = set()
-        changes = await unpack(message.changes)
+        changes = await unpack(message.changes, self.table)
         now = time.monotonic()
         for change in changes:
-            *first, last = self.table.steps_of(change)
-            for step in first:
+            steps = self.table.steps_of(change)
+            for step in steps:
+                if len(steps) > 1:  # serve queries between two steps
+                    self._is_partial = True
+                    self._on_change(changed)
+                    changed = set()
+                    await asyncio.sleep(0)
                 changed |= self.table.apply(step, now)
-                self._is_partial = True
-                self._on_change(changed)
-                changed = set()
-                await asyncio.sleep(0)
-            changed |= self.table.apply(last, now)
             if self._copy is not None:
                 self._copy.note(change)
         self.table.serial = message.serial

@@ -16,6 +16,7 @@ from zkdns.namespace import ALL_SOURCES
 from zkdns.serverset.changes import Change, MembersHeld, SetChange, SetChanged, SetDropped, SetPut
 from zkdns.serverset.ensemble import Ensemble
 from zkdns.serverset.member import Member
+from zkdns.table import Table
 
 # The work of a frame for a worker, which serves queries between two frames: 1 to 3 ms. A change takes as long
 # as 20 members of a set (20 µs, measured), and twice as long if it drops a service with cached responses.
@@ -177,8 +178,14 @@ def pack(change: Change) -> Change | Packed:
     return Packed(empty, tuple(msgspec.Raw(_encode_part(part)) for part in parts))
 
 
-async def unpack(changes: Iterable[Change | Packed]) -> list[Change]:
-    """Unpack changes, and let other tasks run after each part."""
+async def unpack(changes: Iterable[Change | Packed], table: Table | None = None) -> list[Change]:
+    """Unpack changes, and let other tasks run after each part.
+
+    Args:
+        changes: as they were received.
+        table: to be changed. Members that it has are taken from it, so that their comparison takes no time
+            later: that of 10,000 equal members takes 4 ms (measured).
+    """
     unpacked: list[Change] = []
     for change in changes:
         if not isinstance(change, Packed):
@@ -186,9 +193,11 @@ async def unpack(changes: Iterable[Change | Packed]) -> list[Change]:
             continue
         added: list[Member] = []
         removed: list[str] = []
+        present = table.set_of(change.change.origin) if table is not None else None
+        known = present.members if present is not None else {}
         for raw in change.parts:
             part = _decode_part(raw)
-            added += part.added
+            added += (old if (old := known.get(new.name)) == new else new for new in part.added)
             removed += part.removed
             await asyncio.sleep(0)
         empty = change.change
