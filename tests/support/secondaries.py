@@ -21,6 +21,7 @@ from tests.support.dns_programs import (
     unbound_settings,
 )
 from tests.support.transfers import KEY_NAME, SECRET, ZONE
+from tests.support.waiting import PATIENCE, eventually
 
 PAGE = Path(__file__).parents[2] / "zkdns" / "docs" / "zone-transfer.md"
 # In the examples:
@@ -77,6 +78,14 @@ class Secondary(DnsProgram):
                     for rdata in rrset
                 )
         return found
+
+    def wait_for_records(self, expected: set[Record]) -> None:
+        """Wait until it has exactly these records of their names and types.
+
+        It may have the serial a moment earlier: the processes of NSD for the old zone answer until they end.
+        """
+        names = {(name, qtype) for name, qtype, _, _ in expected}
+        eventually(lambda: self.records(names) == expected, PATIENCE)
 
 
 class Knot(Secondary):
