@@ -183,7 +183,7 @@ def test_a_full_collection_waits_until_the_process_is_idle() -> None:
 
 @pytest.mark.usefixtures("_threshold")
 def test_no_full_collection_runs_during_the_first_load() -> None:
-    """What was loaded is excluded from later ones."""
+    """The objects of the load are excluded from later ones."""
     gc.set_threshold(700, 10, 10)
     is_loaded = False
 

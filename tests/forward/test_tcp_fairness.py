@@ -153,7 +153,7 @@ def test_dns_31_a_socket_that_is_used_again_has_another_port() -> None:
 
 
 def test_second_copies_of_replies_are_dropped() -> None:
-    """The event loop would be busy with a readable socket that nobody reads."""
+    """Otherwise the socket would stay readable, and the event loop busy with it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as upstream:
         upstream.bind(("127.0.0.1", 0))
         upstream.settimeout(10.0)

@@ -23,7 +23,7 @@ UNCHANGED = {"db.prod": [f"10.2.0.{host}:5432" for host in range(1, 9)]}
 LIMIT = 1.0
 """Seconds within which secondaries are equal to the primary after it answers a change."""
 CONTROL_SECONDS = 0.4
-"""What the control needs at most on a machine with free cores: changes are collected for 0.2 s."""
+"""The longest delay of the control on a machine with free cores: changes are collected for 0.2 s."""
 
 
 def installed(*, signed: bool) -> list[type[Secondary]]:
@@ -83,7 +83,7 @@ def test_secondaries_are_equal_within_a_second_by_one_ixfr(tmp_path: Path) -> No
     """The time is counted from the primary's first answer with the change.
 
     Each change leads to one NOTIFY and one IXFR of each secondary. Without NOTIFY they would wait a minute.
-    A busy machine takes longer. How much is what the control takes, compared with a machine that is not busy.
+    A busy machine takes longer: as much longer as the control, compared with a machine that is not busy.
     """
     secondaries = [kind(tmp_path) for kind in installed(signed=False)]
     port = free_port()

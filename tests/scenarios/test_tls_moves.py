@@ -34,7 +34,7 @@ def ask(port: int, context: ssl.SSLContext | None) -> set[str]:
 
 
 def answers_over_udp(port: int) -> bool:
-    """Whether queries over UDP are received; the kernel reports if nobody does."""
+    """Whether a process receives queries over UDP; otherwise the kernel reports an error."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.connect((HOST, port))
         sock.settimeout(SECONDS)

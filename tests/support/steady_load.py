@@ -47,6 +47,11 @@ class SteadyLoad:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def received(self) -> int:
+        """The number of responses over UDP so far."""
+        return len(self.responses) - self.connections
+
     def check_latency(self, seconds: float) -> None:
         """Check that each response took less than this time. The test needs `repeated_if_late`."""
         slowest = max(latency for _, latency in self.responses)

@@ -138,15 +138,7 @@ def for_client(finish: Finish, response: bytes, cookie: bytes) -> bytes:
         made.parts = finish, response, cookie
         return made
     if isinstance(response, DeferredResponse):
-        start = response.start
-
-        def start_for_client(deliver: Deliver, address: bytes) -> None:
-            def deliver_for_client(render: Render, size: int = 0, /) -> None:
-                deliver(lambda: for_client(finish, render(), cookie), size)
-
-            start(deliver_for_client, address)
-
-        return DeferredResponse(start_for_client)
+        return _changed_when_rendered(response, lambda rendered: for_client(finish, rendered, cookie))
     return response
 
 
@@ -158,16 +150,21 @@ def with_change(response: bytes, change: Callable[[bytes], bytes]) -> bytes:
         finish, unfinished, cookie = response.parts
         return for_client(lambda *parts: change(finish(*parts)), unfinished, cookie)
     if isinstance(response, DeferredResponse):
-        start = response.start
-
-        def start_with_change(deliver: Deliver, address: bytes) -> None:
-            def deliver_with_change(render: Render, size: int = 0, /) -> None:
-                deliver(lambda: with_change(render(), change), size)
-
-            start(deliver_with_change, address)
-
-        return DeferredResponse(start_with_change)
+        return _changed_when_rendered(response, lambda rendered: with_change(rendered, change))
     return response
+
+
+def _changed_when_rendered(response: DeferredResponse, change: Callable[[bytes], bytes]) -> DeferredResponse:
+    """A deferred response that is changed after it is rendered."""
+    start = response.start
+
+    def start_with_change(deliver: Deliver, address: bytes) -> None:
+        def deliver_with_change(render: Render, size: int = 0, /) -> None:
+            deliver(lambda: change(render()), size)
+
+        start(deliver_with_change, address)
+
+    return DeferredResponse(start_with_change)
 
 
 class ResponseLookup(Protocol):

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +12,8 @@ import pytest
 
 from tests.daemon.processes import children
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import PATIENCE, TooLateError, eventually, repeated_if_late
+from tests.support.steady_load import SteadyLoad
+from tests.support.waiting import PATIENCE, eventually, repeated_if_late
 
 pytestmark = pytest.mark.processes
 
@@ -22,7 +21,6 @@ WORKERS = 3
 CLIENTS = 60
 """Client sockets. The kernel selects a worker by their ports, so nearly certainly each worker has some."""
 RATE = 500
-MAX_PENDING = 200  # on a busy machine, more could fill the buffer of a worker that does not run
 SECONDS = PATIENCE
 QUERY = dns.message.make_query("web.staging.discovery", "A").to_wire()
 
@@ -79,75 +77,19 @@ def test_a_change_reaches_all_workers(server: ZkdnsServer, services: Path) -> No
         eventually(lambda: {query_address(sock) for sock in socks} == {"10.0.0.2"})
 
 
-class Load:
-    """Sends queries at a steady rate, over all sockets in turn, and receives the responses."""
-
-    def __init__(self, socks: list[socket.socket]) -> None:
-        self.sent = self.received = 0
-        self.slowest = 0.0
-        """Seconds until the slowest response."""
-        self._socks = socks
-        self._pending: dict[tuple[int, bytes], float] = {}
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._send, self._receive)]
-        for thread in self._threads:
-            thread.start()
-
-    def _send(self) -> None:
-        due = time.monotonic()
-        while not self._ended.is_set():
-            if len(self._pending) < MAX_PENDING:
-                number = self.sent % len(self._socks)
-                ident = (self.sent % 65536).to_bytes(2)
-                self._pending[number, ident] = time.monotonic()
-                self._socks[number].send(ident + QUERY[2:])
-                self.sent += 1
-            due += 1 / RATE
-            time.sleep(max(0.0, due - time.monotonic()))
-
-    def _receive(self) -> None:
-        for sock in self._socks:
-            sock.setblocking(False)
-        while not self._ended.is_set() or self._is_waiting():
-            received = 0
-            for number, sock in enumerate(self._socks):
-                try:
-                    response = sock.recv(2000)
-                except BlockingIOError:
-                    continue
-                received += 1
-                self.received += 1
-                self.slowest = max(self.slowest, time.monotonic() - self._pending.pop((number, response[:2])))
-            if not received:
-                time.sleep(0.0005)
-
-    def _is_waiting(self) -> bool:
-        return any(time.monotonic() - sent_at < SECONDS for sent_at in list(self._pending.values()))
-
-    def stop(self) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-
 @repeated_if_late
 def test_a_killed_worker_is_replaced_and_loses_only_its_own_queries(server: ZkdnsServer) -> None:
     before = workers_of(server)
     killed = min(before)
-    with clients(server) as socks:
-        load = Load(socks)
-        try:
-            eventually(lambda: load.received > RATE / 2)
-            os.kill(killed, signal.SIGKILL)
-            eventually(lambda: len(workers_of(server) - {killed}) == WORKERS)
-            count = load.received
-            eventually(lambda: load.received > count + RATE)
-        finally:
-            load.stop()
+    with SteadyLoad(server.addresses[0], "web.staging.discovery", RATE) as load:
+        eventually(lambda: load.received > RATE / 2)
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: len(workers_of(server) - {killed}) == WORKERS)
+        count = load.received
+        eventually(lambda: load.received > count + RATE)
     # Queries wait in the kernel for the next process; only those that the killed one had read are lost.
-    assert load.sent - load.received <= 2
-    if load.slowest >= 3.0:  # stub resolvers repeat a query after 5 s
-        raise TooLateError(f"the slowest response took {load.slowest:.2f} s")
+    assert load.lost <= 2
+    load.check_latency(3.0)  # stub resolvers repeat a query after 5 s
     assert before - {killed} < workers_of(server)
 
 

@@ -1,4 +1,4 @@
-"""A secondary's source with scripted primaries: what they can do wrong never replaces a good table."""
+"""A secondary's source with scripted primaries: no fault of theirs replaces a good table."""
 
 from __future__ import annotations
 

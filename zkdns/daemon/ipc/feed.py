@@ -52,12 +52,7 @@ from zkdns.daemon.ipc.feed_messages import (
 from zkdns.daemon.ipc.zone_serial import DETOUR_SECONDS, ZoneSerial
 from zkdns.names import Labels
 from zkdns.namespace import ALL_SOURCES, Namespace, source_of
-from zkdns.serverset.changes import (
-    Change,
-    DirectoryUnread,
-    SetPut,
-    SetUnread,
-)
+from zkdns.serverset.changes import Change, DirectoryUnread, SetPut, SetUnread
 from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.feed")

@@ -135,7 +135,8 @@ REPLIES: FrameCodec[SubscriberMessage] = FrameCodec(SubscriberMessage)  # type: 
 def divide_by_work(changes: Iterable[Change]) -> Iterator[tuple[Change, ...]]:
     """Divide changes into parts that a worker applies in a short time; at least one change in each.
 
-    Successive changes of one set are in the same part, so that no response is made between them.
+    Successive changes of one set are in the same part, so that a held member is not answered as a live one
+    in between.
     """
     part: list[Change] = []
     work, last = 0, ""
