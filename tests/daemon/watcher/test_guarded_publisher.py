@@ -1,6 +1,7 @@
 """The publisher of a namespace: its guard, its state, and the data from another process."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from structlog.testing import capture_logs
@@ -44,6 +45,7 @@ def make(publisher: Publisher, clocks: Clocks) -> GuardedPublisher:
         clock=lambda: clocks.now,
         wall_clock=lambda: clocks.time,
         max_timer_seconds=0.01,
+        piece_seconds=math.inf,
     )
 
 

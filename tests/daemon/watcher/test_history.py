@@ -1,6 +1,7 @@
 """The history of changes: kinds of entries, order, paging and limits."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -113,7 +114,7 @@ def test_members_that_the_guard_holds_and_releases_are_recorded() -> None:
     async def run() -> None:
         recorder = Recorder()
         config = load_config(flags={}, environment={}, file=None)
-        guarded = GuardedPublisher(config, config.namespace, recorder.publisher)
+        guarded = GuardedPublisher(config, config.namespace, recorder.publisher, piece_seconds=math.inf)
         guarded.publish([put("web", *members(1, 2, 3, 4, 5, 6))])
         guarded.set_health(True, True)
         after = recorder.history.last

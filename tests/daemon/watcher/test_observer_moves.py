@@ -1,6 +1,7 @@
 """Observers are preferred, and used again when they are back, without a disturbance."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -50,7 +51,7 @@ async def following(
         hosts=f"{voter.address},{observer.address}", observers=(HostPort("127.0.0.1", observer.port),)
     )
     config = Config(listen=(), namespaces=(NAMESPACE,), zookeeper=settings)
-    guarded = GuardedPublisher(config, NAMESPACE, publisher)
+    guarded = GuardedPublisher(config, NAMESPACE, publisher, piece_seconds=math.inf)
     source = ZooKeeperSource(config, guarded, check_seconds=0.05, move_seconds=0.05)
     source.start()
     await until(lambda: source.sync.state is SyncState.LIVE, 30)

@@ -1,6 +1,7 @@
 """An audit finds a table that differs from ZooKeeper although every event has arrived."""
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -36,7 +37,7 @@ class Followed:
         namespace = parse_namespace(f"{root}/{{environment}}/{{service}}")
         self.config = Config(listen=(), namespaces=(namespace,), zookeeper=ZooKeeperSettings(hosts=hosts))
         self.publisher = Publisher([namespace.template])
-        self.guarded = GuardedPublisher(self.config, namespace, self.publisher)
+        self.guarded = GuardedPublisher(self.config, namespace, self.publisher, piece_seconds=math.inf)
         self.source = ZooKeeperSource(
             self.config, self.guarded, audit_seconds=audit_seconds, check_seconds=audit_seconds
         )
